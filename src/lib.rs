@@ -1,0 +1,1 @@
+//! The SMQTT broker with its hooks.

@@ -1,0 +1,2 @@
+//! The `smqtt` command line.
+fn main() {}

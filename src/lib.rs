@@ -1,1 +1,4 @@
 //! The SMQTT broker with its hooks.
+
+pub mod broker;
+pub mod mqtt;

@@ -1,0 +1,208 @@
+//! A message on its way through the broker.
+
+use std::{any::Any, fmt, sync::Arc};
+
+use bytes::Bytes;
+
+use super::{Timestamp, hook::Client};
+use crate::mqtt::{Publish, PublishProperties, QoS, Text, UserProperties, WireProperties};
+
+/// Something a publish hook leaves with a message for a deliver hook to find. It lives as long as any queued or
+/// retained copy of the message.
+pub type Attachment = Arc<dyn Any + Send + Sync>;
+
+/// A message that was accepted. Shared by all who get it; never changed again.
+#[derive(Clone)]
+pub struct Message {
+    pub(crate) topic: Text,
+    pub(crate) payload: Bytes,
+    pub(crate) qos: QoS,
+    pub(crate) retain: bool,
+    /// Without alias, expiry and subscription identifiers: those belong to a connection.
+    pub(crate) properties: PublishProperties,
+    pub(crate) wire: WireProperties,
+    pub(crate) expires_at: Option<Timestamp>,
+    pub(crate) publisher: Option<Arc<Client>>,
+    pub(crate) attachment: Option<Attachment>,
+}
+
+impl Message {
+    /// Topic, valid and with its alias resolved.
+    pub fn topic(&self) -> &Text {
+        &self.topic
+    }
+
+    /// Payload as it left the publish hooks.
+    pub fn payload(&self) -> &Bytes {
+        &self.payload
+    }
+
+    /// QoS that the publisher sent it with.
+    pub fn qos(&self) -> QoS {
+        self.qos
+    }
+
+    /// Whether the publisher asked to retain it.
+    pub fn retain(&self) -> bool {
+        self.retain
+    }
+
+    /// MQTT 5.0 properties; topic alias, expiry and subscription identifiers are not set.
+    pub fn properties(&self) -> &PublishProperties {
+        &self.properties
+    }
+
+    /// When it expires, if ever.
+    pub fn expires_at(&self) -> Option<Timestamp> {
+        self.expires_at
+    }
+
+    /// Connection it came from; `None` for messages from inside the broker or from before a restart.
+    pub fn publisher(&self) -> Option<&Arc<Client>> {
+        self.publisher.as_ref()
+    }
+
+    /// What a publish hook attached.
+    pub fn attachment(&self) -> Option<&Attachment> {
+        self.attachment.as_ref()
+    }
+
+    /// What it counts for in a queue's limit of bytes.
+    pub(crate) fn queue_bytes(&self) -> usize {
+        self.topic.len() + self.payload.len() + MESSAGE_OVERHEAD_BYTES
+    }
+}
+
+/// Bookkeeping of one message, roughly.
+const MESSAGE_OVERHEAD_BYTES: usize = 128;
+
+/// Payload and topic stay out of logs.
+impl fmt::Debug for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Message")
+            .field("payload_bytes", &self.payload.len())
+            .field("qos", &self.qos)
+            .field("retain", &self.retain)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Where a message that a publish hook sees comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Origin {
+    /// A PUBLISH of a connected client.
+    Publish,
+    /// The will in a CONNECT. Nothing is published yet; a refusal refuses the CONNECT.
+    WillAtConnect,
+    /// A will that is now due. Its client is gone; a refusal drops it.
+    Will,
+}
+
+/// A message before it is accepted: what a publish hook judges and may change.
+#[derive(Debug)]
+pub struct Publication {
+    pub(crate) message: Message,
+    pub(crate) origin: Origin,
+}
+
+impl Publication {
+    /// The message as it stands, changes of earlier hooks included.
+    pub fn message(&self) -> &Message {
+        &self.message
+    }
+
+    /// Where it comes from.
+    pub fn origin(&self) -> Origin {
+        self.origin
+    }
+
+    /// Replaces the payload.
+    pub fn set_payload(&mut self, payload: Bytes) {
+        self.message.payload = payload;
+    }
+
+    /// User properties, to change.
+    pub fn user_properties_mut(&mut self) -> &mut UserProperties {
+        &mut self.message.properties.user
+    }
+
+    /// Attaches something for deliver hooks, in place of what an earlier hook attached.
+    pub fn set_attachment(&mut self, attachment: Attachment) {
+        self.message.attachment = Some(attachment);
+    }
+
+    pub(crate) fn from_publish(publish: Publish, publisher: &Arc<Client>, now: impl FnOnce() -> Timestamp) -> Self {
+        let mut properties = publish.properties;
+        properties.topic_alias = None;
+        let expires_at = expiry(&mut properties, now);
+        Self {
+            message: Message {
+                topic: publish.topic,
+                payload: publish.payload,
+                qos: publish.qos,
+                retain: publish.retain,
+                properties,
+                wire: WireProperties::default(),
+                expires_at,
+                publisher: Some(publisher.clone()),
+                attachment: None,
+            },
+            origin: Origin::Publish,
+        }
+    }
+
+    /// Ends the changes. Fails if a hook made a property that does not fit the wire format.
+    pub(crate) fn accept(mut self) -> Result<Arc<Message>, crate::mqtt::EncodeError> {
+        self.message.wire = WireProperties::new(&self.message.properties)?;
+        Ok(Arc::new(self.message))
+    }
+}
+
+/// Takes the expiry interval out of the properties and turns it into a time.
+pub(crate) fn expiry(properties: &mut PublishProperties, now: impl FnOnce() -> Timestamp) -> Option<Timestamp> {
+    let secs = properties.expiry_secs.take()?;
+    Some(now().after(std::time::Duration::from_secs(secs.into())))
+}
+
+/// One message about to be written to one connection: what a deliver hook judges and may change.
+#[derive(Debug)]
+pub struct Delivery<'a> {
+    pub(crate) message: &'a Message,
+    pub(crate) retained: bool,
+    pub(crate) resent: bool,
+    pub(crate) qos: QoS,
+    pub(crate) payload: Option<Bytes>,
+}
+
+impl<'a> Delivery<'a> {
+    /// The message, shared with its other receivers.
+    pub fn message(&self) -> &'a Message {
+        self.message
+    }
+
+    /// Whether it comes from the retained messages, because of a new subscription.
+    pub fn is_retained(&self) -> bool {
+        self.retained
+    }
+
+    /// Whether it was already written to an earlier connection of this session.
+    pub fn is_resent(&self) -> bool {
+        self.resent
+    }
+
+    /// QoS of this delivery.
+    pub fn qos(&self) -> QoS {
+        self.qos
+    }
+
+    /// The payload that will be written.
+    pub fn payload(&self) -> &Bytes {
+        self.payload.as_ref().unwrap_or(&self.message.payload)
+    }
+
+    /// Writes another payload to this connection.
+    pub fn set_payload(&mut self, payload: Bytes) {
+        self.payload = Some(payload);
+    }
+}

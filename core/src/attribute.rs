@@ -1,0 +1,757 @@
+//! Attributes `name=value`, their versions, and the labels a suite hashes.
+//!
+//! An attribute has one spelling. Names and values are compared byte by byte: no case folding and no Unicode
+//! normalisation, so `é` in one code point and `é` in two are different values.
+//!
+//! ```text
+//! attribute = word [ "=" word ]
+//! word      = 1*( letter or digit of any script | _ - . : / @ + ) | DQUOTE *( char | \" | \\ ) DQUOTE
+//! ```
+//!
+//! `and`, `or`, `of` and `not` in any case must be quoted to be a name or a value. Quoting never changes the type:
+//! `ward="3"` is `ward=3`, the integer.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
+use std::fmt;
+use std::str::FromStr;
+
+use minicbor::data::Type;
+use minicbor::{Decoder, Encoder};
+
+/// Longest name, in bytes of UTF-8.
+pub const NAME_BYTES_MAX: usize = 64;
+/// Longest text value, in bytes of UTF-8.
+pub const VALUE_BYTES_MAX: usize = 256;
+/// Most attributes in one set.
+pub const ATTRIBUTES_MAX: usize = 64;
+/// Most labels of one set: each attribute, 32 bits for each integer, the epoch.
+pub const LABELS_MAX: usize = ATTRIBUTES_MAX * 33 + 1;
+/// Most entries in one [`Versions`].
+pub const VERSIONS_MAX: usize = 4096;
+
+/// What a device is or has: `role=nurse`, `ward=3`, `admin`.
+///
+/// ```
+/// use smqtt_core::attribute::{Attribute, Value};
+/// let ward: Attribute = "ward=3".parse()?;
+/// assert_eq!(ward.value(), &Value::Int(3));
+/// assert_eq!(ward, "\"ward\" = \"3\"".parse()?);
+/// # Ok::<(), smqtt_core::attribute::AttributeError>(())
+/// ```
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Attribute {
+    name: String,
+    value: Value,
+}
+
+/// The value of an attribute. Values of different kinds are never equal.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Value {
+    /// An attribute without a value, `admin`.
+    Flag,
+    /// A value written as decimal `u32` without leading zeros: `0`, `3`, `4294967295`.
+    Int(u32),
+    /// Everything else, `03` and `4294967296` included. Never empty.
+    Text(String),
+}
+
+impl Attribute {
+    /// The attribute `name`, without a value.
+    pub fn flag(name: &str) -> Result<Self, AttributeError> {
+        check_name(name)?;
+        Ok(Self { name: name.to_owned(), value: Value::Flag })
+    }
+
+    /// The attribute `name=value` with an integer value.
+    pub fn int(name: &str, value: u32) -> Result<Self, AttributeError> {
+        check_name(name)?;
+        Ok(Self { name: name.to_owned(), value: Value::Int(value) })
+    }
+
+    /// The attribute `name=value` from raw text, such as a topic level, taken as one value and never as syntax:
+    /// an integer if it is a decimal `u32` without leading zeros, text otherwise.
+    pub fn from_value(name: &str, value: &str) -> Result<Self, AttributeError> {
+        check_name(name)?;
+        check_value(value)?;
+        let value = match decimal_u32(value) {
+            Some(n) => Value::Int(n),
+            None => Value::Text(value.to_owned()),
+        };
+        Ok(Self { name: name.to_owned(), value })
+    }
+
+    /// The name, without quotes.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The value.
+    pub fn value(&self) -> &Value {
+        &self.value
+    }
+
+    /// What this attribute's version is kept under: text and flags under themselves, integers under the flag of
+    /// their name, because the bits of a comparison belong to the name and not to one value.
+    pub fn version_key(&self) -> Attribute {
+        match self.value {
+            Value::Int(_) => Self { name: self.name.clone(), value: Value::Flag },
+            Value::Flag | Value::Text(_) => self.clone(),
+        }
+    }
+
+    /// Deterministic CBOR: `[0, name, null / uint / tstr]`.
+    pub fn encode(&self) -> Vec<u8> {
+        to_vec(|e| self.encode_to(e))
+    }
+
+    /// Reads exactly what [`encode`](Self::encode) writes, and nothing else.
+    pub fn decode(bytes: &[u8]) -> Result<Self, AttributeError> {
+        let mut d = Decoder::new(bytes);
+        let attribute = Self::decode_from(&mut d)?;
+        same_bytes(&attribute.encode(), bytes)?;
+        Ok(attribute)
+    }
+
+    pub(crate) fn encode_to(&self, e: &mut Encoder<Vec<u8>>) -> Written {
+        e.array(3)?.u8(0)?.str(&self.name)?;
+        self.value.encode_to(e)
+    }
+
+    fn decode_from(d: &mut Decoder<'_>) -> Result<Self, AttributeError> {
+        expect_array(d, 3, "an attribute is an array of three")?;
+        expect_tag(d, 0, "an attribute starts with 0")?;
+        Self::decode_fields(d)
+    }
+
+    /// Name and value, the array's head and its tag being read already.
+    pub(crate) fn decode_fields(d: &mut Decoder<'_>) -> Result<Self, AttributeError> {
+        let name = decode_name(d)?;
+        let value = match well_formed(d.datatype())? {
+            Type::Null => {
+                well_formed(d.null())?;
+                Value::Flag
+            }
+            Type::U8 | Type::U16 | Type::U32 => Value::Int(well_formed(d.u32())?),
+            Type::String => {
+                let text = well_formed(d.str())?;
+                check_value(text)?;
+                if decimal_u32(text).is_some() {
+                    return Err(Malformed("a decimal value is an integer, not text").into());
+                }
+                Value::Text(text.to_owned())
+            }
+            _ => return Err(Malformed("a value is null, an unsigned integer or text").into()),
+        };
+        Ok(Self { name, value })
+    }
+}
+
+impl Value {
+    fn encode_to(&self, e: &mut Encoder<Vec<u8>>) -> Written {
+        match self {
+            Value::Flag => e.null()?,
+            Value::Int(n) => e.u32(*n)?,
+            Value::Text(text) => e.str(text)?,
+        };
+        Ok(())
+    }
+}
+
+impl FromStr for Attribute {
+    type Err = AttributeError;
+
+    fn from_str(text: &str) -> Result<Self, AttributeError> {
+        let (attribute, end) = read_attribute(text, 0)?;
+        match text[end..].is_empty() {
+            true => Ok(attribute),
+            false => Err(syntax(text, end, "the end of the attribute")),
+        }
+    }
+}
+
+/// Prints what [`FromStr`] reads, quoted where it must be.
+impl fmt::Display for Attribute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_word(f, &self.name)?;
+        match &self.value {
+            Value::Flag => Ok(()),
+            Value::Int(n) => write!(f, "={n}"),
+            Value::Text(text) => {
+                f.write_str("=")?;
+                write_word(f, text)
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Attribute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Attribute({self})")
+    }
+}
+
+/// A set of attributes: what a device has, or what a message is sealed under in key-policy mode.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Attributes(BTreeSet<Attribute>);
+
+impl Attributes {
+    /// The set of these attributes. Repeated ones count once.
+    pub fn new(attributes: impl IntoIterator<Item = Attribute>) -> Result<Self, AttributeError> {
+        let mut set = BTreeSet::new();
+        for attribute in attributes {
+            set.insert(attribute);
+            if set.len() > ATTRIBUTES_MAX {
+                return Err(AttributeError::TooManyAttributes);
+            }
+        }
+        Ok(Self(set))
+    }
+
+    /// The set of attributes written one by one: `["role=nurse", "ward=3"]`.
+    pub fn parse<S: AsRef<str>>(texts: impl IntoIterator<Item = S>) -> Result<Self, AttributeError> {
+        let mut set = BTreeSet::new();
+        for text in texts {
+            set.insert(text.as_ref().parse()?);
+            if set.len() > ATTRIBUTES_MAX {
+                return Err(AttributeError::TooManyAttributes);
+            }
+        }
+        Ok(Self(set))
+    }
+
+    /// The attributes, sorted by name, then flag before integers before text.
+    pub fn iter(&self) -> impl Iterator<Item = &Attribute> {
+        self.0.iter()
+    }
+
+    /// The attributes of one name.
+    pub fn named<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Attribute> {
+        self.0.iter().filter(move |attribute| attribute.name == name)
+    }
+
+    /// Whether the set has exactly this attribute.
+    pub fn contains(&self, attribute: &Attribute) -> bool {
+        self.0.contains(attribute)
+    }
+
+    /// How many attributes there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The integer that comparisons on `name` look at, if there is exactly one.
+    ///
+    /// With `ward=3` and `ward=4` both equalities hold but no comparison does: if the bits of both were in one
+    /// key, they would mix into integers the device never had.
+    pub fn int(&self, name: &str) -> Option<u32> {
+        let mut ints = self.named(name).filter_map(|attribute| match attribute.value {
+            Value::Int(n) => Some(n),
+            Value::Flag | Value::Text(_) => None,
+        });
+        match (ints.next(), ints.next()) {
+            (Some(n), None) => Some(n),
+            _ => None,
+        }
+    }
+
+    /// The labels of this set in an epoch, sorted and without repeats, at most [`LABELS_MAX`]: one for each
+    /// attribute, 32 bits for each name with exactly one integer, and the epoch's.
+    pub fn labels(&self, versions: &Versions, epoch: u64) -> Vec<Label> {
+        let mut labels = BTreeSet::from([Label::epoch(epoch)]);
+        for attribute in &self.0 {
+            let version = versions.get(attribute);
+            labels.insert(Label::attribute(attribute, version));
+            if let Some(value) = self.int(&attribute.name) {
+                for index in 0..32 {
+                    let bit = (value >> index) & 1 == 1;
+                    // The flag or text of a name that also has an integer must not lend the bits its version.
+                    let version = versions.get_name(&attribute.name);
+                    labels.insert(Label::bit(&attribute.name, index, bit, version));
+                }
+            }
+        }
+        labels.into_iter().collect()
+    }
+
+    /// Deterministic CBOR: an array of attributes, in the order of [`iter`](Self::iter).
+    pub fn encode(&self) -> Vec<u8> {
+        to_vec(|e| {
+            e.array(self.0.len() as u64)?;
+            self.0.iter().try_for_each(|attribute| attribute.encode_to(e))
+        })
+    }
+
+    /// Reads exactly what [`encode`](Self::encode) writes, and nothing else.
+    pub fn decode(bytes: &[u8]) -> Result<Self, AttributeError> {
+        let mut d = Decoder::new(bytes);
+        let len = array_len(&mut d, "attributes are an array")?;
+        if len > ATTRIBUTES_MAX as u64 {
+            return Err(AttributeError::TooManyAttributes);
+        }
+        let set = (0..len).map(|_| Attribute::decode_from(&mut d)).collect::<Result<_, _>>()?;
+        let attributes = Self(set);
+        same_bytes(&attributes.encode(), bytes)?;
+        Ok(attributes)
+    }
+}
+
+impl FromStr for Attributes {
+    type Err = AttributeError;
+
+    /// Attributes separated by `,`. An empty text is the empty set.
+    fn from_str(text: &str) -> Result<Self, AttributeError> {
+        let mut set = BTreeSet::new();
+        let mut at = 0;
+        while !text[at..].trim_start().is_empty() || at > 0 {
+            let (attribute, end) = read_attribute(text, at)?;
+            set.insert(attribute);
+            if set.len() > ATTRIBUTES_MAX {
+                return Err(AttributeError::TooManyAttributes);
+            }
+            match text[end..].chars().next() {
+                None => break,
+                Some(',') => at = end + 1,
+                Some(_) => return Err(syntax(text, end, "`,` or the end of the attributes")),
+            }
+        }
+        Ok(Self(set))
+    }
+}
+
+/// Joined by `, `.
+impl fmt::Display for Attributes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, attribute) in self.0.iter().enumerate() {
+            write!(f, "{}{attribute}", if i == 0 { "" } else { ", " })?;
+        }
+        Ok(())
+    }
+}
+
+/// How often each attribute was raised by a revocation. What was never raised has version 0.
+///
+/// Entries are kept under [`Attribute::version_key`]; every method takes any attribute and finds its key.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Versions(BTreeMap<Attribute, u32>);
+
+impl Versions {
+    /// The version of an attribute.
+    pub fn get(&self, attribute: &Attribute) -> u32 {
+        self.0.get(&attribute.version_key()).copied().unwrap_or(0)
+    }
+
+    /// The version of the integers of a name.
+    pub(crate) fn get_name(&self, name: &str) -> u32 {
+        self.0.get(&Attribute { name: name.to_owned(), value: Value::Flag }).copied().unwrap_or(0)
+    }
+
+    /// Raises the version of an attribute by one and returns it.
+    pub fn raise(&mut self, attribute: &Attribute) -> Result<u32, AttributeError> {
+        let version = self.get(attribute).checked_add(1).ok_or(AttributeError::VersionExhausted)?;
+        self.set(attribute, version)?;
+        Ok(version)
+    }
+
+    /// Sets the version of an attribute. Version 0 takes no entry.
+    pub fn set(&mut self, attribute: &Attribute, version: u32) -> Result<(), AttributeError> {
+        let key = attribute.version_key();
+        if version == 0 {
+            self.0.remove(&key);
+        } else if self.0.len() < VERSIONS_MAX || self.0.contains_key(&key) {
+            self.0.insert(key, version);
+        } else {
+            return Err(AttributeError::TooManyVersions);
+        }
+        Ok(())
+    }
+
+    /// The entries that are not 0, sorted by key.
+    pub fn iter(&self) -> impl Iterator<Item = (&Attribute, u32)> {
+        self.0.iter().map(|(key, version)| (key, *version))
+    }
+
+    /// Deterministic CBOR: an array of `[attribute, uint]`, in the order of [`iter`](Self::iter).
+    pub fn encode(&self) -> Vec<u8> {
+        to_vec(|e| {
+            e.array(self.0.len() as u64)?;
+            for (key, version) in &self.0 {
+                e.array(2)?;
+                key.encode_to(e)?;
+                e.u32(*version)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Reads exactly what [`encode`](Self::encode) writes, and nothing else.
+    pub fn decode(bytes: &[u8]) -> Result<Self, AttributeError> {
+        let mut d = Decoder::new(bytes);
+        let len = array_len(&mut d, "versions are an array")?;
+        if len > VERSIONS_MAX as u64 {
+            return Err(AttributeError::TooManyVersions);
+        }
+        let mut versions = Self::default();
+        for _ in 0..len {
+            expect_array(&mut d, 2, "a version is an array of two")?;
+            let key = Attribute::decode_from(&mut d)?;
+            versions.set(&key, well_formed(d.u32())?)?;
+        }
+        // Also refuses an integer as key, a zero, a repeated key and another order.
+        same_bytes(&versions.encode(), bytes)?;
+        Ok(versions)
+    }
+}
+
+/// What a suite hashes to the curve. Deterministic CBOR, so that no two meanings share their bytes:
+///
+/// ```text
+/// attribute  [0, name, null / uint / tstr, version]
+/// bit        [1, name, index, 0 or 1, version]        index 31 is the most significant
+/// epoch      [2, epoch]
+/// ```
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Label(Box<[u8]>);
+
+impl Label {
+    /// The label of an attribute at a version.
+    pub fn attribute(attribute: &Attribute, version: u32) -> Self {
+        Self::encode(|e| {
+            e.array(4)?.u8(0)?.str(&attribute.name)?;
+            attribute.value.encode_to(e)?;
+            e.u32(version)?;
+            Ok(())
+        })
+    }
+
+    /// The label of one bit of the integer called `name`; `index` counts from the least significant bit.
+    pub fn bit(name: &str, index: u8, bit: bool, version: u32) -> Self {
+        Self::encode(|e| {
+            e.array(5)?.u8(1)?.str(name)?.u8(index)?.u8(u8::from(bit))?.u32(version)?;
+            Ok(())
+        })
+    }
+
+    /// The label of an epoch.
+    pub fn epoch(epoch: u64) -> Self {
+        Self::encode(|e| {
+            e.array(2)?.u8(2)?.u64(epoch)?;
+            Ok(())
+        })
+    }
+
+    /// The label of these bytes, unchecked. Bytes that no constructor makes are a label nothing else has.
+    pub fn from_bytes(bytes: &[u8]) -> Self {
+        Self(bytes.into())
+    }
+
+    /// Reads the bytes of a label, and refuses what none of the constructors makes.
+    pub fn decode(bytes: &[u8]) -> Result<Self, AttributeError> {
+        let label = Parts::decode(bytes)?.label();
+        same_bytes(label.as_bytes(), bytes)?;
+        Ok(label)
+    }
+
+    /// The bytes to hash.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    fn encode(write: impl FnOnce(&mut Encoder<Vec<u8>>) -> Written) -> Self {
+        Self(to_vec(write).into_boxed_slice())
+    }
+}
+
+/// `Label(role=nurse v0)`, `Label(ward bit 31 = 1 v0)`, `Label(epoch 41)`.
+impl fmt::Debug for Label {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match Parts::decode(&self.0) {
+            Ok(Parts::Attribute(attribute, version)) => write!(f, "Label({attribute} v{version})"),
+            Ok(Parts::Bit(name, index, bit, version)) => {
+                f.write_str("Label(")?;
+                write_word(f, &name)?;
+                write!(f, " bit {index} = {} v{version})", u8::from(bit))
+            }
+            Ok(Parts::Epoch(epoch)) => write!(f, "Label(epoch {epoch})"),
+            Err(_) => f.debug_tuple("Label").field(&self.0).finish(),
+        }
+    }
+}
+
+enum Parts {
+    Attribute(Attribute, u32),
+    Bit(String, u8, bool, u32),
+    Epoch(u64),
+}
+
+impl Parts {
+    fn decode(bytes: &[u8]) -> Result<Self, AttributeError> {
+        let mut d = Decoder::new(bytes);
+        let len = array_len(&mut d, "a label is an array")?;
+        match (well_formed(d.u8())?, len) {
+            (0, 4) => Ok(Self::Attribute(Attribute::decode_fields(&mut d)?, well_formed(d.u32())?)),
+            (1, 5) => {
+                let name = decode_name(&mut d)?;
+                let (index, bit) = (well_formed(d.u8())?, well_formed(d.u8())?);
+                if index > 31 || bit > 1 {
+                    return Err(Malformed("a bit label has an index up to 31 and a bit of 0 or 1").into());
+                }
+                Ok(Self::Bit(name, index, bit == 1, well_formed(d.u32())?))
+            }
+            (2, 2) => Ok(Self::Epoch(well_formed(d.u64())?)),
+            _ => Err(Malformed("a label is of an attribute, a bit or an epoch").into()),
+        }
+    }
+
+    fn label(&self) -> Label {
+        match self {
+            Self::Attribute(attribute, version) => Label::attribute(attribute, *version),
+            Self::Bit(name, index, bit, version) => Label::bit(name, *index, *bit, *version),
+            Self::Epoch(epoch) => Label::epoch(*epoch),
+        }
+    }
+}
+
+/// Why something is not an attribute, or not a set of them.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AttributeError {
+    /// A name of no characters.
+    #[error("the name is empty")]
+    EmptyName,
+    /// A value of no characters.
+    #[error("the value is empty")]
+    EmptyValue,
+    /// A name over [`NAME_BYTES_MAX`].
+    #[error("the name has {0} bytes, more than {NAME_BYTES_MAX}")]
+    NameTooLong(usize),
+    /// A value over [`VALUE_BYTES_MAX`].
+    #[error("the value has {0} bytes, more than {VALUE_BYTES_MAX}")]
+    ValueTooLong(usize),
+    /// A control character in a name or a value.
+    #[error("the control character `{}` is not allowed", .0.escape_default())]
+    ControlCharacter(char),
+    /// Text that is not `name` or `name=value`; the column counts characters from 1.
+    #[error("expected {expected} at column {column}")]
+    Syntax {
+        /// Where, in characters from 1.
+        column: usize,
+        /// What should stand there.
+        expected: &'static str,
+    },
+    /// A keyword of the policy language as name or value, without quotes.
+    #[error("`{0}` is a keyword")]
+    Keyword(String),
+    /// A quote without its end.
+    #[error("the quote that begins at column {0} has no end")]
+    UnclosedQuote(usize),
+    /// A backslash before something else than `"` or `\`.
+    #[error("unknown escape at column {0}")]
+    Escape(usize),
+    /// More than [`ATTRIBUTES_MAX`].
+    #[error("more than {ATTRIBUTES_MAX} attributes")]
+    TooManyAttributes,
+    /// More than [`VERSIONS_MAX`].
+    #[error("more than {VERSIONS_MAX} versions")]
+    TooManyVersions,
+    /// A version that cannot be raised any more.
+    #[error("the version is as high as it can be")]
+    VersionExhausted,
+    /// Bytes that are not the encoding.
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+}
+
+impl AttributeError {
+    /// What to do about it, where there is something to say.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Syntax { .. } => {
+                Some("write `name` or `name=value`, with double quotes around spaces and signs")
+            }
+            Self::EmptyValue => Some("an attribute without a value is its name alone, without `=`"),
+            Self::Keyword(_) => Some("put it in double quotes"),
+            Self::UnclosedQuote(_) => Some("end it with `\"`; a quote inside is written `\\\"`"),
+            Self::Escape(_) => Some("a backslash is written `\\\\`, a quote `\\\"`"),
+            _ => None,
+        }
+    }
+}
+
+/// Bytes from outside that are not the CBOR they should be; says which rule they break.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("malformed encoding: {0}")]
+pub struct Malformed(pub(crate) &'static str);
+
+/// The result of writing CBOR to memory.
+pub(crate) type Written = Result<(), minicbor::encode::Error<Infallible>>;
+
+pub(crate) fn to_vec(write: impl FnOnce(&mut Encoder<Vec<u8>>) -> Written) -> Vec<u8> {
+    let mut e = Encoder::new(Vec::new());
+    write(&mut e).expect("a Vec takes every write");
+    e.into_writer()
+}
+
+pub(crate) fn well_formed<T>(read: Result<T, minicbor::decode::Error>) -> Result<T, Malformed> {
+    read.map_err(|_| Malformed("not the CBOR item that belongs here"))
+}
+
+pub(crate) fn array_len(d: &mut Decoder<'_>, rule: &'static str) -> Result<u64, Malformed> {
+    d.array().ok().flatten().ok_or(Malformed(rule))
+}
+
+/// Refuses every other spelling of what was read: longer integers, another order, bytes left over.
+pub(crate) fn same_bytes(canonical: &[u8], bytes: &[u8]) -> Result<(), Malformed> {
+    if canonical == bytes { Ok(()) } else { Err(Malformed("not in canonical form")) }
+}
+
+fn expect_array(d: &mut Decoder<'_>, len: u64, rule: &'static str) -> Result<(), Malformed> {
+    if array_len(d, rule)? == len { Ok(()) } else { Err(Malformed(rule)) }
+}
+
+fn expect_tag(d: &mut Decoder<'_>, tag: u8, rule: &'static str) -> Result<(), Malformed> {
+    if well_formed(d.u8())? == tag { Ok(()) } else { Err(Malformed(rule)) }
+}
+
+pub(crate) fn decode_name(d: &mut Decoder<'_>) -> Result<String, AttributeError> {
+    let name = well_formed(d.str())?;
+    check_name(name)?;
+    Ok(name.to_owned())
+}
+
+pub(crate) fn check_name(name: &str) -> Result<(), AttributeError> {
+    match name.len() {
+        0 => Err(AttributeError::EmptyName),
+        len if len > NAME_BYTES_MAX => Err(AttributeError::NameTooLong(len)),
+        _ => check_characters(name),
+    }
+}
+
+fn check_value(value: &str) -> Result<(), AttributeError> {
+    match value.len() {
+        0 => Err(AttributeError::EmptyValue),
+        len if len > VALUE_BYTES_MAX => Err(AttributeError::ValueTooLong(len)),
+        _ => check_characters(value),
+    }
+}
+
+fn check_characters(text: &str) -> Result<(), AttributeError> {
+    match text.chars().find(|c| c.is_control()) {
+        Some(c) => Err(AttributeError::ControlCharacter(c)),
+        None => Ok(()),
+    }
+}
+
+/// The integer that `text` is the one decimal spelling of.
+pub(crate) fn decimal_u32(text: &str) -> Option<u32> {
+    let plain = text.bytes().all(|b| b.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
+    if plain { text.parse().ok() } else { None }
+}
+
+/// Characters a word may have without quotes. Signs such as `≥` or `“` are left out, so that a slip of the
+/// keyboard is an error and not a strange name.
+pub(crate) fn is_word_char(c: char) -> bool {
+    c.is_alphanumeric() || matches!(c, '_' | '-' | '.' | ':' | '/' | '@' | '+')
+}
+
+/// Words that need quotes to be a name or a value.
+pub(crate) fn is_keyword(word: &str) -> bool {
+    ["and", "or", "of", "not"].iter().any(|keyword| word.eq_ignore_ascii_case(keyword))
+}
+
+/// The run of word characters from byte `at` on, perhaps empty.
+pub(crate) fn bare_word(text: &str, at: usize) -> &str {
+    let rest = &text[at..];
+    &rest[..rest.find(|c| !is_word_char(c)).unwrap_or(rest.len())]
+}
+
+/// Why a quoted word could not be read, and at which byte.
+pub(crate) enum QuoteError {
+    Unclosed,
+    Escape(usize),
+    Control(usize, char),
+}
+
+/// The content of the quoted word that begins at byte `at`, and the byte after its closing quote.
+pub(crate) fn quoted_word(text: &str, at: usize) -> Result<(String, usize), QuoteError> {
+    let mut word = String::new();
+    let mut chars = text[at..].char_indices().map(|(i, c)| (at + i, c)).skip(1);
+    while let Some((i, c)) = chars.next() {
+        match c {
+            '"' => return Ok((word, i + 1)),
+            '\\' => match chars.next() {
+                Some((_, c @ ('"' | '\\'))) => word.push(c),
+                Some(_) => return Err(QuoteError::Escape(i)),
+                None => return Err(QuoteError::Unclosed),
+            },
+            c if c.is_control() => return Err(QuoteError::Control(i, c)),
+            c => word.push(c),
+        }
+    }
+    Err(QuoteError::Unclosed)
+}
+
+/// Writes a word as `parse` reads it back, quoted only where it must be.
+pub(crate) fn write_word(f: &mut fmt::Formatter<'_>, word: &str) -> fmt::Result {
+    use fmt::Write;
+    if !word.is_empty() && word.chars().all(is_word_char) && !is_keyword(word) {
+        return f.write_str(word);
+    }
+    f.write_char('"')?;
+    for c in word.chars() {
+        if matches!(c, '"' | '\\') {
+            f.write_char('\\')?;
+        }
+        f.write_char(c)?;
+    }
+    f.write_char('"')
+}
+
+/// The 1-based column, in characters, of a byte.
+pub(crate) fn column(text: &str, byte: usize) -> usize {
+    text.char_indices().take_while(|(i, _)| *i < byte).count() + 1
+}
+
+/// Reads one attribute and the whitespace on both sides of it; also the byte where it ends.
+fn read_attribute(text: &str, at: usize) -> Result<(Attribute, usize), AttributeError> {
+    let (name, end) = read_word(text, at, "a name")?;
+    if !text[end..].starts_with('=') {
+        return Ok((Attribute::flag(&name)?, end));
+    }
+    let (value, end) = read_word(text, end + 1, "a value")?;
+    Ok((Attribute::from_value(&name, &value)?, end))
+}
+
+fn read_word(text: &str, at: usize, expected: &'static str) -> Result<(String, usize), AttributeError> {
+    let at = skip_space(text, at);
+    let (word, end) = if text[at..].starts_with('"') {
+        quoted_word(text, at).map_err(|error| match error {
+            QuoteError::Unclosed => AttributeError::UnclosedQuote(column(text, at)),
+            QuoteError::Escape(byte) => AttributeError::Escape(column(text, byte)),
+            QuoteError::Control(_, c) => AttributeError::ControlCharacter(c),
+        })?
+    } else {
+        let word = bare_word(text, at);
+        if word.is_empty() {
+            return Err(syntax(text, at, expected));
+        }
+        if is_keyword(word) {
+            return Err(AttributeError::Keyword(word.to_owned()));
+        }
+        (word.to_owned(), at + word.len())
+    };
+    Ok((word, skip_space(text, end)))
+}
+
+pub(crate) fn skip_space(text: &str, at: usize) -> usize {
+    text.len() - text[at..].trim_start().len()
+}
+
+fn syntax(text: &str, byte: usize, expected: &'static str) -> AttributeError {
+    AttributeError::Syntax { column: column(text, byte), expected }
+}

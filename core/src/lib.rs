@@ -1,1 +1,26 @@
-//! .
+//! Attribute-based encryption for MQTT payloads, without I/O, clock, network or async.
+//!
+//! What this crate refuses to do: open anything it could not verify, panic on bytes from outside,
+//! or let a key combine with another.
+#![deny(unsafe_code)]
+
+pub mod api;
+pub mod attribute;
+pub mod bundle;
+mod cose;
+pub mod envelope;
+pub mod formula;
+pub mod header;
+pub mod identity;
+pub mod policy;
+pub mod rule;
+pub mod token;
+pub mod topic;
+
+mod access;
+pub mod crypto;
+mod curve;
+mod fabeo;
+pub mod suite;
+
+pub use access::Access;

@@ -1,0 +1,116 @@
+//! Linear secret sharing over a formula: shares to the leaves, and the coefficients that undo it.
+//!
+//! Equivalent to the span program of the papers (Lewko-Waters rows for `and` and `or`, Vandermonde
+//! rows for `k of`): the share of a leaf is its row times `(secret, v_2, …, v_m)`, and the fresh
+//! values `v` are drawn in the order in which a reader meets the gates.
+
+use crate::attribute::Label;
+use crate::curve::Scalar;
+use crate::formula::Formula;
+
+/// A formula over labels: what a suite shares a secret along.
+pub type Access = Formula<Label>;
+
+/// The shares of `secret`, one for each leaf in order. `draw` gives the next fresh value.
+///
+/// - a leaf, and every child of an `or`, gets the value itself;
+/// - `and` of n draws `v_1..v_{n-1}`: child i gets `v_i`, the last the value less their sum;
+/// - `k of` draws `a_1..a_{k-1}`: child i, counted from 1, gets `value + sum a_j i^j`.
+///
+/// A gate draws all of its values before its first child does.
+pub fn share(access: &Access, secret: &Scalar, draw: &mut impl FnMut() -> Scalar) -> Vec<Scalar> {
+    let mut shares = Vec::with_capacity(access.leaves().count());
+    share_into(access, secret.clone(), draw, &mut shares);
+    shares
+}
+
+fn share_into(node: &Access, value: Scalar, draw: &mut impl FnMut() -> Scalar, out: &mut Vec<Scalar>) {
+    match node {
+        Formula::Leaf(_) => out.push(value),
+        Formula::Or(children) => children.iter().for_each(|c| share_into(c, value.clone(), draw, out)),
+        Formula::And(children) => {
+            let mut parts: Vec<Scalar> = (1..children.len()).map(|_| draw()).collect();
+            parts.push(parts.iter().fold(value, |rest, part| rest.sub(part)));
+            for (child, part) in children.iter().zip(parts) {
+                share_into(child, part, draw, out);
+            }
+        }
+        Formula::Threshold { k, of } => {
+            let coefficients: Vec<Scalar> = (1..*k).map(|_| draw()).collect();
+            for (i, child) in (1u64..).zip(of) {
+                let x = Scalar::from_u64(i);
+                let high = coefficients.iter().rev().fold(Scalar::zero(), |sum, a| sum.add(a).mul(&x));
+                share_into(child, value.add(&high), draw, out);
+            }
+        }
+    }
+}
+
+/// Leaves (by position) and their coefficients whose weighted shares give the secret back, or
+/// `None` where the labels that are `held` do not satisfy the formula. Picks the fewest leaves.
+pub fn reconstruct(access: &Access, held: &impl Fn(&Label) -> bool) -> Option<Vec<(usize, Scalar)>> {
+    let mut position = 0;
+    plan(access, held, &mut position)
+}
+
+type Plan = Vec<(usize, Scalar)>;
+
+fn plan(node: &Access, held: &impl Fn(&Label) -> bool, position: &mut usize) -> Option<Plan> {
+    let mut children = |of: &[Access]| of.iter().map(|c| plan(c, held, position)).collect::<Vec<_>>();
+    match node {
+        Formula::Leaf(label) => {
+            let here = *position;
+            *position += 1;
+            held(label).then(|| vec![(here, Scalar::from_u64(1))])
+        }
+        Formula::Or(of) => children(of).into_iter().flatten().min_by_key(Vec::len),
+        Formula::And(of) => {
+            let parts = children(of).into_iter().collect::<Option<Vec<_>>>()?;
+            Some(parts.into_iter().flatten().collect())
+        }
+        Formula::Threshold { k, of } => {
+            let parts = children(of);
+            let mut able: Vec<(u64, Plan)> =
+                (1..).zip(parts).filter_map(|(x, part)| Some((x, part?))).collect();
+            able.sort_by_key(|(_, part)| part.len());
+            able.truncate(*k as usize);
+            if able.len() < *k as usize {
+                return None;
+            }
+            let xs: Vec<u64> = able.iter().map(|(x, _)| *x).collect();
+            let weighted = able.into_iter().flat_map(|(x, part)| {
+                let weight = lagrange_at_zero(x, &xs);
+                part.into_iter().map(move |(leaf, omega)| (leaf, omega.mul(&weight)))
+            });
+            Some(weighted.collect())
+        }
+    }
+}
+
+/// `prod over other of other / (other - x)`
+fn lagrange_at_zero(x: u64, xs: &[u64]) -> Scalar {
+    let (mut above, mut below) = (Scalar::from_u64(1), Scalar::from_u64(1));
+    for other in xs.iter().filter(|other| **other != x) {
+        let other = Scalar::from_u64(*other);
+        above = above.mul(&other);
+        below = below.mul(&other.sub(&Scalar::from_u64(x)));
+    }
+    above.mul(&below.invert())
+}
+
+/// For each leaf in order, which occurrence of its label it is, from 0; and how many times the most
+/// frequent label occurs. Each occurrence needs randomness of its own: with one randomness for
+/// both, rows of one label combine into shares that nobody was given.
+pub fn occurrences(access: &Access) -> (Vec<usize>, usize) {
+    let mut seen = std::collections::HashMap::new();
+    let which: Vec<usize> = access
+        .leaves()
+        .map(|label| {
+            let count = seen.entry(label).or_insert(0);
+            *count += 1;
+            *count - 1
+        })
+        .collect();
+    let most = which.iter().max().map_or(0, |last| last + 1);
+    (which, most)
+}

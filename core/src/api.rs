@@ -1,0 +1,252 @@
+//! The shapes that authority and clients exchange over HTTPS, as JSON. Shapes alone: who may ask for
+//! what is decided by the authority, how it is asked by the client.
+//!
+//! Binary fields are base64 (standard alphabet, padded); identifiers lower-case hexadecimal; times
+//! seconds since 1970.
+
+use serde::{Deserialize, Serialize};
+
+/// The media type of every error (RFC 9457).
+pub const PROBLEM_TYPE: &str = "application/problem+json";
+/// HPKE `info` of a sealed user secret key (RFC 9180, DHKEM P-256, HKDF-SHA-256, AES-256-GCM).
+pub const KEY_HPKE_INFO: &[u8] = b"SMQTT-V01 user key";
+
+/// `POST /v1/enrol`: what a device sends with its token. No client certificate.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EnrolRequest {
+    /// The token's id, hexadecimal.
+    pub token_id: String,
+    /// The token's secret, hexadecimal.
+    pub secret: String,
+    /// PKCS #10, DER. Only its key counts; its wishes are ignored.
+    pub csr: String,
+    /// The device's HPKE public key, P-256, uncompressed.
+    pub hpke_key: String,
+}
+
+impl std::fmt::Debug for EnrolRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "EnrolRequest({}, ..)", self.token_id)
+    }
+}
+
+/// `POST /v1/renew`: a new certificate for whoever the client certificate names.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RenewRequest {
+    /// PKCS #10, DER, for the same key or another.
+    pub csr: String,
+    /// The HPKE public key from now on.
+    pub hpke_key: String,
+}
+
+/// The answer to enrolment and renewal.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Enrolment {
+    /// The device's identifier.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// `device` or `broker`.
+    pub role: String,
+    /// Its certificate, DER.
+    pub certificate: String,
+    /// The root certificate, DER.
+    pub root: String,
+    /// Public parameters, one for each suite.
+    pub params: Vec<String>,
+    /// The newest bundle.
+    pub bundle: String,
+    /// User secret keys.
+    pub keys: Vec<SealedKey>,
+    /// Where the broker is, `mqtts://host:port`, if the authority was told.
+    pub broker: Option<String>,
+}
+
+/// A user secret key, sealed to the device's HPKE key with the device's id (16 bytes) as associated data.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SealedKey {
+    /// The suite.
+    pub suite: String,
+    /// The epoch.
+    pub epoch: u64,
+    /// HPKE's encapsulated key.
+    pub enc: String,
+    /// HPKE's ciphertext.
+    pub ciphertext: String,
+}
+
+/// `GET /v1/keys`: user secret keys of the current epoch, the last ones, and the next when it is near.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Keys {
+    /// Newest epoch last.
+    pub keys: Vec<SealedKey>,
+    /// The device's attributes as the authority has them.
+    pub attributes: Vec<String>,
+}
+
+/// `GET /v1/directory?after=REVISION`: who the devices are. For brokers and administrators.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Directory {
+    /// To ask for what comes after.
+    pub revision: u64,
+    /// Devices that are new or changed since.
+    pub devices: Vec<Device>,
+}
+
+/// A device, a broker or an administrator as the authority knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// Its identifier.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// `device`, `broker` or `admin`.
+    pub role: String,
+    /// Its attributes.
+    pub attributes: Vec<String>,
+    /// `active` or `revoked`.
+    pub status: String,
+    /// When it enrolled.
+    pub enrolled: u64,
+    /// When its newest certificate expires.
+    pub certificate_expires: u64,
+    /// When it was revoked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revoked: Option<u64>,
+}
+
+/// `POST /v1/tokens`: leave for one device to enrol.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenRequest {
+    /// The name it will have.
+    pub name: String,
+    /// `device` (the default) or `broker`.
+    #[serde(default = "device_role")]
+    pub role: String,
+    /// The attributes it will have, `name=value`.
+    #[serde(default)]
+    pub attributes: Vec<String>,
+    /// How long the token is good for; the authority's default if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_seconds: Option<u64>,
+    /// Names and addresses for a broker's server certificate.
+    #[serde(default)]
+    pub hosts: Vec<String>,
+}
+
+fn device_role() -> String {
+    "device".to_owned()
+}
+
+/// The answer to [`TokenRequest`]: a secret.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct NewToken {
+    /// The token as text.
+    pub token: String,
+    /// When it expires.
+    pub expires: u64,
+}
+
+impl std::fmt::Debug for NewToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "NewToken(.., expires {})", self.expires)
+    }
+}
+
+/// A topic rule. `PUT /v1/rules` sets the rule of its filter, `GET /v1/rules` lists them,
+/// `DELETE /v1/rules?filter=F` removes one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rule {
+    /// The topic filter.
+    pub filter: String,
+    /// `open`, `warn` or `required`.
+    pub mode: String,
+    /// The policy, with `$1`, `$2` for the levels that `+` matches.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<String>,
+    /// Who may publish, a policy over attributes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub publishers: Option<String>,
+    /// Who may subscribe, a policy over attributes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subscribers: Option<String>,
+}
+
+/// The answer to `PUT /v1/rules`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RuleSet {
+    /// The bundle that carries it.
+    pub bundle: u64,
+    /// What is allowed but perhaps not meant, such as an attribute nobody has.
+    pub warnings: Vec<String>,
+}
+
+/// The answer to `POST /v1/devices/NAME-OR-ID/revoke`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Revocation {
+    /// Which device.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// When.
+    pub revoked: u64,
+    /// The attributes whose versions were raised.
+    pub raised: Vec<String>,
+    /// The bundle that tells everyone.
+    pub bundle: u64,
+}
+
+/// The answer to `POST /v1/epoch/rotate`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Rotation {
+    /// The epoch that began.
+    pub epoch: u64,
+    /// The bundle that tells everyone.
+    pub bundle: u64,
+}
+
+/// A line of the audit log.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AuditRecord {
+    /// Its number, without gaps.
+    pub number: u64,
+    /// When.
+    pub at: u64,
+    /// Who: name and id, or an address.
+    pub actor: String,
+    /// What was done or refused.
+    pub action: String,
+    /// To whom or what.
+    pub subject: String,
+    /// SHA-256 over the previous record's hash and this record, hexadecimal.
+    pub hash: String,
+}
+
+/// An error (RFC 9457).
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Problem {
+    /// A URI reference that names the kind, `/problems/CODE`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// What went wrong, in short.
+    pub title: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// This case.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// What to do about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+impl Problem {
+    /// The last part of `type`: what programs tell kinds apart by.
+    pub fn code(&self) -> &str {
+        self.kind.rsplit('/').next().unwrap_or_default()
+    }
+}

@@ -1,0 +1,489 @@
+//! BLS12-381 as the suites need it: the one place of the workspace that calls C.
+//!
+//! Every function is total. Points that come from outside are decoded compressed, canonical, on the
+//! curve and never the identity; whether the subgroup is checked is said at each decoder. Scalars
+//! that are secret go through constant-time multiplication, and are wiped when dropped.
+//!
+//! Encodings are those of the IETF pairing-friendly-curves draft: 48 bytes for G1, 96 for G2, flags
+//! in the top three bits, big-endian. An element of GT is written as its twelve base-field
+//! coordinates of 48 bytes, big-endian, in the order c0.c0.c0, c0.c0.c1, c0.c1.c0, …, c1.c2.c1 of
+//! the tower Fp2 = Fp[u], Fp6 = Fp2[v], Fp12 = Fp6[w].
+#![allow(unsafe_code)]
+
+use blst::*;
+use zeroize::Zeroize;
+
+/// Bytes of a compressed point of G1.
+pub const G1_BYTES: usize = 48;
+/// Bytes of a compressed point of G2.
+pub const G2_BYTES: usize = 96;
+/// Bytes of an element of GT.
+pub const GT_BYTES: usize = 576;
+/// Bytes that are reduced to one scalar; 2^-129 from uniform.
+pub const SCALAR_WIDE_BYTES: usize = 48;
+
+/// Bits of the group order.
+const ORDER_BITS: usize = 255;
+
+/// An integer modulo the group order. Wiped when dropped.
+#[derive(Clone)]
+pub struct Scalar(blst_fr);
+
+impl Drop for Scalar {
+    fn drop(&mut self) {
+        self.0.l.zeroize();
+    }
+}
+
+impl Scalar {
+    /// The scalar 0.
+    pub fn zero() -> Self {
+        Self(blst_fr::default())
+    }
+
+    /// The scalar `n`.
+    pub fn from_u64(n: u64) -> Self {
+        let mut out = blst_fr::default();
+        let limbs = [n, 0, 0, 0];
+        // SAFETY: `limbs` has the four words that the function reads.
+        unsafe { blst_fr_from_uint64(&mut out, limbs.as_ptr()) };
+        Self(out)
+    }
+
+    /// 48 big-endian bytes reduced modulo the group order.
+    pub fn from_wide(bytes: &[u8; SCALAR_WIDE_BYTES]) -> Self {
+        let (mut raw, mut out) = (blst_scalar::default(), blst_fr::default());
+        // SAFETY: the length passed is that of `bytes`; the scalar is reduced, so `fr` takes it.
+        unsafe {
+            blst_scalar_from_be_bytes(&mut raw, bytes.as_ptr(), bytes.len());
+            blst_fr_from_scalar(&mut out, &raw);
+        }
+        raw.b.zeroize();
+        Self(out)
+    }
+
+    /// 32 big-endian bytes below the group order; `None` for any other.
+    pub fn from_bytes(bytes: &[u8; 32]) -> Option<Self> {
+        let (mut raw, mut out) = (blst_scalar::default(), blst_fr::default());
+        // SAFETY: `bytes` has the 32 bytes that the function reads.
+        let valid = unsafe {
+            blst_scalar_from_bendian(&mut raw, bytes.as_ptr());
+            blst_scalar_fr_check(&raw)
+        };
+        if valid {
+            // SAFETY: plain values, and the scalar was just checked to be below the order.
+            unsafe { blst_fr_from_scalar(&mut out, &raw) };
+        }
+        raw.b.zeroize();
+        valid.then_some(Self(out))
+    }
+
+    /// 32 big-endian bytes.
+    pub fn to_bytes(&self) -> [u8; 32] {
+        let mut bytes = self.to_le_bytes();
+        bytes.reverse();
+        bytes
+    }
+
+    fn to_le_bytes(&self) -> [u8; 32] {
+        let mut raw = blst_scalar::default();
+        // SAFETY: plain values.
+        unsafe { blst_scalar_from_fr(&mut raw, &self.0) };
+        let bytes = raw.b;
+        raw.b.zeroize();
+        bytes
+    }
+
+    /// `self + other`
+    pub fn add(&self, other: &Self) -> Self {
+        let mut out = blst_fr::default();
+        // SAFETY: plain values.
+        unsafe { blst_fr_add(&mut out, &self.0, &other.0) };
+        Self(out)
+    }
+
+    /// `self - other`
+    pub fn sub(&self, other: &Self) -> Self {
+        let mut out = blst_fr::default();
+        // SAFETY: plain values.
+        unsafe { blst_fr_sub(&mut out, &self.0, &other.0) };
+        Self(out)
+    }
+
+    /// `self * other`
+    pub fn mul(&self, other: &Self) -> Self {
+        let mut out = blst_fr::default();
+        // SAFETY: plain values.
+        unsafe { blst_fr_mul(&mut out, &self.0, &other.0) };
+        Self(out)
+    }
+
+    /// `1 / self`, and 0 for 0. Not constant-time: for public values.
+    pub fn invert(&self) -> Self {
+        let mut out = blst_fr::default();
+        // SAFETY: plain values.
+        unsafe { blst_fr_eucl_inverse(&mut out, &self.0) };
+        Self(out)
+    }
+
+    /// Whether this is 1. For public values.
+    pub fn is_one(&self) -> bool {
+        self.0 == Self::from_u64(1).0
+    }
+}
+
+/// A point of the first group (or, if decoded unchecked, of its curve).
+#[derive(Clone, Copy)]
+pub struct G1(blst_p1);
+
+/// A point of the second group.
+#[derive(Clone, Copy)]
+pub struct G2(blst_p2);
+
+impl G1 {
+    /// The generator of the standard.
+    pub fn generator() -> Self {
+        // SAFETY: the function returns a pointer to a constant.
+        Self(unsafe { *blst_p1_generator() })
+    }
+
+    /// The identity.
+    pub fn identity() -> Self {
+        Self(blst_p1::default())
+    }
+
+    /// `BLS12381G1_XMD:SHA-256_SSWU_RO_` of RFC 9380 with the domain separation tag `tag`.
+    pub fn hash(message: &[u8], tag: &[u8]) -> Self {
+        let mut out = blst_p1::default();
+        // SAFETY: every pointer goes with its length; no augmentation.
+        unsafe {
+            blst_hash_to_g1(
+                &mut out,
+                message.as_ptr(),
+                message.len(),
+                tag.as_ptr(),
+                tag.len(),
+                std::ptr::null(),
+                0,
+            )
+        };
+        Self(out)
+    }
+
+    /// `scalar * self`, constant-time in the scalar.
+    pub fn mul(&self, scalar: &Scalar) -> Self {
+        let mut out = blst_p1::default();
+        let mut bytes = scalar.to_le_bytes();
+        // SAFETY: `bytes` has 32 bytes, more than ORDER_BITS.
+        unsafe { blst_p1_mult(&mut out, &self.0, bytes.as_ptr(), ORDER_BITS) };
+        bytes.zeroize();
+        Self(out)
+    }
+
+    /// `self + other`
+    pub fn add(&self, other: &Self) -> Self {
+        let mut out = blst_p1::default();
+        // SAFETY: plain values; the function handles equal points and the identity.
+        unsafe { blst_p1_add_or_double(&mut out, &self.0, &other.0) };
+        Self(out)
+    }
+
+    /// `-self`
+    pub fn neg(&self) -> Self {
+        let mut out = *self;
+        // SAFETY: plain value.
+        unsafe { blst_p1_cneg(&mut out.0, true) };
+        out
+    }
+
+    /// 48 bytes, compressed.
+    pub fn to_bytes(&self) -> [u8; G1_BYTES] {
+        let mut out = [0; G1_BYTES];
+        // SAFETY: `out` has the 48 bytes that the function writes.
+        unsafe { blst_p1_compress(out.as_mut_ptr(), &self.0) };
+        out
+    }
+
+    /// A compressed point on the curve, canonical, not the identity, **of any order**: only where
+    /// what comes of it is compared with a recomputation.
+    pub fn from_bytes_any_order(bytes: &[u8; G1_BYTES]) -> Option<Self> {
+        let (mut affine, mut out) = (blst_p1_affine::default(), blst_p1::default());
+        // SAFETY: `bytes` has the 48 bytes that the function reads; the rest are plain values.
+        unsafe {
+            if blst_p1_uncompress(&mut affine, bytes.as_ptr()) != BLST_ERROR::BLST_SUCCESS
+                || blst_p1_affine_is_inf(&affine)
+            {
+                return None;
+            }
+            blst_p1_from_affine(&mut out, &affine);
+        }
+        Some(Self(out))
+    }
+
+    /// A compressed point of the group, canonical, not the identity.
+    pub fn from_bytes(bytes: &[u8; G1_BYTES]) -> Option<Self> {
+        let point = Self::from_bytes_any_order(bytes)?;
+        // SAFETY: plain value, on the curve.
+        unsafe { blst_p1_in_g1(&point.0) }.then_some(point)
+    }
+
+    fn to_affine(self) -> blst_p1_affine {
+        let mut out = blst_p1_affine::default();
+        // SAFETY: plain values.
+        unsafe { blst_p1_to_affine(&mut out, &self.0) };
+        out
+    }
+}
+
+impl G2 {
+    /// The generator of the standard.
+    pub fn generator() -> Self {
+        // SAFETY: the function returns a pointer to a constant.
+        Self(unsafe { *blst_p2_generator() })
+    }
+
+    /// `scalar * self`, constant-time in the scalar.
+    pub fn mul(&self, scalar: &Scalar) -> Self {
+        let mut out = blst_p2::default();
+        let mut bytes = scalar.to_le_bytes();
+        // SAFETY: `bytes` has 32 bytes, more than ORDER_BITS.
+        unsafe { blst_p2_mult(&mut out, &self.0, bytes.as_ptr(), ORDER_BITS) };
+        bytes.zeroize();
+        Self(out)
+    }
+
+    /// 96 bytes, compressed.
+    pub fn to_bytes(&self) -> [u8; G2_BYTES] {
+        let mut out = [0; G2_BYTES];
+        // SAFETY: `out` has the 96 bytes that the function writes.
+        unsafe { blst_p2_compress(out.as_mut_ptr(), &self.0) };
+        out
+    }
+
+    /// A compressed point on the curve, canonical, not the identity, **of any order**: only where
+    /// what comes of it is compared with a recomputation.
+    pub fn from_bytes_any_order(bytes: &[u8; G2_BYTES]) -> Option<Self> {
+        let (mut affine, mut out) = (blst_p2_affine::default(), blst_p2::default());
+        // SAFETY: `bytes` has the 96 bytes that the function reads; the rest are plain values.
+        unsafe {
+            if blst_p2_uncompress(&mut affine, bytes.as_ptr()) != BLST_ERROR::BLST_SUCCESS
+                || blst_p2_affine_is_inf(&affine)
+            {
+                return None;
+            }
+            blst_p2_from_affine(&mut out, &affine);
+        }
+        Some(Self(out))
+    }
+
+    /// A compressed point of the group, canonical, not the identity.
+    pub fn from_bytes(bytes: &[u8; G2_BYTES]) -> Option<Self> {
+        let point = Self::from_bytes_any_order(bytes)?;
+        // SAFETY: plain value, on the curve.
+        unsafe { blst_p2_in_g2(&point.0) }.then_some(point)
+    }
+
+    fn to_affine(self) -> blst_p2_affine {
+        let mut out = blst_p2_affine::default();
+        // SAFETY: plain values.
+        unsafe { blst_p2_to_affine(&mut out, &self.0) };
+        out
+    }
+}
+
+/// An element of the target group.
+#[derive(Clone, Copy)]
+pub struct Gt(blst_fp12);
+
+impl Gt {
+    /// The product of `e(p, q)` over the pairs: one Miller loop each, one final exponentiation.
+    ///
+    /// This is the cube of the pairing of the textbook (the final exponentiation's hard part is
+    /// taken times three, as most libraries do).
+    pub fn multi_pairing(pairs: &[(G1, G2)]) -> Self {
+        // SAFETY: plain values throughout; `blst_fp12_one` points to a constant.
+        unsafe {
+            let mut product = *blst_fp12_one();
+            for (p, q) in pairs {
+                let (p, q) = (p.to_affine(), q.to_affine());
+                // The identity pairs to one; the Miller loop itself is not defined there.
+                if blst_p1_affine_is_inf(&p) || blst_p2_affine_is_inf(&q) {
+                    continue;
+                }
+                let (mut line, so_far) = (blst_fp12::default(), product);
+                blst_miller_loop(&mut line, &q, &p);
+                blst_fp12_mul(&mut product, &so_far, &line);
+            }
+            let mut out = blst_fp12::default();
+            blst_final_exp(&mut out, &product);
+            Self(out)
+        }
+    }
+
+    /// `self ^ scalar`, constant-time in the scalar: four bits at a time, the table read whole.
+    pub fn pow(&self, scalar: &Scalar) -> Self {
+        let mut table = [Self::one(); 16];
+        for i in 1..16 {
+            table[i] = table[i - 1].mul(self);
+        }
+        let mut bytes = scalar.to_bytes();
+        let mut out = Self::one();
+        for byte in bytes {
+            for nibble in [byte >> 4, byte & 15] {
+                for _ in 0..4 {
+                    out = out.square();
+                }
+                out = out.mul(&Self::select(&table, nibble));
+            }
+        }
+        bytes.zeroize();
+        out
+    }
+
+    /// 576 bytes.
+    pub fn to_bytes(&self) -> [u8; GT_BYTES] {
+        let mut out = [0; GT_BYTES];
+        for (i, chunk) in out.chunks_exact_mut(48).enumerate() {
+            let fp = self.coordinate(i);
+            // SAFETY: `chunk` has the 48 bytes that the function writes.
+            unsafe { blst_bendian_from_fp(chunk.as_mut_ptr(), fp) };
+        }
+        out
+    }
+
+    /// 576 bytes, each coordinate canonical, an element of the group of prime order, not 1.
+    pub fn from_bytes(bytes: &[u8; GT_BYTES]) -> Option<Self> {
+        let out = Self::from_own_bytes(bytes);
+        // SAFETY: plain value.
+        let in_group = unsafe { blst_fp12_in_group(&out.0) && !blst_fp12_is_one(&out.0) };
+        (in_group && &out.to_bytes() == bytes).then_some(out)
+    }
+
+    /// 576 bytes that `to_bytes` gave or `from_bytes` took before: not checked again.
+    pub(crate) fn from_own_bytes(bytes: &[u8; GT_BYTES]) -> Self {
+        let mut out = blst_fp12::default();
+        for (i, chunk) in bytes.chunks_exact(48).enumerate() {
+            let fp = &mut out.fp6[i / 6].fp2[i % 6 / 2].fp[i % 2];
+            // SAFETY: `chunk` has the 48 bytes that the function reads.
+            unsafe { blst_fp_from_bendian(fp, chunk.as_ptr()) };
+        }
+        Self(out)
+    }
+
+    fn one() -> Self {
+        // SAFETY: the function returns a pointer to a constant.
+        Self(unsafe { *blst_fp12_one() })
+    }
+
+    fn mul(&self, other: &Self) -> Self {
+        let mut out = blst_fp12::default();
+        // SAFETY: plain values.
+        unsafe { blst_fp12_mul(&mut out, &self.0, &other.0) };
+        Self(out)
+    }
+
+    /// Valid in the cyclotomic subgroup, which every element of GT is in.
+    fn square(&self) -> Self {
+        let mut out = blst_fp12::default();
+        // SAFETY: plain values.
+        unsafe { blst_fp12_cyclotomic_sqr(&mut out, &self.0) };
+        Self(out)
+    }
+
+    fn coordinate(&self, i: usize) -> &blst_fp {
+        &self.0.fp6[i / 6].fp2[i % 6 / 2].fp[i % 2]
+    }
+
+    /// `table[index]`, touching every entry alike.
+    fn select(table: &[Self; 16], index: u8) -> Self {
+        let mut out = blst_fp12::default();
+        for (i, entry) in table.iter().enumerate() {
+            let differs = u64::from(i as u8 ^ index);
+            let mask = std::hint::black_box((differs.wrapping_sub(1) >> 63).wrapping_neg());
+            for c in 0..12 {
+                let to = &mut out.fp6[c / 6].fp2[c % 6 / 2].fp[c % 2];
+                for (to, from) in to.l.iter_mut().zip(entry.coordinate(c).l) {
+                    *to |= from & mask;
+                }
+            }
+        }
+        Self(out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scalar(n: u8) -> Scalar {
+        Scalar::from_wide(&[n; SCALAR_WIDE_BYTES])
+    }
+
+    #[test]
+    fn pairing_is_bilinear_and_pow_agrees() {
+        let (a, b) = (scalar(3), scalar(9));
+        let left = Gt::multi_pairing(&[(G1::generator().mul(&a), G2::generator().mul(&b))]);
+        let right = Gt::multi_pairing(&[(G1::generator(), G2::generator())]).pow(&a.mul(&b));
+        assert_eq!(left.to_bytes(), right.to_bytes());
+    }
+
+    #[test]
+    fn inverse_pairs_cancel() {
+        let (p, q) = (G1::generator(), G2::generator());
+        let one = Gt::multi_pairing(&[(p, q), (p.neg(), q)]);
+        assert_eq!(one.to_bytes(), Gt::one().to_bytes());
+        assert_eq!(Gt::multi_pairing(&[(G1::identity(), q)]).to_bytes(), Gt::one().to_bytes());
+    }
+
+    #[test]
+    fn hash_is_rfc_9380() {
+        // Appendix J.9.1, the message "abc".
+        let tag = b"QUUX-V01-CS02-with-BLS12381G1_XMD:SHA-256_SSWU_RO_";
+        let point = G1::hash(b"abc", tag).to_bytes();
+        let x = "03567bc5ef9c690c2ab2ecdf6a96ef1c139cc0b2f284dca0a9a7943388a49a3aee664ba5379a7655d3c68900be2f6903";
+        let mut hex: String = point.iter().map(|b| format!("{b:02x}")).collect();
+        hex.replace_range(0..1, "0"); // the three flag bits share the first digit
+        assert_eq!(hex, x);
+        assert!(G1::from_bytes(&point).is_some());
+    }
+
+    #[test]
+    fn decoders_refuse_what_is_no_point() {
+        assert!(G1::from_bytes(&[0; 48]).is_none(), "not marked as compressed");
+        let mut infinity = [0; 48];
+        infinity[0] = 0xc0;
+        assert!(G1::from_bytes_any_order(&infinity).is_none(), "the identity");
+        let mut infinity = [0; 96];
+        infinity[0] = 0xc0;
+        assert!(G2::from_bytes_any_order(&infinity).is_none(), "the identity");
+        assert!(G1::from_bytes(&[0xff; 48]).is_none(), "coordinate above the modulus");
+        let mut off = G1::generator().to_bytes();
+        let refused = (0..=255u8).filter(|b| {
+            off[47] = *b;
+            G1::from_bytes(&off).is_none()
+        });
+        assert_eq!(refused.count(), 255, "only the generator itself is in the group");
+        let one = Gt::one().to_bytes();
+        assert!(Gt::from_bytes(&one).is_none(), "one would make every shared element the same");
+        assert!(Gt::from_bytes(&[1; GT_BYTES]).is_none());
+    }
+
+    #[test]
+    fn point_of_small_order_is_on_the_curve_but_not_in_the_group() {
+        // (0, 2) has order 3.
+        let mut bytes = [0; 48];
+        bytes[0] = 0x80;
+        assert!(G1::from_bytes_any_order(&bytes).is_some());
+        assert!(G1::from_bytes(&bytes).is_none());
+    }
+
+    #[test]
+    fn scalars_reduce_and_refuse() {
+        let wide = Scalar::from_wide(&[0xff; 48]);
+        assert_eq!(Scalar::from_bytes(&wide.to_bytes()).unwrap().to_bytes(), wide.to_bytes());
+        assert!(Scalar::from_bytes(&[0xff; 32]).is_none());
+        let seven = Scalar::from_u64(7);
+        assert!(seven.mul(&seven.invert()).is_one());
+        assert_eq!(seven.sub(&seven).to_bytes(), Scalar::zero().to_bytes());
+    }
+}

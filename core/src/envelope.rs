@@ -1,0 +1,413 @@
+//! The envelope: what an MQTT payload holds when it is sealed.
+//!
+//! ```text
+//! compact = 1397575028(message)              the CBOR tag is the bytes da 53 4d 51 54, "SMQT"
+//! full    = 1397575028([header, message])
+//! message = [ << {1: 3, 4: kid, 6: partial iv} >>, {? 12: signature}, ciphertext ]
+//! ```
+//!
+//! `message` is a COSE_Encrypt0 (RFC 9052, section 5.2) with AES-256-GCM; the optional signature a
+//! Countersignature0 version 2 (RFC 9338). Key and context IV come from the header's secret and hash.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use minicbor::{Decoder, Encoder};
+use zeroize::Zeroizing;
+
+use crate::attribute::to_vec;
+use crate::crypto::{AeadKey, NONCE_BYTES, Prk, SIGNATURE_BYTES, Secret32, SigningKey, TAG_BYTES, verify};
+use crate::header::{HEADER_BYTES_MAX, KID_BYTES, Kid};
+use crate::identity::DeviceId;
+
+/// The CBOR tag around every envelope, `SMQT` in ASCII.
+pub const TAG: u64 = 0x534d_5154;
+/// How every envelope begins.
+pub const MAGIC: [u8; 5] = [0xda, 0x53, 0x4d, 0x51, 0x54];
+/// Most messages under one content key: far below what AES-GCM allows for one key (2^32 random, more counted).
+pub const MESSAGES_MAX: u64 = 1 << 32;
+/// Most bytes that a full envelope adds to a payload.
+pub const OVERHEAD_BYTES_MAX: usize = HEADER_BYTES_MAX + 256;
+
+const AAD: &str = "SMQTT-V01 message";
+const ALGORITHM: u8 = 1;
+const A256GCM: u8 = 3;
+const KID: u8 = 4;
+const PARTIAL_IV: u8 = 6;
+const COUNTERSIGNATURE0_V2: u8 = 12;
+
+/// Why an envelope was not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum EnvelopeError {
+    /// Does not begin with the tag: plaintext, or something else.
+    #[error("not sealed")]
+    NotSealed,
+    /// Begins like an envelope and is none.
+    #[error("the envelope is broken")]
+    Malformed,
+    /// Decrypts to nothing: altered, for another topic, or under another header.
+    #[error("the message was altered or belongs to another topic")]
+    Altered,
+    /// Its own signature does not fit.
+    #[error("the message's signature does not fit")]
+    Signature,
+    /// The content key has sealed all that it may.
+    #[error("the content key is used up")]
+    Exhausted,
+}
+
+/// Whether a payload claims to be an envelope.
+pub fn is_sealed(payload: &[u8]) -> bool {
+    payload.starts_with(&MAGIC)
+}
+
+/// An envelope taken apart, borrowed from the payload. Nothing is verified yet.
+#[derive(Clone, Copy, Debug)]
+pub struct Envelope<'a> {
+    /// The header, if it came along.
+    pub header: Option<&'a [u8]>,
+    /// The message.
+    pub message: Message<'a>,
+}
+
+/// The sealed message of an envelope.
+#[derive(Clone, Copy, Debug)]
+pub struct Message<'a> {
+    bytes: &'a [u8],
+    protected: &'a [u8],
+    kid: Kid,
+    counter: u64,
+    signature: Option<[u8; SIGNATURE_BYTES]>,
+    ciphertext: &'a [u8],
+}
+
+impl<'a> Envelope<'a> {
+    /// Takes a payload apart; total on any bytes, and takes only the one encoding.
+    ///
+    /// # Errors
+    /// [`EnvelopeError::NotSealed`] or [`EnvelopeError::Malformed`].
+    pub fn parse(payload: &'a [u8]) -> Result<Self, EnvelopeError> {
+        let body = payload.strip_prefix(&MAGIC).ok_or(EnvelopeError::NotSealed)?;
+        let mut d = Decoder::new(body);
+        match d.array() {
+            Ok(Some(3)) => Ok(Self { header: None, message: Message::parse(body)? }),
+            Ok(Some(2)) => {
+                let start = d.position();
+                d.skip().map_err(|_| EnvelopeError::Malformed)?;
+                let (header, message) = (&body[start..d.position()], &body[d.position()..]);
+                if header.len() > HEADER_BYTES_MAX || body[0] != 0x82 {
+                    return Err(EnvelopeError::Malformed);
+                }
+                Ok(Self { header: Some(header), message: Message::parse(message)? })
+            }
+            _ => Err(EnvelopeError::Malformed),
+        }
+    }
+}
+
+impl<'a> Message<'a> {
+    /// Takes a message (without the tag) apart.
+    fn parse(bytes: &'a [u8]) -> Result<Self, EnvelopeError> {
+        let message = Self::fields(bytes).ok().flatten().ok_or(EnvelopeError::Malformed)?;
+        let again = protected(message.kid, message.counter);
+        let head = head(&again, message.signature.as_ref(), message.ciphertext.len());
+        let canonical = bytes.starts_with(&head) && bytes.len() == head.len() + message.ciphertext.len();
+        canonical.then_some(message).ok_or(EnvelopeError::Malformed)
+    }
+
+    fn fields(bytes: &'a [u8]) -> Result<Option<Self>, minicbor::decode::Error> {
+        let mut d = Decoder::new(bytes);
+        if d.array()? != Some(3) {
+            return Ok(None);
+        }
+        let protected = d.bytes()?;
+        let signature = match d.map()? {
+            Some(0) => None,
+            Some(1) if d.u8()? == COUNTERSIGNATURE0_V2 => match d.bytes()?.try_into() {
+                Ok(signature) => Some(signature),
+                Err(_) => return Ok(None),
+            },
+            _ => return Ok(None),
+        };
+        let ciphertext = d.bytes()?;
+        if ciphertext.len() < TAG_BYTES {
+            return Ok(None);
+        }
+        let mut d = Decoder::new(protected);
+        if (d.map()?, d.u8()?, d.u8()?, d.u8()?) != (Some(3), ALGORITHM, A256GCM, KID) {
+            return Ok(None);
+        }
+        let Ok(kid) = <[u8; KID_BYTES]>::try_from(d.bytes()?) else { return Ok(None) };
+        if d.u8()? != PARTIAL_IV {
+            return Ok(None);
+        }
+        let partial_iv = d.bytes()?;
+        if partial_iv.len() > 8 {
+            return Ok(None);
+        }
+        let counter = partial_iv.iter().fold(0, |n, byte| n << 8 | u64::from(*byte));
+        Ok(Some(Self { bytes, protected, kid: Kid(kid), counter, signature, ciphertext }))
+    }
+
+    /// Which header it belongs to.
+    pub fn kid(&self) -> Kid {
+        self.kid
+    }
+
+    /// Its number under the content key, from 0.
+    pub fn counter(&self) -> u64 {
+        self.counter
+    }
+
+    /// Whether the publisher signed this very message.
+    pub fn is_signed(&self) -> bool {
+        self.signature.is_some()
+    }
+
+    /// Bytes of the sealed payload.
+    pub fn payload_bytes(&self) -> usize {
+        self.ciphertext.len() - TAG_BYTES
+    }
+
+    /// The compact envelope: this message alone.
+    pub fn compact(&self) -> Vec<u8> {
+        [&MAGIC, self.bytes].concat()
+    }
+
+    /// The full envelope: `header` and this message.
+    pub fn full(&self, header: &[u8]) -> Vec<u8> {
+        [&MAGIC, &[0x82][..], header, self.bytes].concat()
+    }
+
+    /// Whether the message's own signature is by `public_key`; `None` where it has none.
+    pub fn verify(&self, public_key: &[u8], topic: &str, header_hash: &[u8; 32], publisher: DeviceId) -> Option<bool> {
+        let signature = self.signature?;
+        let aad = external_aad(topic, header_hash, publisher);
+        Some(verify(public_key, &to_be_signed(self.protected, &aad, self.ciphertext), &signature))
+    }
+}
+
+/// What seals and opens the messages of one header. Wiped when dropped.
+pub struct ContentKey {
+    key: AeadKey,
+    iv: Zeroizing<[u8; NONCE_BYTES]>,
+    header_hash: [u8; 32],
+    publisher: DeviceId,
+    sent: AtomicU64,
+}
+
+impl std::fmt::Debug for ContentKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ContentKey({}, ..)", self.kid())
+    }
+}
+
+impl ContentKey {
+    /// `prk = HKDF-Extract(header hash, secret)`; key and context IV are expanded from it.
+    pub(crate) fn derive(secret: &Secret32, header_hash: &[u8; 32], publisher: DeviceId) -> Self {
+        let prk = Prk::extract(header_hash, secret.expose());
+        let key = Zeroizing::new(prk.expand(&[b"SMQTT-V01 key"]));
+        let iv = Zeroizing::new(prk.expand(&[b"SMQTT-V01 iv"]));
+        Self { key: AeadKey::new(&key), iv, header_hash: *header_hash, publisher, sent: AtomicU64::new(0) }
+    }
+
+    /// Which header it belongs to.
+    pub fn kid(&self) -> Kid {
+        Kid(self.header_hash[..KID_BYTES].try_into().expect("16 of 32 bytes"))
+    }
+
+    /// How many messages it has sealed.
+    pub fn sealed(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    /// Seals `payload` for `topic` as a compact envelope, signed by `signer` if one is given.
+    ///
+    /// # Errors
+    /// [`EnvelopeError::Exhausted`] after [`MESSAGES_MAX`].
+    pub fn seal(
+        &self,
+        topic: &str,
+        payload: &[u8],
+        signer: Option<&SigningKey>,
+    ) -> Result<Vec<u8>, EnvelopeError> {
+        // A nonce must never repeat under one content key: every call takes a number of its own.
+        let counter = self.sent.fetch_add(1, Ordering::Relaxed);
+        if counter >= MESSAGES_MAX {
+            self.sent.store(MESSAGES_MAX, Ordering::Relaxed);
+            return Err(EnvelopeError::Exhausted);
+        }
+        let protected = protected(self.kid(), counter);
+        let aad = external_aad(topic, &self.header_hash, self.publisher);
+        let structure = enc_structure(&protected, &aad);
+        let sealed_bytes = payload.len() + TAG_BYTES;
+        let sealed = |mut out: Vec<u8>| {
+            let from = out.len();
+            out.extend_from_slice(payload);
+            self.key.seal(self.nonce(counter), &structure, &mut out, from);
+            out
+        };
+        let Some(signer) = signer else {
+            let mut out = Vec::with_capacity(MAGIC.len() + 48 + sealed_bytes);
+            out.extend_from_slice(&MAGIC);
+            out.extend_from_slice(&head(&protected, None, sealed_bytes));
+            return Ok(sealed(out));
+        };
+        let ciphertext = sealed(Vec::with_capacity(sealed_bytes));
+        let signature = signer.sign(&to_be_signed(&protected, &aad, &ciphertext));
+        Ok([&MAGIC[..], &head(&protected, Some(&signature), sealed_bytes), &ciphertext].concat())
+    }
+
+    /// The payload of `message`, sealed for `topic` under this key.
+    ///
+    /// # Errors
+    /// [`EnvelopeError::Altered`] for everything that does not decrypt, whatever the reason.
+    pub fn open(&self, topic: &str, message: &Message<'_>) -> Result<Vec<u8>, EnvelopeError> {
+        if message.kid != self.kid() {
+            return Err(EnvelopeError::Altered);
+        }
+        let aad = external_aad(topic, &self.header_hash, self.publisher);
+        let structure = enc_structure(message.protected, &aad);
+        self.key
+            .open(self.nonce(message.counter), &structure, message.ciphertext)
+            .ok_or(EnvelopeError::Altered)
+    }
+
+    /// The context IV with the counter, right-aligned, exclusive-ored in (RFC 9052, section 3.1).
+    fn nonce(&self, counter: u64) -> [u8; NONCE_BYTES] {
+        let mut nonce = *self.iv;
+        nonce[4..].iter_mut().zip(counter.to_be_bytes()).for_each(|(n, c)| *n ^= c);
+        nonce
+    }
+}
+
+fn protected(kid: Kid, counter: u64) -> Vec<u8> {
+    let bytes = counter.to_be_bytes();
+    let zeros = (counter.leading_zeros() as usize / 8).min(7);
+    to_vec(|e| {
+        e.map(3)?.u8(ALGORITHM)?.u8(A256GCM)?.u8(KID)?.bytes(&kid.0)?;
+        e.u8(PARTIAL_IV)?.bytes(&bytes[zeros..]).map(drop)
+    })
+}
+
+/// A message up to its ciphertext.
+fn head(protected: &[u8], signature: Option<&[u8; SIGNATURE_BYTES]>, ciphertext_bytes: usize) -> Vec<u8> {
+    let mut head = to_vec(|e: &mut Encoder<Vec<u8>>| {
+        e.array(3)?.bytes(protected)?;
+        match signature {
+            None => e.map(0)?,
+            Some(signature) => e.map(1)?.u8(COUNTERSIGNATURE0_V2)?.bytes(signature)?,
+        };
+        Ok(())
+    });
+    head.extend(byte_string_head(ciphertext_bytes));
+    head
+}
+
+/// The head of a CBOR byte string of this length (RFC 8949, section 3.1, major type 2).
+fn byte_string_head(len: usize) -> Vec<u8> {
+    // An unsigned integer has the same form, with major type 0.
+    let mut head = to_vec(|e| e.u64(len as u64).map(drop));
+    head[0] |= 0x40;
+    head
+}
+
+/// What binds a message to its topic, header and publisher.
+fn external_aad(topic: &str, header_hash: &[u8; 32], publisher: DeviceId) -> Vec<u8> {
+    to_vec(|e| e.array(4)?.str(AAD)?.str(topic)?.bytes(header_hash)?.bytes(&publisher.0).map(drop))
+}
+
+fn enc_structure(protected: &[u8], aad: &[u8]) -> Vec<u8> {
+    to_vec(|e| e.array(3)?.str("Encrypt0")?.bytes(protected)?.bytes(aad).map(drop))
+}
+
+fn to_be_signed(protected: &[u8], aad: &[u8], ciphertext: &[u8]) -> Vec<u8> {
+    to_vec(|e| {
+        e.array(4)?.str("CounterSignature0V2")?.bytes(protected)?.bytes(aad)?.bytes(ciphertext).map(drop)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key() -> ContentKey {
+        ContentKey::derive(&Secret32::new([1; 32]), &[2; 32], DeviceId([3; 16]))
+    }
+
+    #[test]
+    fn magic_is_the_tag() {
+        assert_eq!(to_vec(|e| e.tag(minicbor::data::Tag::new(TAG)).map(drop)), MAGIC);
+    }
+
+    #[test]
+    fn compact_overhead_is_small() {
+        let key = key();
+        let first = key.seal("t", &[0; 256], None).unwrap();
+        assert!(first.len() - 256 <= 56, "{} bytes", first.len() - 256);
+        let signer = SigningKey::generate();
+        let signed = key.seal("t", &[0; 256], Some(&signer)).unwrap();
+        assert!(signed.len() - 256 <= 128, "{} bytes", signed.len() - 256);
+    }
+
+    #[test]
+    fn every_flipped_bit_is_noticed() {
+        let key = key();
+        let sealed = key.seal("ward/3", b"38.5", None).unwrap();
+        assert_eq!(key.open("ward/3", &Envelope::parse(&sealed).unwrap().message).unwrap(), b"38.5");
+        for bit in 0..sealed.len() * 8 {
+            let mut bad = sealed.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            let opened = Envelope::parse(&bad).and_then(|e| key.open("ward/3", &e.message));
+            assert!(opened.is_err(), "bit {bit}");
+        }
+        for cut in 0..sealed.len() {
+            assert!(Envelope::parse(&sealed[..cut]).is_err());
+        }
+        let longer = [&sealed[..], &[0]].concat();
+        assert!(Envelope::parse(&longer).is_err());
+    }
+
+    #[test]
+    fn a_message_belongs_to_its_topic_header_and_publisher() {
+        let sealed = key().seal("ward/3", b"38.5", None).unwrap();
+        let message = Envelope::parse(&sealed).unwrap().message;
+        assert_eq!(key().open("ward/4", &message), Err(EnvelopeError::Altered));
+        let other = ContentKey::derive(&Secret32::new([1; 32]), &[9; 32], DeviceId([3; 16]));
+        assert_eq!(other.open("ward/3", &message), Err(EnvelopeError::Altered));
+        let other = ContentKey::derive(&Secret32::new([1; 32]), &[2; 32], DeviceId([4; 16]));
+        assert_eq!(other.open("ward/3", &message), Err(EnvelopeError::Altered));
+    }
+
+    #[test]
+    fn counters_never_repeat() {
+        let key = key();
+        let counters: Vec<u64> = (0..300)
+            .map(|_| Envelope::parse(&key.seal("t", b"", None).unwrap()).unwrap().message.counter())
+            .collect();
+        assert_eq!(counters, (0..300).collect::<Vec<_>>());
+        key.sent.store(MESSAGES_MAX, Ordering::Relaxed);
+        assert_eq!(key.seal("t", b"", None), Err(EnvelopeError::Exhausted));
+    }
+
+    #[test]
+    fn message_signatures_hold_and_break() {
+        let (key, signer) = (key(), SigningKey::generate());
+        let sealed = key.seal("t", b"38.5", Some(&signer)).unwrap();
+        let message = Envelope::parse(&sealed).unwrap().message;
+        let check = |by: &SigningKey, topic| {
+            message.verify(by.public_key(), topic, &[2; 32], DeviceId([3; 16]))
+        };
+        assert_eq!(check(&signer, "t"), Some(true));
+        assert_eq!(check(&signer, "u"), Some(false));
+        assert_eq!(check(&SigningKey::generate(), "t"), Some(false));
+        let unsigned = key.seal("t", b"38.5", None).unwrap();
+        assert!(!Envelope::parse(&unsigned).unwrap().message.is_signed());
+    }
+
+    #[test]
+    fn plaintext_is_not_an_envelope() {
+        assert_eq!(Envelope::parse(b"{\"t\": 21.5}").unwrap_err(), EnvelopeError::NotSealed);
+        assert_eq!(Envelope::parse(&MAGIC).unwrap_err(), EnvelopeError::Malformed);
+    }
+}

@@ -1,0 +1,306 @@
+//! Who somebody is: the identity in an X.509 certificate of the authority, and its check.
+//!
+//! A certificate names its holder in one URI: `smqtt://TENANT/ROLE/ID/NAME`. The role is part of the
+//! name so that a broker's or an administrator's certificate never passes for a device's.
+
+use std::fmt;
+use std::time::Duration;
+
+use rustls_pki_types::{CertificateDer, UnixTime};
+use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
+
+use crate::crypto::sha256;
+
+/// Most characters of a device's name.
+pub const NAME_CHARS_MAX: usize = 64;
+/// Most bytes of a certificate that is looked at.
+pub const CERTIFICATE_BYTES_MAX: usize = 4096;
+
+/// What a holder of a certificate is to the system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Role {
+    /// Publishes and subscribes.
+    Device,
+    /// Carries messages it cannot read.
+    Broker,
+    /// Administers the authority.
+    Admin,
+    /// The authority itself: its HTTPS server and what signs bundles.
+    Authority,
+}
+
+impl Role {
+    /// The word in the URI.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Device => "device",
+            Self::Broker => "broker",
+            Self::Admin => "admin",
+            Self::Authority => "authority",
+        }
+    }
+
+    /// The role of this word.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Device, Self::Broker, Self::Admin, Self::Authority].into_iter().find(|r| r.name() == name)
+    }
+}
+
+macro_rules! hex_id {
+    ($(#[$doc:meta])* $name:ident, $bytes:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name(pub [u8; $bytes]);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.iter().try_for_each(|b| write!(f, "{b:02x}"))
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(self, f)
+            }
+        }
+
+        impl std::str::FromStr for $name {
+            type Err = IdentityError;
+
+            /// Lower-case hexadecimal digits, all of them.
+            fn from_str(text: &str) -> Result<Self, IdentityError> {
+                let mut out = [0; $bytes];
+                if text.len() != 2 * $bytes || text.bytes().any(|b| !matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+                    return Err(IdentityError::Id);
+                }
+                for (i, byte) in out.iter_mut().enumerate() {
+                    *byte = u8::from_str_radix(&text[2 * i..2 * i + 2], 16).map_err(|_| IdentityError::Id)?;
+                }
+                Ok(Self(out))
+            }
+        }
+    };
+}
+
+hex_id!(
+    /// A device's identifier: random, never used again.
+    DeviceId, 16
+);
+hex_id!(
+    /// A tenant's identifier: the first 8 bytes of its root's fingerprint.
+    TenantId, 8
+);
+hex_id!(
+    /// The SHA-256 of a root certificate's public key (SubjectPublicKeyInfo).
+    Fingerprint, 32
+);
+
+impl Fingerprint {
+    /// The tenant of the root with this fingerprint.
+    pub fn tenant(&self) -> TenantId {
+        TenantId(self.0[..8].try_into().expect("eight of 32 bytes"))
+    }
+}
+
+/// Why a name or certificate was not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum IdentityError {
+    /// Not of the form that device names have.
+    #[error("a name has 1 to {NAME_CHARS_MAX} letters, digits, `.`, `_` or `-`, and begins with a letter or digit")]
+    Name,
+    /// Not an identifier.
+    #[error("not an identifier: lower-case hexadecimal digits are expected")]
+    Id,
+    /// No X.509 certificate, or not one of an authority of ours.
+    #[error("not a certificate of an SMQTT authority")]
+    Malformed,
+    /// Does not chain to the root.
+    #[error("the certificate is not issued by this authority")]
+    UnknownIssuer,
+    /// Outside its validity.
+    #[error("the certificate was not valid at that time")]
+    NotValidThen,
+    /// For something else.
+    #[error("the certificate is for another use")]
+    OtherUse,
+}
+
+/// Checks a device's name.
+///
+/// # Errors
+/// [`IdentityError::Name`], saying what names look like.
+pub fn check_name(name: &str) -> Result<(), IdentityError> {
+    let fits = name.len() <= NAME_CHARS_MAX
+        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
+    if fits { Ok(()) } else { Err(IdentityError::Name) }
+}
+
+/// Whoever a certificate names.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Identity {
+    /// Whose authority.
+    pub tenant: TenantId,
+    /// What the holder is.
+    pub role: Role,
+    /// Which one.
+    pub id: DeviceId,
+    /// What people call it.
+    pub name: String,
+}
+
+impl Identity {
+    /// `smqtt://TENANT/ROLE/ID/NAME`
+    pub fn uri(&self) -> String {
+        format!("smqtt://{}/{}/{}/{}", self.tenant, self.role.name(), self.id, self.name)
+    }
+
+    /// Reads what `uri` wrote.
+    ///
+    /// # Errors
+    /// [`IdentityError`] for anything else.
+    pub fn from_uri(uri: &str) -> Result<Self, IdentityError> {
+        let rest = uri.strip_prefix("smqtt://").ok_or(IdentityError::Malformed)?;
+        let mut parts = rest.splitn(4, '/');
+        let mut next = || parts.next().ok_or(IdentityError::Malformed);
+        let (tenant, role, id, name) = (next()?, next()?, next()?, next()?);
+        check_name(name)?;
+        Ok(Self {
+            tenant: tenant.parse()?,
+            role: Role::from_name(role).ok_or(IdentityError::Malformed)?,
+            id: id.parse()?,
+            name: name.to_owned(),
+        })
+    }
+}
+
+/// A certificate that was checked: who it is, and with which key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VerifiedCertificate {
+    /// Who it names.
+    pub identity: Identity,
+    /// The P-256 public key, uncompressed, 65 bytes.
+    pub public_key: [u8; 65],
+}
+
+/// SubjectPublicKeyInfo of a P-256 key up to the point (RFC 5480).
+const P256_SPKI_PREFIX: [u8; 26] = [
+    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86,
+    0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
+];
+
+/// Reads the identity and key of a certificate **without** checking who issued it.
+///
+/// # Errors
+/// [`IdentityError::Malformed`] for anything but a P-256 certificate with one identity.
+pub fn read_certificate(der: &[u8]) -> Result<VerifiedCertificate, IdentityError> {
+    let der = CertificateDer::from(der);
+    identity_of(&parse(&der)?)
+}
+
+fn parse<'a>(der: &'a CertificateDer<'a>) -> Result<EndEntityCert<'a>, IdentityError> {
+    if der.len() > CERTIFICATE_BYTES_MAX {
+        return Err(IdentityError::Malformed);
+    }
+    EndEntityCert::try_from(der).map_err(|_| IdentityError::Malformed)
+}
+
+fn identity_of(certificate: &EndEntityCert<'_>) -> Result<VerifiedCertificate, IdentityError> {
+    let mut uris = certificate.valid_uri_names();
+    let (Some(uri), None) = (uris.next(), uris.next()) else { return Err(IdentityError::Malformed) };
+    let identity = Identity::from_uri(uri)?;
+    let spki = certificate.subject_public_key_info();
+    let point = spki.strip_prefix(&P256_SPKI_PREFIX).ok_or(IdentityError::Malformed)?;
+    let public_key = point.try_into().map_err(|_| IdentityError::Malformed)?;
+    Ok(VerifiedCertificate { identity, public_key })
+}
+
+/// Checks that `der` was issued by one of `roots` for use as a client, valid at `at` (seconds since
+/// 1970), and reads who it names.
+///
+/// # Errors
+/// [`IdentityError`], saying what does not hold.
+pub fn verify_certificate(
+    der: &[u8],
+    roots: &[Vec<u8>],
+    at: u64,
+) -> Result<VerifiedCertificate, IdentityError> {
+    let der = CertificateDer::from(der);
+    let certificate = parse(&der)?;
+    let roots: Vec<CertificateDer<'_>> = roots.iter().map(|r| CertificateDer::from(r.as_slice())).collect();
+    let anchors: Vec<_> = roots.iter().filter_map(|root| anchor_from_trusted_cert(root).ok()).collect();
+    certificate
+        .verify_for_usage(
+            &[webpki::aws_lc_rs::ECDSA_P256_SHA256],
+            &anchors,
+            &[],
+            UnixTime::since_unix_epoch(Duration::from_secs(at)),
+            KeyUsage::client_auth(),
+            None,
+            None,
+        )
+        .map_err(|error| match error {
+            webpki::Error::CertExpired { .. }
+            | webpki::Error::CertNotValidYet { .. }
+            | webpki::Error::InvalidCertValidity => IdentityError::NotValidThen,
+            webpki::Error::RequiredEkuNotFoundContext(_) | webpki::Error::CaUsedAsEndEntity => {
+                IdentityError::OtherUse
+            }
+            webpki::Error::BadDer => IdentityError::Malformed,
+            _ => IdentityError::UnknownIssuer,
+        })?;
+    let verified = identity_of(&certificate)?;
+    let of_a_root = roots
+        .iter()
+        .filter_map(|root| fingerprint(root).ok())
+        .any(|root| root.tenant() == verified.identity.tenant);
+    if of_a_root { Ok(verified) } else { Err(IdentityError::UnknownIssuer) }
+}
+
+/// The fingerprint of a (root) certificate.
+///
+/// # Errors
+/// [`IdentityError::Malformed`] for what is no certificate.
+pub fn fingerprint(der: &[u8]) -> Result<Fingerprint, IdentityError> {
+    let der = CertificateDer::from(der);
+    let certificate = parse(&der)?;
+    Ok(Fingerprint(sha256(&[&certificate.subject_public_key_info()])))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uri_round_trips_and_nothing_else_parses() {
+        let identity = Identity {
+            tenant: TenantId([7; 8]),
+            role: Role::Device,
+            id: DeviceId([9; 16]),
+            name: "sensor-1".into(),
+        };
+        let uri = identity.uri();
+        assert_eq!(Identity::from_uri(&uri).unwrap(), identity);
+        for bad in ["", "smqtt://", "smqtt://a/b/c/d", &format!("{uri}/x"), &uri.replace("device", "root")] {
+            assert!(Identity::from_uri(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn names_stay_simple() {
+        assert!(check_name("Sensor_1.a-b").is_ok());
+        for bad in ["", "-a", "a/b", "a b", "é", &"a".repeat(65)] {
+            assert_eq!(check_name(bad), Err(IdentityError::Name), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn garbage_is_no_certificate() {
+        for bad in [&b""[..], b"\x30\x00", &[0x30; 5000]] {
+            assert_eq!(read_certificate(bad), Err(IdentityError::Malformed));
+            assert_eq!(verify_certificate(bad, &[], 0), Err(IdentityError::Malformed));
+        }
+    }
+}

@@ -445,11 +445,6 @@ impl Label {
         })
     }
 
-    /// The label of these bytes, unchecked. Bytes that no constructor makes are a label nothing else has.
-    pub fn from_bytes(bytes: &[u8]) -> Self {
-        Self(bytes.into())
-    }
-
     /// Reads the bytes of a label, and refuses what none of the constructors makes.
     pub fn decode(bytes: &[u8]) -> Result<Self, AttributeError> {
         let label = Parts::decode(bytes)?.label();

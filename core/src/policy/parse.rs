@@ -40,7 +40,7 @@ pub enum ParseErrorKind {
         bytes: usize,
     },
     /// A character that has no meaning outside quotes.
-    #[error("unknown character `{}`", .found.escape_debug())]
+    #[error("unknown character `{}`", visible(*.found))]
     UnknownCharacter {
         /// The character.
         found: char,
@@ -341,6 +341,17 @@ struct Token<'a> {
     end: usize,
 }
 
+impl Token<'_> {
+    /// A name or a value, without its quotes.
+    fn word(&self) -> Option<&str> {
+        match &self.kind {
+            Kind::Word(word) => Some(word),
+            Kind::Quoted(word) => Some(word),
+            _ => None,
+        }
+    }
+}
+
 /// Recursive descent. Recursion follows the brackets, of which no more than [`DEPTH_MAX`] are open at a time.
 struct Parser<'a> {
     text: &'a str,
@@ -425,63 +436,69 @@ impl<'a> Parser<'a> {
             let flag = Attribute::flag(name).map_err(|error| self.error(token.start, error.into()))?;
             return self.counted(token, Leaf::Attribute(flag).into());
         };
-        let operator = (operator, self.next()?);
-        let value = self.next()?;
-        let word = match &value.kind {
-            Kind::Word(word) => *word,
-            Kind::Quoted(word) => word,
-            Kind::Placeholder(_) if operator.0 != Operator::Equal => {
-                return Err(self.placeholder_misplaced::<L>(&value));
-            }
-            Kind::Placeholder(number) => {
-                let leaf = self.placeholder(&value, name, number)?;
-                return self.counted(token, leaf);
-            }
-            Kind::Keyword(_) => {
-                let kind = ParseErrorKind::Keyword { word: self.written(&value), expected: "a value" };
-                return Err(self.error(value.start, kind));
-            }
-            _ => {
-                let (name, found) = (shortened(name), self.found(&value));
-                return Err(self.error(value.start, ParseErrorKind::MissingValue { name, found }));
-            }
-        };
-        let leaf = match operator.0 {
-            Operator::Equal => Attribute::from_value(name, word)
-                .map(Leaf::Attribute)
-                .map_err(|error| self.error(value.start, error.into()))?,
+        let (sign, value) = (self.next()?, self.next()?);
+        let leaf = match operator {
+            Operator::Equal => self.equality(name, &value)?,
             Operator::NotEqual => {
-                let kind = ParseErrorKind::NotEqual { name: self.written(token), value: decimal_u32(word) };
-                return Err(self.error(operator.1.start, kind));
-            }
-            comparison => {
-                let n = self.integer(&value, name, word)?;
-                let name = name.to_owned();
-                let leaf = match comparison {
-                    Operator::AtLeast => Some(Leaf::AtLeast { name, bound: n }),
-                    Operator::Above => n.checked_add(1).map(|bound| Leaf::AtLeast { name, bound }),
-                    Operator::AtMost => Some(Leaf::AtMost { name, bound: n }),
-                    _ => n.checked_sub(1).map(|bound| Leaf::AtMost { name, bound }),
+                let kind = ParseErrorKind::NotEqual {
+                    name: self.written(token),
+                    value: value.word().and_then(decimal_u32),
                 };
-                leaf.ok_or_else(|| {
+                return Err(self.error(sign.start, kind));
+            }
+            Operator::AtLeast | Operator::AtMost | Operator::Above | Operator::Below => {
+                if let Kind::Placeholder(_) = value.kind {
+                    return Err(self.placeholder_misplaced::<L>(&value));
+                }
+                let comparison = self.comparison(name, operator, &value)?.ok_or_else(|| {
                     let comparison = shortened(&self.text[token.start..value.end]);
                     self.error(token.start, ParseErrorKind::NoSuchValue { comparison })
-                })?
+                })?;
+                comparison.into()
             }
         };
-        self.counted(token, leaf.into())
+        self.counted(token, leaf)
     }
 
-    fn integer(&self, token: &Token<'a>, name: &str, word: &str) -> Result<u32, ParseError> {
-        decimal_u32(word).ok_or_else(|| {
-            let digits = word.bytes().all(|b| b.is_ascii_digit()) && !word.starts_with('0');
-            self.error(
-                token.start,
+    fn equality<L: ParsedLeaf>(&self, name: &str, value: &Token<'a>) -> Result<L, ParseError> {
+        let kind = match (&value.kind, value.word()) {
+            (Kind::Placeholder(number), _) => return self.placeholder(value, name, number),
+            (_, Some(word)) => match Attribute::from_value(name, word) {
+                Ok(attribute) => return Ok(Leaf::Attribute(attribute).into()),
+                Err(error) => error.into(),
+            },
+            (Kind::Keyword(_), None) => {
+                ParseErrorKind::Keyword { word: self.written(value), expected: "a value" }
+            }
+            (_, None) => ParseErrorKind::MissingValue { name: shortened(name), found: self.found(value) },
+        };
+        Err(self.error(value.start, kind))
+    }
+
+    /// The comparison, or nothing if no integer satisfies it.
+    fn comparison(
+        &self,
+        name: &str,
+        operator: Operator,
+        value: &Token<'a>,
+    ) -> Result<Option<Leaf>, ParseError> {
+        let word = value.word().unwrap_or_default();
+        let Some(n) = decimal_u32(word) else {
+            let digits = word.bytes().all(|b| b.is_ascii_digit()) && word.starts_with(|c| c > '0');
+            return Err(self.error(
+                value.start,
                 match digits {
                     true => ParseErrorKind::OutOfRange { found: shortened(word) },
-                    false => ParseErrorKind::NotAnInteger { name: shortened(name), found: self.found(token) },
+                    false => ParseErrorKind::NotAnInteger { name: shortened(name), found: self.found(value) },
                 },
-            )
+            ));
+        };
+        let name = name.to_owned();
+        Ok(match operator {
+            Operator::Above => n.checked_add(1).map(|bound| Leaf::AtLeast { name, bound }),
+            Operator::Below => n.checked_sub(1).map(|bound| Leaf::AtMost { name, bound }),
+            Operator::AtMost => Some(Leaf::AtMost { name, bound: n }),
+            _ => Some(Leaf::AtLeast { name, bound: n }),
         })
     }
 
@@ -677,6 +694,11 @@ impl<'a> Parser<'a> {
 /// The length of the first character, or of two of it.
 fn run(rest: &str, first: char) -> usize {
     rest.chars().take(2).take_while(|c| *c == first).map(char::len_utf8).sum()
+}
+
+/// A character as itself, or its escape if nobody could see it.
+fn visible(c: char) -> String {
+    if c == '\'' { c.to_string() } else { c.escape_debug().to_string() }
 }
 
 fn shortened(word: &str) -> String {

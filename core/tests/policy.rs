@@ -233,6 +233,8 @@ fn depth_counts_gates() {
     let deeper = Policy::new(nested(DEPTH_MAX + 1, leaf()));
     assert_eq!(deeper, Err(PolicyError::Formula(FormulaError::TooDeep)));
 
+    // Brackets side by side are not nested.
+    assert_eq!(policy(&["(a)"; 3 * DEPTH_MAX].join(" or ")).formula().depth(), 1);
     // Few brackets can still hide many gates.
     let text = format!("{}z{}", "2 of (x or y and ".repeat(20), ", v, w)".repeat(20));
     assert_eq!(Policy::parse(&text).unwrap_err().kind(), &ParseErrorKind::TooDeep);

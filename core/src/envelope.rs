@@ -321,9 +321,11 @@ fn enc_structure(protected: &[u8], aad: &[u8]) -> Vec<u8> {
     to_vec(|e| e.array(3)?.str("Encrypt0")?.bytes(protected)?.bytes(aad).map(drop))
 }
 
+/// RFC 9338, section 3.3: a COSE_Encrypt0 has no byte strings besides protected header and ciphertext,
+/// so the structure has no `other_fields` and the context no `V2`.
 fn to_be_signed(protected: &[u8], aad: &[u8], ciphertext: &[u8]) -> Vec<u8> {
     to_vec(|e| {
-        e.array(4)?.str("CounterSignature0V2")?.bytes(protected)?.bytes(aad)?.bytes(ciphertext).map(drop)
+        e.array(4)?.str("CounterSignature0")?.bytes(protected)?.bytes(aad)?.bytes(ciphertext).map(drop)
     })
 }
 

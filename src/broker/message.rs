@@ -132,7 +132,11 @@ impl Publication {
         self.message.attachment = Some(attachment);
     }
 
-    pub(crate) fn from_publish(publish: Publish, publisher: &Arc<Client>, now: impl FnOnce() -> Timestamp) -> Self {
+    pub(crate) fn from_publish(
+        publish: Publish,
+        publisher: &Arc<Client>,
+        now: impl FnOnce() -> Timestamp,
+    ) -> Self {
         let mut properties = publish.properties;
         properties.topic_alias = None;
         let expires_at = expiry(&mut properties, now);
@@ -160,7 +164,10 @@ impl Publication {
 }
 
 /// Takes the expiry interval out of the properties and turns it into a time.
-pub(crate) fn expiry(properties: &mut PublishProperties, now: impl FnOnce() -> Timestamp) -> Option<Timestamp> {
+pub(crate) fn expiry(
+    properties: &mut PublishProperties,
+    now: impl FnOnce() -> Timestamp,
+) -> Option<Timestamp> {
     let secs = properties.expiry_secs.take()?;
     Some(now().after(std::time::Duration::from_secs(secs.into())))
 }

@@ -1,14 +1,35 @@
 //! The broker: listeners, sessions, hooks and the state of MQTT, over an engine that fans messages out.
+//!
+//! A [`Broker`] is made from a [`Config`] and a list of [`Hook`]s; its caller binds the sockets and says when to stop.
+//! A [`BrokerHandle`] cuts connections, forgets sessions and publishes from inside.
 
 mod clock;
 mod config;
+mod connection;
+mod core;
+mod engine;
+mod fanout;
+mod handle;
+mod handshake;
 mod hook;
+mod listener;
 mod message;
+mod outbound;
+mod packets;
+mod retained;
+mod server;
+mod session;
+mod timers;
+mod transport;
+mod trie;
 
 pub use clock::Timestamp;
 pub use config::{Config, DefaultVerdict, EngineKind, Limits};
+pub use handle::{BrokerHandle, NewMessage, Stored, Whom};
 pub use hook::{
-    Admission, Client, ConnectRequest, ConnectVerdict, DeliverVerdict, Denial, Disconnection, Hook, HookFuture,
-    SubscribeRequest, Verdict,
+    Admission, Client, ConnectRequest, ConnectVerdict, DeliverVerdict, Denial, Disconnection, Hook,
+    HookFuture, SubscribeRequest, Verdict,
 };
+pub use listener::TlsSettings;
 pub use message::{Attachment, Delivery, Message, Origin, Publication};
+pub use server::{Broker, BrokerError};

@@ -76,8 +76,7 @@ fn connect(mut body: Reader) -> Decoded<Connect> {
     if has(0x01) {
         return Err(DecodeError::Malformed("reserved connect flag"));
     }
-    let will_qos =
-        QoS::from_bits(flags >> 3 & 3).ok_or(DecodeError::Malformed("will with QoS 3"))?;
+    let will_qos = QoS::from_bits(flags >> 3 & 3).ok_or(DecodeError::Malformed("will with QoS 3"))?;
     if !has(0x04) && (flags & 0x38) != 0 {
         return Err(DecodeError::Malformed("will options without a will"));
     }
@@ -246,7 +245,11 @@ fn unsuback(mut body: Reader, v5: bool) -> Decoded<Unsuback> {
         return Ok(Unsuback { packet_id, properties: AckProperties::default(), reasons: Vec::new() });
     }
     let properties = AckProperties::read(&mut body)?;
-    Ok(Unsuback { packet_id, properties, reasons: reasons(body, &[0x00, 0x11, 0x80, 0x83, 0x87, 0x8F, 0x91])? })
+    Ok(Unsuback {
+        packet_id,
+        properties,
+        reasons: reasons(body, &[0x00, 0x11, 0x80, 0x83, 0x87, 0x8F, 0x91])?,
+    })
 }
 
 fn reasons(mut body: Reader, allowed: &[u8]) -> Decoded<Vec<ReasonCode>> {
@@ -272,13 +275,12 @@ fn unsubscribe(mut body: Reader, v5: bool) -> Decoded<Unsubscribe> {
 }
 
 const DISCONNECT: &[u8] = &[
-    0x00, 0x04, 0x80, 0x81, 0x82, 0x83, 0x87, 0x89, 0x8B, 0x8D, 0x8E, 0x8F, 0x90, 0x93, 0x94, 0x95, 0x96, 0x97, 0x98,
-    0x99, 0x9A, 0x9B, 0x9C, 0x9D, 0x9E, 0x9F, 0xA0, 0xA1, 0xA2,
+    0x00, 0x04, 0x80, 0x81, 0x82, 0x83, 0x87, 0x89, 0x8B, 0x8D, 0x8E, 0x8F, 0x90, 0x93, 0x94, 0x95, 0x96,
+    0x97, 0x98, 0x99, 0x9A, 0x9B, 0x9C, 0x9D, 0x9E, 0x9F, 0xA0, 0xA1, 0xA2,
 ];
 
 fn disconnect(mut body: Reader, v5: bool) -> Decoded<Disconnect> {
-    let mut packet =
-        Disconnect { reason: ReasonCode::Success, properties: DisconnectProperties::default() };
+    let mut packet = Disconnect { reason: ReasonCode::Success, properties: DisconnectProperties::default() };
     if v5 && !body.is_empty() {
         packet.reason = reason(&mut body, DISCONNECT)?;
         if !body.is_empty() {

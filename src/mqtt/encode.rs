@@ -237,7 +237,13 @@ impl PublishHead {
         1 + varint_len(remaining) + remaining
     }
 
-    fn remaining(&self, version: Version, topic: &Text, properties: &WireProperties, payload: &[u8]) -> usize {
+    fn remaining(
+        &self,
+        version: Version,
+        topic: &Text,
+        properties: &WireProperties,
+        payload: &[u8],
+    ) -> usize {
         let id = if self.qos == QoS::AtMostOnce { 0 } else { 2 };
         let properties = match version {
             Version::V3 => 0,

@@ -26,12 +26,13 @@ pub use encode::{PublishHead, WireProperties};
 pub use error::{DecodeError, EncodeError};
 pub use frame::{FRAME_BYTES_MAX, Frame, Limits, split_frame};
 pub use packet::{
-    Ack, Auth, Connack, Connect, Disconnect, Packet, Publish, RetainHandling, Suback, Subscribe, Subscription,
-    SubscriptionOptions, Unsuback, Unsubscribe, Will,
+    Ack, Auth, Connack, Connect, Disconnect, Packet, Publish, RetainHandling, Suback, Subscribe,
+    Subscription, SubscriptionOptions, Unsuback, Unsubscribe, Will,
 };
 pub use property::{
-    AckProperties, AuthProperties, ConnackProperties, ConnectProperties, DisconnectProperties, PublishProperties,
-    SubscribeProperties, SubscriptionId, UnsubscribeProperties, UserProperties, WillProperties,
+    AckProperties, AuthProperties, ConnackProperties, ConnectProperties, DisconnectProperties,
+    PublishProperties, SubscribeProperties, SubscriptionId, UnsubscribeProperties, UserProperties,
+    WillProperties,
 };
 pub use reason::ReasonCode;
 pub use text::Text;

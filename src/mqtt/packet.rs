@@ -3,8 +3,9 @@
 use bytes::Bytes;
 
 use super::{
-    AckProperties, AuthProperties, ConnackProperties, ConnectProperties, DisconnectProperties, PublishProperties,
-    QoS, ReasonCode, SubscribeProperties, Text, UnsubscribeProperties, Version, WillProperties,
+    AckProperties, AuthProperties, ConnackProperties, ConnectProperties, DisconnectProperties,
+    PublishProperties, QoS, ReasonCode, SubscribeProperties, Text, UnsubscribeProperties, Version,
+    WillProperties,
 };
 
 /// One MQTT control packet.

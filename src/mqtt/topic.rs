@@ -97,9 +97,14 @@ mod tests {
         ] {
             assert!(filter_matches(filter, topic), "{filter} {topic}");
         }
-        for (filter, topic) in
-            [("sport/+", "sport"), ("+", "/finance"), ("#", "$SYS/a"), ("+/a", "$SYS/a"), ("a/b", "a"), ("a", "a/b")]
-        {
+        for (filter, topic) in [
+            ("sport/+", "sport"),
+            ("+", "/finance"),
+            ("#", "$SYS/a"),
+            ("+/a", "$SYS/a"),
+            ("a/b", "a"),
+            ("a", "a/b"),
+        ] {
             assert!(!filter_matches(filter, topic), "{filter} {topic}");
         }
     }
@@ -107,7 +112,10 @@ mod tests {
     #[test]
     fn shared_filters_need_group_and_filter() {
         assert_eq!(SharedFilter::parse("a/b"), None);
-        assert_eq!(SharedFilter::parse("$share/g/a/#"), Some(Some(SharedFilter { group: "g", filter: "a/#" })));
+        assert_eq!(
+            SharedFilter::parse("$share/g/a/#"),
+            Some(Some(SharedFilter { group: "g", filter: "a/#" }))
+        );
         for bad in ["$share/g", "$share//a", "$share/g/", "$share/g+/a", "$share/g/a/#/b"] {
             assert_eq!(SharedFilter::parse(bad), Some(None), "{bad}");
         }

@@ -30,7 +30,11 @@ impl Reader {
 
     /// Fails unless everything has been read.
     pub(super) fn finish(self) -> Read<()> {
-        if self.0.is_empty() { Ok(()) } else { Err(DecodeError::Malformed("bytes after the end of the packet")) }
+        if self.0.is_empty() {
+            Ok(())
+        } else {
+            Err(DecodeError::Malformed("bytes after the end of the packet"))
+        }
     }
 
     pub(super) fn u8(&mut self) -> Read<u8> {
@@ -97,7 +101,11 @@ pub(super) fn varint(bytes: &[u8]) -> Read<Option<(usize, usize)>> {
             return Ok(Some((value, index + 1)));
         }
     }
-    if bytes.len() >= 4 { Err(DecodeError::Malformed("variable byte integer exceeds four bytes")) } else { Ok(None) }
+    if bytes.len() >= 4 {
+        Err(DecodeError::Malformed("variable byte integer exceeds four bytes"))
+    } else {
+        Ok(None)
+    }
 }
 
 /// Bytes that [`put_varint`] writes for `value`.

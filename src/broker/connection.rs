@@ -1,0 +1,328 @@
+//! One connection after CONNACK: reads packets, writes what its session has, until one side ends it.
+
+use std::{
+    future::Future,
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::time::{Instant, Sleep};
+
+use super::{
+    core::{Core, RouteCache},
+    fanout::Routed,
+    hook::{Client, Disconnection},
+    outbound::Outbound,
+    session::{Control, Ending, Session, outgoing::Sending},
+    transport::{OUT_BYTES_HIGH, Stream, Transport},
+};
+use crate::mqtt::{Disconnect, DisconnectProperties, Limits, Packet, ReasonCode, Text, Version};
+
+/// Deliveries taken from the queue at a time.
+const BATCH_MAX: usize = 256;
+
+/// One connection that was let in.
+pub(crate) struct Connection<S> {
+    pub(super) core: Arc<Core>,
+    pub(super) transport: Transport<S>,
+    pub(super) client: Arc<Client>,
+    pub(super) session: Arc<Session>,
+    pub(super) guard: Guard,
+    control: Arc<Control>,
+    limits: Limits,
+    keep_alive: Option<KeepAlive>,
+    pub(super) outbound: Outbound,
+    pub(super) inbound: Inbound,
+    sending: Vec<Sending>,
+}
+
+/// What a connection knows about the messages that it brings.
+#[derive(Default)]
+pub(super) struct Inbound {
+    /// Topic for each alias; the first is alias 1.
+    pub(super) aliases: Vec<Option<Text>>,
+    pub(super) routes: RouteCache,
+    /// Accepted and not yet handed to the engine.
+    pub(super) batch: Vec<Routed>,
+}
+
+/// What the handshake found out.
+pub(crate) struct Admitted<S> {
+    pub(crate) core: Arc<Core>,
+    pub(crate) transport: Transport<S>,
+    pub(crate) client: Arc<Client>,
+    pub(crate) session: Arc<Session>,
+    pub(crate) control: Arc<Control>,
+    pub(crate) keep_alive: Option<Duration>,
+    pub(crate) outbound: Outbound,
+    /// Expiry that CONNECT asked for, before the broker's bound.
+    pub(crate) session_expiry_secs: u32,
+}
+
+/// Why a connection ends.
+#[derive(Debug)]
+pub(crate) enum Close {
+    /// The client said DISCONNECT.
+    Client(ReasonCode),
+    /// The broker ends it and says why, where the version can.
+    Broker(ReasonCode, Text),
+    /// The stream ended or broke.
+    Broken(Option<io::Error>),
+}
+
+impl Close {
+    pub(super) fn broker(reason: ReasonCode, text: &str) -> Self {
+        Self::Broker(reason, text.into())
+    }
+}
+
+/// Detaches the session and tells the hooks, also if the connection's task is dropped or panics.
+pub(crate) struct Guard {
+    core: Arc<Core>,
+    client: Arc<Client>,
+    session: Arc<Session>,
+    ending: Ending,
+    end: Disconnection,
+    pub(super) session_expiry_secs: u32,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.core.detach(&self.session, self.client.connection, self.ending);
+        self.core.hooks.disconnect(&self.client, self.end);
+        let (reason, by_client) = (self.end.reason, self.end.by_client);
+        tracing::info!(client = %self.client.client_id, connection = self.client.connection, ?reason, by_client, "disconnected");
+    }
+}
+
+struct KeepAlive {
+    /// 1.5 times what the client said.
+    patience: Duration,
+    heard: Instant,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl KeepAlive {
+    /// Ready when the client has been silent for too long.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.timer.as_mut().poll(cx).is_ready() {
+            // The timer is moved only when it fires: packets come much more often.
+            let deadline = self.heard + self.patience;
+            if deadline <= Instant::now() {
+                return Poll::Ready(());
+            }
+            self.timer.as_mut().reset(deadline);
+        }
+        Poll::Pending
+    }
+}
+
+impl<S: Stream> Connection<S> {
+    pub(crate) fn new(admitted: Admitted<S>) -> Self {
+        let Admitted { core, transport, client, session, control, keep_alive, outbound, session_expiry_secs } =
+            admitted;
+        let guard = Guard {
+            core: core.clone(),
+            client: client.clone(),
+            session: session.clone(),
+            ending: Ending { discard_will: false },
+            end: Disconnection { reason: ReasonCode::UnspecifiedError, by_client: false },
+            session_expiry_secs,
+        };
+        let limits = Limits { packet_bytes_max: core.config.limits.packet_bytes_max };
+        let keep_alive = keep_alive.map(|keep_alive| {
+            let patience = keep_alive + keep_alive / 2;
+            let heard = Instant::now();
+            KeepAlive { patience, heard, timer: Box::pin(tokio::time::sleep_until(heard + patience)) }
+        });
+        Self {
+            core,
+            transport,
+            client,
+            session,
+            guard,
+            control,
+            limits,
+            keep_alive,
+            outbound,
+            inbound: Inbound::default(),
+            sending: Vec::new(),
+        }
+    }
+
+    /// Serves the client until the connection ends.
+    pub(crate) async fn run(mut self) {
+        let close = self.serve().await;
+        let Self { core, mut transport, client, mut guard, .. } = self;
+        match &close {
+            Close::Client(reason) => {
+                // DISCONNECT with any reason but 0 leaves the will in force (section 3.14.2.1).
+                guard.ending.discard_will = *reason == ReasonCode::Success;
+                guard.end = Disconnection { reason: *reason, by_client: true };
+            }
+            Close::Broker(reason, text) => {
+                guard.end.reason = *reason;
+                tracing::debug!(connection = client.connection, ?reason, %text, "closing");
+                if client.version == Version::V5 {
+                    let mut properties = DisconnectProperties::default();
+                    if !text.is_empty() {
+                        properties.reason_string = Some(text.clone());
+                    }
+                    let packet = Packet::Disconnect(Disconnect { reason: *reason, properties });
+                    transport.queue(&packet, client.version);
+                }
+            }
+            Close::Broken(error) => {
+                tracing::debug!(connection = client.connection, ?error, "connection lost");
+            }
+        }
+        // The session is free, and its will under way, before the rest is written to a peer that may be slow.
+        drop(guard);
+        if !matches!(close, Close::Broken(_)) {
+            let _ = tokio::time::timeout(core.config.limits.close_timeout, transport.close()).await;
+        }
+    }
+
+    async fn serve(&mut self) -> Close {
+        loop {
+            if let Some((reason, text)) = self.control.kicked() {
+                return Close::Broker(*reason, text.clone());
+            }
+            if let Err(close) = self.read_packets().await {
+                return close;
+            }
+            self.fill();
+            if let Err(close) = std::future::poll_fn(|cx| self.poll(cx)).await {
+                return close;
+            }
+        }
+    }
+
+    /// Handles every packet that has arrived, then hands the messages among them to the engine in one go.
+    async fn read_packets(&mut self) -> Result<(), Close> {
+        if self.transport.input().is_empty() {
+            return Ok(());
+        }
+        let done = self.handle_packets();
+        if !self.inbound.batch.is_empty() {
+            self.core.submit(std::mem::take(&mut self.inbound.batch));
+        }
+        done?;
+        if let Some(engine) = self.core.engine.get()
+            && engine.is_full()
+        {
+            engine.room().await;
+        }
+        Ok(())
+    }
+
+    fn handle_packets(&mut self) -> Result<(), Close> {
+        loop {
+            match self.transport.next_packet(self.client.version, self.limits) {
+                Ok(Some(packet)) => self.handle(packet)?,
+                Ok(None) => return Ok(()),
+                Err(error) => {
+                    return Err(Close::Broker(error.reason(), error.to_string().into()));
+                }
+            }
+        }
+    }
+
+    /// Encodes what the session has, until there is enough to write for now.
+    fn fill(&mut self) {
+        while self.transport.out.len() < OUT_BYTES_HIGH {
+            {
+                let mut state = self.session.lock();
+                let state = &mut *state;
+                let Some(link) =
+                    state.link.as_mut().filter(|link| link.client.connection == self.client.connection)
+                else {
+                    return;
+                };
+                while let Some(mut ack) = link.acks.next() {
+                    self.outbound.trim(&mut ack);
+                    self.transport.queue(&ack, self.client.version);
+                }
+                state.outgoing.take(link.inflight_max, BATCH_MAX, &mut self.sending);
+            }
+            if self.sending.is_empty() {
+                return;
+            }
+            let mut unsent = Vec::new();
+            for sending in self.sending.drain(..) {
+                let out = &mut self.transport.out;
+                unsent.extend(self.outbound.write(&self.core, &self.client, sending, out));
+            }
+            if !unsent.is_empty() {
+                let mut state = self.session.lock();
+                if state.link_of(self.client.connection).is_some() {
+                    unsent.into_iter().for_each(|packet_id| state.outgoing.forget(packet_id));
+                }
+            }
+        }
+    }
+
+    /// Waits for something to do: bytes from the client, room to write, work in the session, an order to end.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Close>> {
+        let broken = |error| Close::Broken(Some(error));
+        let mut progress = false;
+        if self.transport.is_writing() {
+            match self.transport.poll_write(cx) {
+                Poll::Ready(Ok(())) => progress = true,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(broken(error))),
+                Poll::Pending => {}
+            }
+        }
+        // Who does not read what it is sent gets no more said: its packets wait in its socket.
+        if self.transport.out.len() < OUT_BYTES_HIGH {
+            match self.transport.poll_read(cx) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(Close::Broken(None))),
+                Poll::Ready(Ok(_)) => {
+                    if let Some(keep_alive) = &mut self.keep_alive {
+                        keep_alive.heard = Instant::now();
+                    }
+                    progress = true;
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(broken(error))),
+                Poll::Pending => {}
+            }
+        }
+        if !progress {
+            self.transport.relax();
+        }
+        progress |= self.poll_session(cx);
+        if let Some(keep_alive) = &mut self.keep_alive
+            && keep_alive.poll(cx).is_ready()
+        {
+            let text = "nothing heard for 1.5 times the keep alive";
+            return Poll::Ready(Err(Close::broker(ReasonCode::KeepAliveTimeout, text)));
+        }
+        if progress { Poll::Ready(Ok(())) } else { Poll::Pending }
+    }
+
+    /// Whether the session has something to write and there is room for it, or the connection must end.
+    fn poll_session(&self, cx: &mut Context<'_>) -> bool {
+        let mut state = self.session.lock();
+        let state = &mut *state;
+        let link = state.link.as_mut().filter(|link| link.client.connection == self.client.connection);
+        let Some(link) = link else {
+            // Taken over or discarded, which sets the order first.
+            return self.control.kicked().is_some();
+        };
+        let has_work = link.acks.has_work() || state.outgoing.has_work(link.inflight_max);
+        if has_work && self.transport.out.len() < OUT_BYTES_HIGH {
+            return true;
+        }
+        if self.control.kicked().is_some() {
+            return true;
+        }
+        match &mut link.waker {
+            Some(waker) => waker.clone_from(cx.waker()),
+            none => *none = Some(cx.waker().clone()),
+        }
+        false
+    }
+}

@@ -1,0 +1,365 @@
+//! What all connections of a broker share, and what happens to messages and sessions there.
+
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use hashbrown::HashMap;
+use parking_lot::{Mutex, RwLock};
+
+use super::{
+    clock::Clock,
+    config::Config,
+    engine::Engine,
+    fanout::{self, AckToken, Routed},
+    hook::{Client, Denial, Hooks},
+    message::{Message, Origin, Publication},
+    retained::Retained,
+    session::{Aftermath, Control, Ending, Link, PendingWill, Session, Subscribed, outgoing::Queued},
+    timers::Timers,
+    trie::{Targets, Trie},
+};
+use crate::mqtt::{QoS, ReasonCode, RetainHandling, SharedFilter, Text};
+
+pub(crate) struct Core {
+    pub(crate) config: Config,
+    pub(crate) hooks: Hooks,
+    pub(crate) clock: Clock,
+    pub(crate) timers: Timers,
+    pub(crate) engine: OnceLock<Box<dyn Engine>>,
+    pub(crate) connections: AtomicUsize,
+    /// Raised by every revocation, so that a CONNECT under way asks its hooks again.
+    pub(crate) revocations: AtomicU64,
+    next_connection: AtomicU64,
+    trie: RwLock<Trie>,
+    /// Raised by every change of the trie.
+    trie_version: AtomicU64,
+    retained: RwLock<Retained>,
+    sessions: Mutex<HashMap<Text, Arc<Session>>>,
+}
+
+/// What a connection brings to its session.
+pub(crate) struct Attaching {
+    pub(crate) client: Arc<Client>,
+    pub(crate) control: Arc<Control>,
+    pub(crate) clean_start: bool,
+    pub(crate) expiry: Option<Duration>,
+    pub(crate) inflight_max: u16,
+    pub(crate) will: Option<PendingWill>,
+}
+
+/// What a publisher remembers about the topics it publishes to.
+#[derive(Default)]
+pub(crate) struct RouteCache(HashMap<Text, (u64, Arc<Targets>)>);
+
+/// Topics that a publisher remembers.
+const ROUTES_MAX: usize = 32;
+
+impl Core {
+    pub(crate) fn new(config: Config, hooks: Hooks) -> Self {
+        Self {
+            config,
+            hooks,
+            clock: Clock::new(),
+            timers: Timers::default(),
+            engine: OnceLock::new(),
+            connections: AtomicUsize::new(0),
+            revocations: AtomicU64::new(0),
+            next_connection: AtomicU64::new(1),
+            trie: RwLock::default(),
+            trie_version: AtomicU64::new(0),
+            retained: RwLock::default(),
+            sessions: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn next_connection(&self) -> u64 {
+        self.next_connection.fetch_add(1, Ordering::Relaxed)
+    }
+
+    // ---- messages
+
+    /// Asks the hooks, keeps the message if it is to be retained, and finds out who gets it.
+    pub(crate) fn accept(
+        &self,
+        mut publication: Publication,
+        client: &Client,
+        routes: &mut RouteCache,
+    ) -> Result<(Arc<Message>, Arc<Targets>), Denial> {
+        self.hooks.publish(client, &mut publication)?;
+        self.route(publication, routes)
+    }
+
+    /// [`accept`](Self::accept) without asking the hooks.
+    pub(crate) fn route(
+        &self,
+        publication: Publication,
+        routes: &mut RouteCache,
+    ) -> Result<(Arc<Message>, Arc<Targets>), Denial> {
+        let message = publication.accept().map_err(|_| {
+            Denial::new(ReasonCode::ImplementationSpecificError, "a hook made a property that does not fit")
+        })?;
+        if message.retain && !self.retained.write().set(&message, &self.config.limits) {
+            tracing::warn!("no room for a retained message");
+            return Err(Denial::new(ReasonCode::QuotaExceeded, "no room for retained messages"));
+        }
+        let targets = self.targets(&message.topic, routes);
+        Ok((message, targets))
+    }
+
+    fn targets(&self, topic: &Text, routes: &mut RouteCache) -> Arc<Targets> {
+        let version = self.trie_version.load(Ordering::Acquire);
+        if let Some((known, targets)) = routes.0.get(topic)
+            && *known == version
+        {
+            return targets.clone();
+        }
+        let targets = Arc::new(self.trie.read().matches(topic));
+        if routes.0.len() >= ROUTES_MAX {
+            routes.0.clear();
+        }
+        routes.0.insert(topic.detached(), (version, targets.clone()));
+        targets
+    }
+
+    /// Hands accepted messages to the engine.
+    pub(crate) fn submit(&self, batch: Vec<Routed>) {
+        match self.engine.get() {
+            Some(engine) => engine.submit(batch),
+            None => fanout::fan_out(batch, &self.config.limits),
+        }
+    }
+
+    /// Publishes on behalf of the broker itself; hooks are not asked.
+    pub(crate) fn publish_internal(&self, publication: Publication) -> Result<(), Denial> {
+        let (message, targets) = self.route(publication, &mut RouteCache::default())?;
+        if !targets.is_empty() {
+            self.submit(vec![Routed { message, targets, from: 0, ack: None::<AckToken> }]);
+        }
+        Ok(())
+    }
+
+    fn publish_will(&self, will: PendingWill, from: u64) {
+        let PendingWill { mut publication, client, expiry, .. } = will;
+        publication.origin = Origin::Will;
+        publication.message.expires_at = expiry.map(|expiry| self.clock.now().after(expiry));
+        match self.accept(publication, &client, &mut RouteCache::default()) {
+            Ok((_, targets)) if targets.is_empty() => {}
+            Ok((message, targets)) => self.submit(vec![Routed { message, targets, from, ack: None }]),
+            Err(denial) => {
+                tracing::info!(client = %client.client_id, reason = ?denial.reason, text = denial.text, "will refused");
+            }
+        }
+    }
+
+    // ---- subscriptions
+
+    /// Adds or replaces a subscription that was allowed, and queues the retained messages that belong to it.
+    pub(crate) fn subscribe(&self, session: &Arc<Session>, filter: &Text, subscribed: Subscribed) {
+        let (group, plain) = split(filter);
+        let is_new = {
+            let mut state = session.lock();
+            if state.ended {
+                return;
+            }
+            // Under the session's lock, so that an end of the session removes it.
+            self.trie.write().insert(plain, group, session, subscribed);
+            self.trie_version.fetch_add(1, Ordering::Release);
+            state.subscriptions.insert(filter.detached(), subscribed).is_none()
+        };
+        let wanted = match subscribed.options.retain_handling {
+            RetainHandling::Send => true,
+            RetainHandling::SendIfNew => is_new,
+            RetainHandling::DoNotSend => false,
+        };
+        if !wanted || group.is_some() {
+            return;
+        }
+        let ids = subscribed.id.map(|id| Arc::from([id]));
+        let found = self.retained.read().matching(plain, self.clock.now());
+        if found.is_empty() {
+            return;
+        }
+        let own = |message: &Message| {
+            message.publisher.as_ref().is_some_and(|publisher| publisher.client_id == session.client_id)
+        };
+        let set = found
+            .into_iter()
+            .filter(|message| !(subscribed.options.no_local && own(message)))
+            .map(|message| Queued {
+                qos: message.qos.min(subscribed.options.qos),
+                message,
+                retain: true,
+                retained: true,
+                ids: ids.clone(),
+            })
+            .collect();
+        session.lock().outgoing.offer_retained(set, &self.config.limits);
+    }
+
+    /// Removes a subscription; whether there was one.
+    pub(crate) fn unsubscribe(&self, session: &Session, filter: &Text) -> bool {
+        let mut state = session.lock();
+        if state.subscriptions.remove(filter).is_none() {
+            return false;
+        }
+        let (group, plain) = split(filter);
+        self.trie.write().remove(plain, group, session.key);
+        self.trie_version.fetch_add(1, Ordering::Release);
+        true
+    }
+
+    // ---- sessions
+
+    /// Finds or makes the session of a client that was let in. The flag says whether a stored one goes on.
+    pub(crate) fn attach(&self, attaching: Attaching) -> Result<(Arc<Session>, bool), Denial> {
+        let Attaching { client, control, clean_start, expiry, inflight_max, will } = attaching;
+        let link =
+            Link { client: client.clone(), control, acks: Default::default(), inflight_max, waker: None };
+        let now = self.clock.now();
+        let mut settle = None;
+        let attached = {
+            let mut sessions = self.sessions.lock();
+            let existing = sessions.get(&client.client_id).cloned();
+            if let Some(session) = &existing {
+                if session.owner != client.identity {
+                    let text = "the client id belongs to somebody else";
+                    return Err(Denial::new(ReasonCode::ClientIdentifierNotValid, text));
+                }
+            } else if sessions.len() >= self.config.limits.sessions_max {
+                return Err(Denial::new(ReasonCode::QuotaExceeded, "too many sessions"));
+            }
+            let resumed = existing.and_then(|session| {
+                let mut state = session.lock();
+                let mut aftermath = if state.link.is_some() {
+                    state.kick(ReasonCode::SessionTakenOver, "another connection uses this client id");
+                    state.detach(now, Ending { discard_will: false })
+                } else {
+                    state.look_again(now)
+                };
+                if clean_start && !aftermath.ended {
+                    let end = state.end();
+                    aftermath = Aftermath { will: aftermath.will.or(end.will), ..end };
+                }
+                let goes_on = !aftermath.ended;
+                drop(state);
+                settle = Some((session.clone(), aftermath));
+                goes_on.then_some(session)
+            });
+            match resumed {
+                Some(session) => {
+                    session.lock().attach(link, expiry, will);
+                    (session, true)
+                }
+                None => {
+                    let session =
+                        Arc::new(Session::new(client.client_id.detached(), client.identity.clone()));
+                    session.lock().attach(link, expiry, will);
+                    sessions.insert(session.client_id.clone(), session.clone());
+                    (session, false)
+                }
+            }
+        };
+        if let Some((session, mut aftermath)) = settle {
+            // The session is in use again if it goes on: nothing to look at later.
+            aftermath.look_again_at = None;
+            self.settle(&session, aftermath);
+        }
+        Ok(attached)
+    }
+
+    /// A connection has ended. Does nothing if another has taken the session over, or if it was discarded.
+    pub(crate) fn detach(&self, session: &Arc<Session>, connection: u64, ending: Ending) {
+        let aftermath = {
+            let mut state = session.lock();
+            if state.link_of(connection).is_none() {
+                return;
+            }
+            state.detach(self.clock.now(), ending)
+        };
+        self.settle(session, aftermath);
+    }
+
+    /// Time has passed for a session without a connection.
+    pub(crate) fn look_again(&self, session: &Arc<Session>) {
+        let aftermath = session.lock().look_again(self.clock.now());
+        self.settle(session, aftermath);
+    }
+
+    fn settle(&self, session: &Arc<Session>, aftermath: Aftermath) {
+        if aftermath.ended {
+            let subscriptions = std::mem::take(&mut session.lock().subscriptions);
+            if !subscriptions.is_empty() {
+                let mut trie = self.trie.write();
+                for filter in subscriptions.keys() {
+                    let (group, plain) = split(filter);
+                    trie.remove(plain, group, session.key);
+                }
+                self.trie_version.fetch_add(1, Ordering::Release);
+            }
+            let mut sessions = self.sessions.lock();
+            // A new session may be there under the same client id.
+            if sessions.get(&session.client_id).is_some_and(|there| there.key == session.key) {
+                sessions.remove(&session.client_id);
+            }
+        }
+        if let Some(at) = aftermath.look_again_at {
+            self.timers.add(at, session);
+        }
+        if let Some(will) = aftermath.will {
+            self.publish_will(will, session.key);
+        }
+    }
+
+    /// All sessions, connected or stored.
+    pub(crate) fn sessions(&self) -> Vec<Arc<Session>> {
+        self.sessions.lock().values().cloned().collect()
+    }
+
+    pub(crate) fn session(&self, client_id: &str) -> Option<Arc<Session>> {
+        self.sessions.lock().get(client_id).cloned()
+    }
+
+    /// Ends a session at once: connection, subscriptions, queue, will.
+    pub(crate) fn discard(&self, session: &Arc<Session>, reason: ReasonCode, text: &str) {
+        let mut aftermath = {
+            let mut state = session.lock();
+            state.kick(reason, text);
+            state.link = None;
+            state.end()
+        };
+        aftermath.will = None;
+        self.settle(session, aftermath);
+    }
+
+    /// Undoes an attach that must not stand.
+    pub(crate) fn discard_link(&self, session: &Arc<Session>, connection: u64) {
+        self.detach(session, connection, Ending { discard_will: true });
+    }
+
+    /// Forgets retained messages that have expired.
+    pub(crate) fn sweep(&self) {
+        self.retained.write().sweep(self.clock.now());
+    }
+}
+
+/// Group and filter of a subscription that was found valid.
+fn split(filter: &str) -> (Option<&str>, &str) {
+    match SharedFilter::parse(filter) {
+        Some(Some(shared)) => (Some(shared.group), shared.filter),
+        _ => (None, filter),
+    }
+}
+
+/// Reason to grant a QoS with.
+pub(crate) fn granted(qos: QoS) -> ReasonCode {
+    match qos {
+        QoS::AtMostOnce => ReasonCode::Success,
+        QoS::AtLeastOnce => ReasonCode::GrantedQoS1,
+        QoS::ExactlyOnce => ReasonCode::GrantedQoS2,
+    }
+}

@@ -1,0 +1,236 @@
+//! rumqttd's router, embedded, as the bus.
+//!
+//! One link publishes to one topic and subscribes to it, all at QoS 0, so the router sees one filter and one topic for
+//! ever: it scans filters linearly, keeps every topic it has seen, and panics on topics that are not ASCII. Payloads
+//! pass through the router; what it cannot carry (receivers, attachments) waits here under the offset that the router's
+//! log gives the message. A jump in the offsets is a message that the log's ring overwrote; a closed link is a router
+//! that died. Either way what waits here is delivered without the router, in order, and a new router is started.
+
+use std::{
+    collections::VecDeque,
+    future::Future,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use rumqttd::{
+    Notification, Router, RouterConfig,
+    local::{LinkBuilder, LinkError, LinkRx, LinkTx},
+    protocol::{Packet, Publish},
+};
+use tokio::{sync::Notify, task::JoinHandle};
+
+use super::{Engine, Sink};
+use crate::broker::fanout::Routed;
+
+/// The only topic that the router ever sees.
+const TOPIC: &str = "smqtt/node";
+/// Messages under way beyond which publishers wait.
+const UNDERWAY_MESSAGES_MAX: usize = 8_192;
+/// Payload bytes under way beyond which publishers wait.
+const UNDERWAY_BYTES_MAX: usize = 2 << 20;
+/// The router's ring. It keeps payloads until it is overwritten, so it is no larger than what is under way needs.
+const SEGMENT_BYTES: usize = 1 << 20;
+const SEGMENTS: usize = 8;
+/// Pause before another attempt after a router could not be started.
+const RESTART_PAUSE: Duration = Duration::from_secs(1);
+
+pub(crate) struct Rumqttd {
+    shared: Arc<Shared>,
+    pump: JoinHandle<()>,
+}
+
+struct Shared {
+    way: Mutex<Way>,
+    room: Notify,
+    sink: Sink,
+}
+
+/// What was handed to the router and has not come back.
+struct Way {
+    /// `None` while there is no router; the sink is then used directly.
+    link: Option<LinkTx>,
+    /// Offset that the router will give to the next message.
+    next_offset: u64,
+    underway: VecDeque<Routed>,
+    underway_bytes: usize,
+}
+
+impl Rumqttd {
+    /// Starts a router and the task that takes back what it gives. Needs a tokio runtime.
+    pub(crate) fn start(sink: Sink) -> Result<Self, LinkError> {
+        let (link, rx) = start_router()?;
+        let way = Way { link: Some(link), next_offset: 0, underway: VecDeque::new(), underway_bytes: 0 };
+        let shared = Arc::new(Shared { way: Mutex::new(way), room: Notify::new(), sink });
+        let pump = tokio::spawn(pump(shared.clone(), rx));
+        Ok(Self { shared, pump })
+    }
+}
+
+impl Drop for Rumqttd {
+    fn drop(&mut self) {
+        self.pump.abort();
+    }
+}
+
+impl Engine for Rumqttd {
+    fn submit(&self, batch: Vec<Routed>) {
+        let mut way = self.shared.way.lock();
+        let way = &mut *way;
+        let Some(link) = &mut way.link else { return (self.shared.sink)(batch) };
+        let mut packets: Vec<Packet> = Vec::with_capacity(batch.len());
+        for routed in batch {
+            let payload = routed.message.payload.clone();
+            packets.push(Packet::Publish(
+                Publish::new(Bytes::from_static(TOPIC.as_bytes()), payload, false),
+                None,
+            ));
+            way.underway_bytes += routed.message.payload.len();
+            way.next_offset += 1;
+            way.underway.push_back(routed);
+        }
+        let Some(last) = packets.pop() else { return };
+        let mut buffer = link.buffer();
+        if !buffer.is_empty() {
+            // The router has been told and has not looked yet: it will find these too.
+            buffer.extend(packets);
+            buffer.push_back(last);
+            return;
+        }
+        buffer.extend(packets);
+        drop(buffer);
+        // It never waits: at most one event is in the router's queue of a thousand. An error is a dead router, which
+        // `pump` notices too; what is under way stays until then.
+        let _ = now(link.send(last));
+    }
+
+    fn is_full(&self) -> bool {
+        self.shared.way.lock().is_full()
+    }
+
+    fn room(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(async {
+            loop {
+                let notified = self.shared.room.notified();
+                if !self.is_full() {
+                    return;
+                }
+                notified.await;
+            }
+        })
+    }
+}
+
+impl Way {
+    fn is_full(&self) -> bool {
+        self.underway.len() >= UNDERWAY_MESSAGES_MAX || self.underway_bytes >= UNDERWAY_BYTES_MAX
+    }
+
+    /// Everything up to and including the message with this offset.
+    fn take_until(&mut self, offset: u64) -> Vec<Routed> {
+        let first = self.next_offset - self.underway.len() as u64;
+        let count = (offset + 1).saturating_sub(first).min(self.underway.len() as u64);
+        let taken: Vec<Routed> = self.underway.drain(..count as usize).collect();
+        self.underway_bytes -= taken.iter().map(|routed| routed.message.payload.len()).sum::<usize>();
+        taken
+    }
+
+    fn take_all(&mut self) -> Vec<Routed> {
+        self.underway_bytes = 0;
+        self.underway.drain(..).collect()
+    }
+}
+
+fn start_router() -> Result<(LinkTx, LinkRx), LinkError> {
+    let config = RouterConfig {
+        max_connections: 8,
+        max_outgoing_packet_count: 1_000,
+        max_segment_size: SEGMENT_BYTES,
+        max_segment_count: SEGMENTS,
+        custom_segment: None,
+        initialized_filters: None,
+        ..RouterConfig::default()
+    };
+    let (mut tx, rx, _) = LinkBuilder::new("front", Router::new(0, config).spawn()).build()?;
+    tx.subscribe(TOPIC)?;
+    Ok((tx, rx))
+}
+
+/// Takes back what the router gives, and replaces the router when it dies.
+async fn pump(shared: Arc<Shared>, mut rx: LinkRx) {
+    loop {
+        take_back(&shared, &mut rx).await;
+        tracing::error!("the router died; starting another");
+        {
+            let mut way = shared.way.lock();
+            way.link = None;
+            let left = way.take_all();
+            // Under the lock, so that nothing newer overtakes it.
+            (shared.sink)(left);
+        }
+        shared.room.notify_waiters();
+        rx = loop {
+            match tokio::task::spawn_blocking(start_router).await {
+                Ok(Ok((tx, rx))) => {
+                    let mut way = shared.way.lock();
+                    way.next_offset = 0;
+                    way.link = Some(tx);
+                    break rx;
+                }
+                _ => tokio::time::sleep(RESTART_PAUSE).await,
+            }
+        };
+    }
+}
+
+/// Returns when the router is gone.
+async fn take_back(shared: &Shared, rx: &mut LinkRx) {
+    loop {
+        let mut notification = rx.next().await;
+        let mut newest = None;
+        let mut count = 0u64;
+        let mut wake = false;
+        // Whatever else is there already makes one batch.
+        loop {
+            match notification {
+                Ok(Some(Notification::Forward(forward))) => {
+                    newest = forward.cursor.map(|(_, offset)| offset).or(newest);
+                    count += 1;
+                }
+                Ok(Some(Notification::Unschedule)) => wake = true,
+                Ok(Some(Notification::Disconnect(..))) | Err(_) => return,
+                Ok(_) => {}
+            }
+            match now(rx.next()) {
+                Some(next) => notification = next,
+                None => break,
+            }
+        }
+        if let Some(newest) = newest {
+            let batch = {
+                let mut way = shared.way.lock();
+                way.take_until(newest)
+            };
+            if batch.len() as u64 != count {
+                tracing::warn!(missing = batch.len() as i64 - count as i64, "the router skipped messages");
+            }
+            (shared.sink)(batch);
+            shared.room.notify_waiters();
+        }
+        if wake && rx.wake().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Polls once: what the future gives without waiting.
+fn now<F: Future>(future: F) -> Option<F::Output> {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(output) => Some(output),
+        Poll::Pending => None,
+    }
+}

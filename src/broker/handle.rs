@@ -1,0 +1,147 @@
+//! What the rest of the process may do with a running broker.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use bytes::Bytes;
+
+use super::{
+    core::Core,
+    handshake::{self, Peer},
+    hook::Denial,
+    message::{Message, Origin, Publication},
+    transport::Stream,
+};
+use crate::mqtt::{PublishProperties, QoS, ReasonCode, Text, WireProperties, topic_is_valid};
+
+/// Whom an order is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whom<'a> {
+    /// Every session that an identity owns.
+    Identity(&'a str),
+    /// The session with this client id.
+    ClientId(&'a str),
+}
+
+/// What becomes of a session whose connection is cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stored {
+    /// It goes on as if the connection had broken; its will is published.
+    Keep,
+    /// It is forgotten: subscriptions, queue, unacknowledged messages, will.
+    Discard,
+}
+
+/// Controls a broker from inside its process. Cheap to clone; hooks may hold one.
+#[derive(Clone)]
+pub struct BrokerHandle {
+    pub(crate) core: Arc<Core>,
+}
+
+impl BrokerHandle {
+    /// Cuts connections and, if so ordered, forgets sessions, also of clients that are away. Gives the number of
+    /// sessions it found.
+    ///
+    /// Takes effect at once: nothing more is queued for, or accepted from, a discarded session. A CONNECT whose hooks
+    /// are being asked meanwhile is refused with "server busy" and may try again.
+    pub fn disconnect(&self, whom: Whom<'_>, reason: ReasonCode, text: &str, stored: Stored) -> usize {
+        self.core.revocations.fetch_add(1, Ordering::SeqCst);
+        let sessions = match whom {
+            Whom::ClientId(id) => self.core.session(id).into_iter().collect(),
+            Whom::Identity(identity) => {
+                let mut sessions = self.core.sessions();
+                sessions.retain(|session| session.owner.as_deref() == Some(identity));
+                sessions
+            }
+        };
+        for session in &sessions {
+            match stored {
+                Stored::Keep => session.lock().kick(reason, text),
+                Stored::Discard => self.core.discard(session, reason, text),
+            }
+        }
+        sessions.len()
+    }
+
+    /// Publishes a message of the broker's own. Publish hooks are not asked; deliver hooks are.
+    ///
+    /// # Errors
+    /// The topic is no topic, a property does not fit the wire format, or there is no room to retain the message.
+    pub fn publish(&self, message: NewMessage) -> Result<(), Denial> {
+        let NewMessage { topic, payload, qos, retain, mut properties } = message;
+        if !topic_is_valid(&topic) {
+            return Err(Denial::new(ReasonCode::TopicNameInvalid, "not a topic"));
+        }
+        properties.topic_alias = None;
+        properties.subscription_ids.clear();
+        let expires_at = super::message::expiry(&mut properties, || self.core.clock.now());
+        let message = Message {
+            topic,
+            payload,
+            qos,
+            retain,
+            properties,
+            wire: WireProperties::default(),
+            expires_at,
+            publisher: None,
+            attachment: None,
+        };
+        self.core.publish_internal(Publication { message, origin: Origin::Publish })
+    }
+
+    /// Serves a client over any stream, such as one end of a pipe. Returns when the connection ends.
+    pub async fn serve<S>(&self, stream: S, address: std::net::SocketAddr)
+    where
+        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
+    {
+        serve(self.core.clone(), stream, Peer { address, certificates: None }).await;
+    }
+
+    /// Ends every connection with a reason; sessions stay.
+    pub fn disconnect_all(&self, reason: ReasonCode, text: &str) {
+        for session in self.core.sessions() {
+            session.lock().kick(reason, text);
+        }
+    }
+
+    /// Connections at the moment, those not yet let in included.
+    pub fn connections(&self) -> usize {
+        self.core.connections.load(Ordering::SeqCst)
+    }
+}
+
+/// Serves one stream and counts it.
+pub(crate) async fn serve<S: Stream>(core: Arc<Core>, stream: S, peer: Peer) {
+    let _counted = Counted::new(core.clone());
+    handshake::serve(core, stream, peer).await;
+}
+
+/// Counts one connection while it lives.
+pub(crate) struct Counted(Arc<Core>);
+
+impl Counted {
+    pub(crate) fn new(core: Arc<Core>) -> Self {
+        core.connections.fetch_add(1, Ordering::SeqCst);
+        Self(core)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// A message to publish from inside; see [`BrokerHandle::publish`].
+#[derive(Debug, Clone, Default)]
+pub struct NewMessage {
+    /// Topic.
+    pub topic: Text,
+    /// Payload.
+    pub payload: Bytes,
+    /// QoS.
+    pub qos: QoS,
+    /// Whether to retain it.
+    pub retain: bool,
+    /// Properties. Topic alias and subscription identifiers are ignored.
+    pub properties: PublishProperties,
+}

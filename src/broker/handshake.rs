@@ -1,0 +1,366 @@
+//! From the first byte to CONNACK (sections 3.1, 3.2, 4.12).
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use bytes::Bytes;
+
+use super::{
+    Timestamp,
+    config::Limits,
+    connection::{Admitted, Connection},
+    core::{Attaching, Core},
+    hook::{Admission, Client, ConnectRequest, Denial, SubscribeRequest},
+    message::{Message, Origin, Publication},
+    outbound::Outbound,
+    session::{Control, PendingWill, Session},
+    transport::{Stream, Transport},
+};
+use crate::mqtt::{
+    self, Connack, ConnackProperties, Connect, DecodeError, Packet, PublishProperties, ReasonCode,
+    SharedFilter, Text, Version, Will, WireProperties,
+};
+
+/// Who is at the other end of a stream.
+pub(crate) struct Peer {
+    pub(crate) address: SocketAddr,
+    pub(crate) certificates: Option<Vec<Bytes>>,
+}
+
+/// A CONNECT that is refused: how to say it, and why.
+struct Refusal {
+    /// `None` closes without a word, as section 3.1.4 allows for what is no CONNECT.
+    version: Option<Version>,
+    denial: Denial,
+}
+
+/// Serves a stream from CONNECT to its end.
+pub(crate) async fn serve<S: Stream>(core: Arc<Core>, stream: S, peer: Peer) {
+    let mut transport = Transport::new(stream);
+    let number = core.next_connection();
+    let address = peer.address;
+    let deadline = core.config.limits.connect_timeout;
+    match tokio::time::timeout(deadline, admit(&core, &mut transport, number, peer)).await {
+        Ok(Ok(admission)) => admission.into_connection(core, transport).run().await,
+        Ok(Err(Some(refusal))) => {
+            let Refusal { version, denial } = refusal;
+            tracing::info!(connection = number, %address, reason = ?denial.reason, text = denial.text, "connection refused");
+            if let Some(version) = version {
+                let mut properties = ConnackProperties::default();
+                if !denial.text.is_empty() {
+                    properties.reason_string = Some(denial.text.into());
+                }
+                let connack = Connack { session_present: false, reason: denial.reason, properties };
+                transport.queue(&Packet::Connack(Box::new(connack)), version);
+            }
+            let _ = tokio::time::timeout(core.config.limits.close_timeout, transport.close()).await;
+        }
+        Ok(Err(None)) => tracing::debug!(connection = number, %address, "gone before CONNECT"),
+        Err(_) => tracing::debug!(connection = number, %address, "no CONNECT in time"),
+    }
+}
+
+/// A connection that was let in and whose CONNACK is queued.
+struct Welcome {
+    client: Arc<Client>,
+    session: Arc<Session>,
+    control: Arc<Control>,
+    keep_alive: Option<Duration>,
+    outbound: Outbound,
+    session_expiry_secs: u32,
+}
+
+impl Welcome {
+    fn into_connection<S: Stream>(self, core: Arc<Core>, transport: Transport<S>) -> Connection<S> {
+        let Self { client, session, control, keep_alive, outbound, session_expiry_secs } = self;
+        Connection::new(Admitted {
+            core,
+            transport,
+            client,
+            session,
+            control,
+            keep_alive,
+            outbound,
+            session_expiry_secs,
+        })
+    }
+}
+
+async fn admit<S: Stream>(
+    core: &Arc<Core>,
+    transport: &mut Transport<S>,
+    connection: u64,
+    peer: Peer,
+) -> Result<Welcome, Option<Refusal>> {
+    let connect = read_connect(core, transport).await?;
+    let version = connect.version;
+    let refuse = |denial| Some(Refusal { version: Some(version), denial });
+    check(&connect, &core.config.limits).map_err(refuse)?;
+    let request = ConnectRequest {
+        connection,
+        peer: peer.address,
+        certificates: peer.certificates,
+        version,
+        client_id: connect.client_id.clone(),
+        user_name: connect.user_name.clone(),
+        password: connect.password.clone(),
+        clean_start: connect.clean_start,
+        user_properties: connect.properties.user.clone(),
+        will: connect.will.clone(),
+    };
+    let revocations = core.revocations.load(Ordering::SeqCst);
+    let admission = core.hooks.connect(&request).await.map_err(refuse)?;
+    let assigned =
+        connect.client_id.is_empty().then(|| admission.client_id.clone().unwrap_or_else(random_id));
+    let client = client(&connect, request, admission, assigned.clone());
+    let will = will(core, &connect, &client).map_err(refuse)?;
+    let (welcome, connack) = settle(core, &connect, client, will, assigned).map_err(refuse)?;
+    if core.revocations.load(Ordering::SeqCst) != revocations {
+        // Somebody was revoked while the hooks looked at this one. Whoever it was, the client may simply try again.
+        core.discard_link(&welcome.session, welcome.client.connection);
+        return Err(refuse(Denial::new(ReasonCode::ServerBusy, "try again")));
+    }
+    tracing::info!(client = %welcome.client.client_id, connection, identity = ?welcome.client.identity, "connected");
+    transport.queue(&Packet::Connack(Box::new(connack)), version);
+    Ok(welcome)
+}
+
+/// Reads the first packet, which must be CONNECT.
+async fn read_connect<S: Stream>(
+    core: &Core,
+    transport: &mut Transport<S>,
+) -> Result<Connect, Option<Refusal>> {
+    let limits = mqtt::Limits { packet_bytes_max: core.config.limits.connect_bytes_max };
+    loop {
+        if transport.input().first().is_some_and(|first| first >> 4 != 1) {
+            let denial = Denial::new(ReasonCode::ProtocolError, "the first packet is not CONNECT");
+            return Err(Some(Refusal { version: None, denial }));
+        }
+        let version = announced_version(transport.input());
+        match transport.next_packet(Version::V5, limits) {
+            Ok(Some(Packet::Connect(connect))) => return Ok(*connect),
+            Ok(Some(_)) => return Err(None),
+            Ok(None) => match std::future::poll_fn(|cx| transport.poll_read(cx)).await {
+                Ok(0) | Err(_) => return Err(None),
+                Ok(_) => {}
+            },
+            Err(error) => {
+                let version = match (&error, version) {
+                    (DecodeError::UnsupportedVersion { level }, _) if *level > 5 => Some(Version::V5),
+                    (DecodeError::UnsupportedVersion { .. } | DecodeError::ClientIdMissing, _) => {
+                        Some(Version::V3)
+                    }
+                    (_, Some(Version::V5)) => Some(Version::V5),
+                    // 3.1.1 has no code for a packet that cannot be read: close (section 3.1.4).
+                    _ => None,
+                };
+                return Err(Some(Refusal {
+                    version,
+                    denial: Denial::new(error.reason(), error.to_string()),
+                }));
+            }
+        }
+    }
+}
+
+/// The version that a CONNECT announces, also if the rest of it cannot be read.
+fn announced_version(input: &[u8]) -> Option<Version> {
+    let body = input.iter().skip(1).take(4).position(|byte| byte & 0x80 == 0).map(|index| index + 2)?;
+    match input.get(body..body + 7)? {
+        b"\0\x04MQTT\x05" => Some(Version::V5),
+        b"\0\x04MQTT\x04" => Some(Version::V3),
+        _ => None,
+    }
+}
+
+fn check(connect: &Connect, limits: &Limits) -> Result<(), Denial> {
+    if connect.properties.authentication_method.is_some() {
+        return Err(Denial::new(
+            ReasonCode::BadAuthenticationMethod,
+            "enhanced authentication is not offered",
+        ));
+    }
+    if connect.client_id.len() > limits.client_id_bytes_max {
+        return Err(Denial::new(ReasonCode::ClientIdentifierNotValid, "client id too long"));
+    }
+    if let Some(will) = &connect.will {
+        if will.topic.len() > limits.topic_bytes_max || will.topic.levels().count() > limits.topic_levels_max
+        {
+            return Err(Denial::new(ReasonCode::TopicNameInvalid, "topic of the will too long"));
+        }
+    }
+    Ok(())
+}
+
+fn client(
+    connect: &Connect,
+    request: ConnectRequest,
+    admission: Admission,
+    assigned: Option<Text>,
+) -> Arc<Client> {
+    Arc::new(Client {
+        connection: request.connection,
+        peer: request.peer,
+        version: connect.version,
+        // Copies, so that the CONNECT packet need not be kept.
+        client_id: assigned.unwrap_or_else(|| request.client_id.detached()),
+        identity: admission.identity,
+        user_properties: request
+            .user_properties
+            .iter()
+            .map(|(name, value)| (name.detached(), value.detached()))
+            .collect(),
+        attachment: admission.attachment,
+    })
+}
+
+/// Has the hooks judge the will, and keeps it as it was sent: they judge it again when it is due.
+fn will(core: &Core, connect: &Connect, client: &Arc<Client>) -> Result<Option<PendingWill>, Denial> {
+    let Some(will) = &connect.will else { return Ok(None) };
+    let mut trial = will_publication(will, client);
+    core.hooks.publish(client, &mut trial)?;
+    let secs = |secs: u32| Duration::from_secs(secs.into());
+    Ok(Some(PendingWill {
+        publication: will_publication(will, client),
+        client: client.clone(),
+        delay: secs(will.properties.delay_secs.unwrap_or(0)),
+        expiry: will.properties.expiry_secs.map(secs),
+        due_at: None::<Timestamp>,
+    }))
+}
+
+fn will_publication(will: &Will, client: &Arc<Client>) -> Publication {
+    let properties = will.properties.clone();
+    Publication {
+        message: Message {
+            topic: will.topic.clone(),
+            payload: will.payload.clone(),
+            qos: will.qos,
+            retain: will.retain,
+            properties: PublishProperties {
+                payload_is_text: properties.payload_is_text,
+                content_type: properties.content_type,
+                response_topic: properties.response_topic,
+                correlation_data: properties.correlation_data,
+                user: properties.user,
+                ..PublishProperties::default()
+            },
+            wire: WireProperties::default(),
+            expires_at: None,
+            publisher: Some(client.clone()),
+            attachment: None,
+        },
+        origin: Origin::WillAtConnect,
+    }
+}
+
+/// Takes the session and writes down what was agreed.
+fn settle(
+    core: &Arc<Core>,
+    connect: &Connect,
+    client: Arc<Client>,
+    will: Option<PendingWill>,
+    assigned: Option<Text>,
+) -> Result<(Welcome, Connack), Denial> {
+    let limits = &core.config.limits;
+    let v5 = connect.version == Version::V5;
+    let asked = &connect.properties;
+    let session_expiry_secs = match connect.version {
+        Version::V5 => asked.session_expiry_secs.unwrap_or(0),
+        Version::V3 if connect.clean_start => 0,
+        Version::V3 => u32::MAX,
+    };
+    let expiry = session_expiry(session_expiry_secs, limits);
+    let control = Arc::new(Control::default());
+    let attaching = Attaching {
+        client: client.clone(),
+        control: control.clone(),
+        clean_start: connect.clean_start,
+        expiry,
+        inflight_max: asked.receive_max.unwrap_or(u16::MAX).min(limits.inflight_messages_max),
+        will,
+    };
+    let (session, session_present) = core.attach(attaching)?;
+    if session_present {
+        ask_again(core, &client, &session);
+    }
+    let keep_alive = keep_alive(connect, limits);
+    let mut properties = ConnackProperties::default();
+    if v5 {
+        let granted_secs =
+            expiry.map_or(u32::MAX, |expiry| u32::try_from(expiry.as_secs()).unwrap_or(u32::MAX));
+        properties = ConnackProperties {
+            session_expiry_secs: (granted_secs != session_expiry_secs).then_some(granted_secs),
+            receive_max: Some(limits.receive_max),
+            packet_bytes_max: u32::try_from(limits.packet_bytes_max).ok(),
+            assigned_client_id: assigned,
+            topic_alias_max: (limits.topic_alias_max > 0).then_some(limits.topic_alias_max),
+            server_keep_alive_secs: keep_alive.filter(|secs| *secs != connect.keep_alive_secs),
+            ..ConnackProperties::default()
+        };
+    }
+    let outbound = Outbound::new(
+        asked.packet_bytes_max.map_or(usize::MAX, |bytes| bytes as usize),
+        asked.topic_alias_max.unwrap_or(0).min(limits.topic_alias_out_max),
+        asked.request_problem.unwrap_or(true),
+    );
+    let keep_alive = keep_alive.filter(|secs| *secs != 0).map(|secs| Duration::from_secs(secs.into()));
+    let welcome = Welcome { client, session, control, keep_alive, outbound, session_expiry_secs };
+    Ok((welcome, Connack { session_present, reason: ReasonCode::Success, properties }))
+}
+
+/// A stored subscription must still be allowed.
+fn ask_again(core: &Core, client: &Client, session: &Arc<Session>) {
+    let subscriptions: Vec<_> = session
+        .lock()
+        .subscriptions
+        .iter()
+        .map(|(filter, subscribed)| (filter.clone(), *subscribed))
+        .collect();
+    for (filter, subscribed) in subscriptions {
+        let (group, plain) = match SharedFilter::parse(&filter) {
+            Some(Some(shared)) => (Some(shared.group), shared.filter),
+            _ => (None, filter.as_str()),
+        };
+        let request = SubscribeRequest {
+            filter: plain,
+            group,
+            options: subscribed.options,
+            user_properties: &Vec::new(),
+        };
+        if let Err(denial) = core.hooks.subscribe(client, &request) {
+            tracing::info!(client = %client.client_id, reason = ?denial.reason, text = denial.text, "stored subscription refused");
+            core.unsubscribe(session, &filter);
+        }
+    }
+}
+
+/// How long a session may outlive its connection; `None` is for ever, as `u32::MAX` asks.
+pub(crate) fn session_expiry(secs: u32, limits: &Limits) -> Option<Duration> {
+    let asked = (secs != u32::MAX).then(|| Duration::from_secs(secs.into()));
+    match (asked, limits.session_expiry_max) {
+        (Some(asked), Some(max)) => Some(asked.min(max)),
+        (asked, max) => asked.or(max),
+    }
+}
+
+/// The keep alive in force, in seconds. Only MQTT 5.0 can be told another than it asked for.
+fn keep_alive(connect: &Connect, limits: &Limits) -> Option<u16> {
+    let asked = connect.keep_alive_secs;
+    let Some(max) = limits.keep_alive_max.filter(|_| connect.version == Version::V5) else {
+        return Some(asked);
+    };
+    let max = u16::try_from(max.as_secs()).unwrap_or(u16::MAX);
+    Some(if asked == 0 { max } else { asked.min(max) })
+}
+
+/// A client id that nobody can guess.
+fn random_id() -> Text {
+    let mut bytes = [0; 16];
+    let random = rustls::crypto::aws_lc_rs::default_provider().secure_random;
+    random.fill(&mut bytes).expect("the operating system gives random bytes");
+    format!("auto-{:032x}", u128::from_be_bytes(bytes)).into()
+}

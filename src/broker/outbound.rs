@@ -1,0 +1,153 @@
+//! Encodes what goes to one client: deliver hooks, topic aliases, expiry, the client's limits.
+
+use bytes::BytesMut;
+use hashbrown::HashMap;
+
+use super::{
+    core::Core,
+    hook::{Client, DeliverVerdict},
+    message::Delivery,
+    session::outgoing::{Queued, Sending},
+};
+use crate::mqtt::{Ack, Packet, PublishHead, PublishProperties, QoS, ReasonCode, Text, Version};
+
+/// What a connection knows about its client's wishes.
+pub(crate) struct Outbound {
+    /// Largest packet that the client takes.
+    packet_bytes_max: usize,
+    /// Highest alias to use; 0 for none.
+    alias_max: u16,
+    aliases: HashMap<Text, u16>,
+    /// Whether reason strings may come with any packet.
+    problem_information: bool,
+}
+
+impl Outbound {
+    pub(crate) fn new(packet_bytes_max: usize, alias_max: u16, problem_information: bool) -> Self {
+        Self { packet_bytes_max, alias_max, aliases: HashMap::new(), problem_information }
+    }
+
+    /// Removes what the client did not want, or has no room for, from an acknowledgement.
+    pub(crate) fn trim(&self, packet: &mut Packet) {
+        let properties = match packet {
+            Packet::Puback(ack) | Packet::Pubrec(ack) | Packet::Pubcomp(ack) | Packet::Pubrel(ack) => {
+                &mut ack.properties
+            }
+            Packet::Suback(suback) => &mut suback.properties,
+            Packet::Unsuback(unsuback) => &mut unsuback.properties,
+            _ => return,
+        };
+        let bytes = properties.reason_string.as_ref().map_or(0, |text| text.len() + ACK_BYTES_MAX);
+        if !self.problem_information || bytes > self.packet_bytes_max {
+            properties.reason_string = None;
+        }
+    }
+
+    /// Encodes one thing to write. Gives back the packet identifier of a message that was not written after all.
+    pub(crate) fn write(
+        &mut self,
+        core: &Core,
+        client: &Client,
+        sending: Sending,
+        out: &mut BytesMut,
+    ) -> Option<u16> {
+        match sending {
+            Sending::Pubrel(packet_id) => {
+                let packet = Packet::Pubrel(Ack::new(packet_id, ReasonCode::Success));
+                // Four bytes: always fit.
+                let _ = packet.encode(client.version, out);
+                None
+            }
+            Sending::Publish { queued, head } => match self.publish(core, client, &queued, head, out) {
+                Written::Yes => None,
+                Written::No => (head.qos != QoS::AtMostOnce).then_some(head.packet_id),
+            },
+        }
+    }
+
+    fn publish(
+        &mut self,
+        core: &Core,
+        client: &Client,
+        queued: &Queued,
+        head: PublishHead,
+        out: &mut BytesMut,
+    ) -> Written {
+        let message = &*queued.message;
+        let mut own = PublishProperties::default();
+        if let Some(expires_at) = message.expires_at {
+            let left = core.clock.now().until(expires_at);
+            // What was sent before may be finished (section 3.3.2.3.3).
+            if left.is_zero() && !head.dup {
+                return Written::No;
+            }
+            own.expiry_secs = Some(u32::try_from(left.as_millis().div_ceil(1000)).unwrap_or(u32::MAX));
+        }
+        let mut delivery =
+            Delivery { message, retained: queued.retained, resent: head.dup, qos: queued.qos, payload: None };
+        if let DeliverVerdict::Drop(text) = core.hooks.deliver(client, &mut delivery) {
+            tracing::debug!(client = %client.client_id, text, "delivery dropped by a hook");
+            return Written::No;
+        }
+        let payload = delivery.payload.as_ref().unwrap_or(&message.payload);
+        let v5 = client.version == Version::V5;
+        if v5 && let Some(ids) = &queued.ids {
+            own.subscription_ids = ids.to_vec();
+        }
+        let (alias, known) = if v5 { self.alias(&message.topic) } else { (None, false) };
+        own.topic_alias = alias;
+        let topic = if known { &Text::default() } else { &message.topic };
+        let with_own;
+        let properties = if v5 && !own.is_empty() {
+            with_own = message.wire.with_own(own);
+            &with_own
+        } else {
+            &message.wire
+        };
+        let bytes = head.encoded_bytes(client.version, topic, properties, payload);
+        if bytes > self.packet_bytes_max {
+            tracing::debug!(client = %client.client_id, bytes, "message exceeds the client's maximum packet size");
+            self.forget_alias(alias, known, &message.topic);
+            return Written::No;
+        }
+        match head.encode(client.version, topic, properties, payload, out) {
+            Ok(()) => Written::Yes,
+            Err(error) => {
+                tracing::error!(%error, "a message could not be encoded");
+                self.forget_alias(alias, known, &message.topic);
+                Written::No
+            }
+        }
+    }
+
+    /// The alias of a topic, and whether the client knows it already.
+    fn alias(&mut self, topic: &Text) -> (Option<u16>, bool) {
+        if self.alias_max == 0 {
+            return (None, false);
+        }
+        if let Some(alias) = self.aliases.get(topic) {
+            return (Some(*alias), true);
+        }
+        let next = self.aliases.len() + 1;
+        if next > usize::from(self.alias_max) {
+            return (None, false);
+        }
+        self.aliases.insert(topic.detached(), next as u16);
+        (Some(next as u16), false)
+    }
+
+    /// The client has not learned a new alias after all.
+    fn forget_alias(&mut self, alias: Option<u16>, known: bool, topic: &Text) {
+        if alias.is_some() && !known {
+            self.aliases.remove(topic);
+        }
+    }
+}
+
+/// Bytes of an acknowledgement beside its reason string, generously.
+const ACK_BYTES_MAX: usize = 32;
+
+enum Written {
+    Yes,
+    No,
+}

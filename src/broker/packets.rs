@@ -1,0 +1,348 @@
+//! What each packet of a client does (chapter 3), once it is let in.
+
+use super::{
+    connection::{Close, Connection},
+    core::granted,
+    fanout::{AckToken, Routed},
+    hook::{Denial, SubscribeRequest},
+    message::Publication,
+    session::Subscribed,
+    transport::Stream,
+};
+use crate::mqtt::{
+    Ack, AckProperties, Packet, Publish, QoS, ReasonCode, SharedFilter, Suback, Subscribe, Subscription,
+    Text, Unsuback, Unsubscribe, Version, filter_is_valid,
+};
+
+impl<S: Stream> Connection<S> {
+    pub(super) fn handle(&mut self, packet: Packet) -> Result<(), Close> {
+        match packet {
+            Packet::Publish(publish) => self.on_publish(publish),
+            Packet::Puback(ack) => {
+                self.on_own_session(|state| {
+                    state.outgoing.puback(ack.packet_id);
+                });
+                Ok(())
+            }
+            Packet::Pubrec(ack) => {
+                self.on_pubrec(&ack);
+                Ok(())
+            }
+            Packet::Pubrel(ack) => {
+                self.on_pubrel(&ack);
+                Ok(())
+            }
+            Packet::Pubcomp(ack) => {
+                self.on_own_session(|state| {
+                    state.outgoing.pubcomp(ack.packet_id);
+                });
+                Ok(())
+            }
+            Packet::Subscribe(subscribe) => self.on_subscribe(subscribe),
+            Packet::Unsubscribe(unsubscribe) => {
+                self.on_unsubscribe(unsubscribe);
+                Ok(())
+            }
+            Packet::Pingreq => {
+                self.send(Packet::Pingresp);
+                Ok(())
+            }
+            Packet::Disconnect(disconnect) => Err(self.on_disconnect(&disconnect)),
+            Packet::Connect(_) => Err(Close::broker(ReasonCode::ProtocolError, "a second CONNECT")),
+            Packet::Auth(_) => {
+                Err(Close::broker(ReasonCode::ProtocolError, "AUTH without an authentication method"))
+            }
+            Packet::Connack(_) | Packet::Suback(_) | Packet::Unsuback(_) | Packet::Pingresp => {
+                Err(Close::broker(ReasonCode::ProtocolError, "a packet that only a broker sends"))
+            }
+        }
+    }
+
+    fn send(&mut self, mut packet: Packet) {
+        self.outbound.trim(&mut packet);
+        self.transport.queue(&packet, self.client.version);
+    }
+
+    /// Runs on the session's state unless another connection has taken it over.
+    fn on_own_session<T: Default>(&self, act: impl FnOnce(&mut super::session::SessionState) -> T) -> T {
+        let mut state = self.session.lock();
+        if state.link_of(self.client.connection).is_none() { T::default() } else { act(&mut state) }
+    }
+
+    fn on_publish(&mut self, mut publish: Publish) -> Result<(), Close> {
+        self.resolve_alias(&mut publish)?;
+        self.check_publish(&publish)?;
+        let (qos, packet_id) = (publish.qos, publish.packet_id);
+        let number = match self.expect_ack(qos, packet_id)? {
+            Expected::Repeated => return Ok(()),
+            Expected::None => None,
+            Expected::Number(number) => Some(number),
+        };
+        let core = self.core.clone();
+        let publication = Publication::from_publish(publish, &self.client, || core.clock.now());
+        match core.accept(publication, &self.client, &mut self.inbound.routes) {
+            Ok((message, targets)) => {
+                if targets.is_empty() {
+                    // Nobody listens: there is nothing to wait for.
+                    let reason = match self.client.version {
+                        Version::V3 => ReasonCode::Success,
+                        Version::V5 => ReasonCode::NoMatchingSubscribers,
+                    };
+                    self.complete_ack(number, reason, None);
+                    return Ok(());
+                }
+                let ack = number.map(|number| AckToken {
+                    session: self.session.clone(),
+                    connection: self.client.connection,
+                    number,
+                });
+                self.inbound.batch.push(Routed { message, targets, from: self.session.key, ack });
+                Ok(())
+            }
+            Err(denial) => self.refuse_publish(denial, qos, packet_id, number),
+        }
+    }
+
+    /// Puts the topic in place of an alias, or learns one.
+    fn resolve_alias(&mut self, publish: &mut Publish) -> Result<(), Close> {
+        let Some(alias) = publish.properties.topic_alias else {
+            return if publish.topic.is_empty() {
+                Err(Close::broker(ReasonCode::TopicNameInvalid, "the topic is empty"))
+            } else {
+                Ok(())
+            };
+        };
+        let index = usize::from(alias).wrapping_sub(1);
+        if index >= usize::from(self.core.config.limits.topic_alias_max) {
+            return Err(Close::broker(ReasonCode::TopicAliasInvalid, "topic alias beyond the maximum"));
+        }
+        let aliases = &mut self.inbound.aliases;
+        if publish.topic.is_empty() {
+            publish.topic = aliases
+                .get(index)
+                .cloned()
+                .flatten()
+                .ok_or(Close::broker(ReasonCode::ProtocolError, "topic alias not known"))?;
+        } else {
+            if aliases.len() <= index {
+                aliases.resize(index + 1, None);
+            }
+            aliases[index] = Some(publish.topic.detached());
+        }
+        Ok(())
+    }
+
+    fn check_publish(&self, publish: &Publish) -> Result<(), Close> {
+        if !publish.properties.subscription_ids.is_empty() {
+            return Err(Close::broker(ReasonCode::ProtocolError, "subscription identifier from a client"));
+        }
+        let limits = &self.core.config.limits;
+        if publish.topic.len() > limits.topic_bytes_max
+            || publish.topic.levels().count() > limits.topic_levels_max
+        {
+            return Err(Close::broker(ReasonCode::TopicNameInvalid, "topic too long"));
+        }
+        Ok(())
+    }
+
+    /// Makes a place for the acknowledgement, in order.
+    fn expect_ack(&mut self, qos: QoS, packet_id: u16) -> Result<Expected, Close> {
+        if qos == QoS::AtMostOnce {
+            return Ok(Expected::None);
+        }
+        let receive_max = self.core.config.limits.receive_max;
+        let mut state = self.session.lock();
+        let state = &mut *state;
+        let link = state.link.as_mut().filter(|link| link.client.connection == self.client.connection);
+        let Some(link) = link else {
+            return Err(Close::broker(ReasonCode::SessionTakenOver, ""));
+        };
+        let number = link.acks.expect(packet_id, qos);
+        if qos == QoS::ExactlyOnce && !state.received.insert(packet_id) {
+            // Taken before, and not yet released: only the PUBREC is repeated (section 4.3.3).
+            link.acks.complete(number, ReasonCode::Success, None);
+            return Ok(Expected::Repeated);
+        }
+        if self.client.version == Version::V5 && link.acks.exceeds(receive_max, &state.received) {
+            return Err(Close::broker(
+                ReasonCode::ReceiveMaximumExceeded,
+                "too many unacknowledged messages",
+            ));
+        }
+        // 3.1.1 knows no receive maximum; the identifiers themselves are the bound there.
+        Ok(Expected::Number(number))
+    }
+
+    fn complete_ack(&self, number: Option<u64>, reason: ReasonCode, text: Option<Text>) {
+        let Some(number) = number else { return };
+        let mut state = self.session.lock();
+        if let Some(link) = state.link_of(self.client.connection) {
+            link.acks.complete(number, reason, text);
+        }
+    }
+
+    /// A hook, or a limit, refused the message.
+    fn refuse_publish(
+        &mut self,
+        denial: Denial,
+        qos: QoS,
+        packet_id: u16,
+        number: Option<u64>,
+    ) -> Result<(), Close> {
+        tracing::info!(client = %self.client.client_id, reason = ?denial.reason, text = denial.text, "message refused");
+        let text = Text::from(denial.text);
+        if qos == QoS::ExactlyOnce {
+            // A refused message is over: its identifier is free again.
+            self.on_own_session(|state| state.received.remove(&packet_id));
+        }
+        if denial.disconnect || self.client.version == Version::V3 {
+            return Err(Close::Broker(denial.reason, text));
+        }
+        let reason = if PUBACK_REASONS.contains(&denial.reason) {
+            denial.reason
+        } else {
+            ReasonCode::ImplementationSpecificError
+        };
+        self.complete_ack(number, reason, Some(text));
+        Ok(())
+    }
+
+    fn on_pubrec(&mut self, ack: &Ack) {
+        let refused = ack.reason.is_error();
+        let known = self.on_own_session(|state| state.outgoing.pubrec(ack.packet_id, refused));
+        if known && refused {
+            return;
+        }
+        let reason = match self.client.version {
+            Version::V5 if !known => ReasonCode::PacketIdentifierNotFound,
+            _ => ReasonCode::Success,
+        };
+        self.send(Packet::Pubrel(Ack::new(ack.packet_id, reason)));
+    }
+
+    fn on_pubrel(&mut self, ack: &Ack) {
+        let known = self.on_own_session(|state| state.received.remove(&ack.packet_id));
+        let reason = match self.client.version {
+            Version::V5 if !known => ReasonCode::PacketIdentifierNotFound,
+            _ => ReasonCode::Success,
+        };
+        self.send(Packet::Pubcomp(Ack::new(ack.packet_id, reason)));
+    }
+
+    fn on_subscribe(&mut self, subscribe: Subscribe) -> Result<(), Close> {
+        let mut reasons = Vec::with_capacity(subscribe.subscriptions.len());
+        let mut reason_string = None;
+        for subscription in &subscribe.subscriptions {
+            match self.subscribe(subscription, &subscribe) {
+                Ok(reason) => reasons.push(reason),
+                Err(denial) if denial.disconnect => {
+                    return Err(Close::Broker(denial.reason, denial.text.into()));
+                }
+                Err(denial) => {
+                    tracing::info!(client = %self.client.client_id, reason = ?denial.reason, text = denial.text, "subscription refused");
+                    let fits = SUBACK_REASONS.contains(&denial.reason);
+                    reasons.push(if fits { denial.reason } else { ReasonCode::ImplementationSpecificError });
+                    reason_string.get_or_insert(Text::from(denial.text));
+                }
+            }
+        }
+        let properties = AckProperties { reason_string, ..AckProperties::default() };
+        self.send(Packet::Suback(Suback { packet_id: subscribe.packet_id, properties, reasons }));
+        Ok(())
+    }
+
+    fn subscribe(&mut self, subscription: &Subscription, packet: &Subscribe) -> Result<ReasonCode, Denial> {
+        let Subscription { filter, options } = subscription;
+        let limits = &self.core.config.limits;
+        let invalid = |text| Denial::new(ReasonCode::TopicFilterInvalid, text);
+        let (group, plain) = match SharedFilter::parse(filter) {
+            Some(Some(shared)) => (Some(shared.group), shared.filter),
+            Some(None) => return Err(invalid("invalid shared subscription")),
+            None => (None, filter.as_str()),
+        };
+        if !filter_is_valid(plain) {
+            return Err(invalid("invalid topic filter"));
+        }
+        if filter.len() > limits.topic_bytes_max || plain.split('/').count() > limits.topic_levels_max {
+            return Err(invalid("topic filter too long"));
+        }
+        let full = self.on_own_session(|state| {
+            let known = state.subscriptions.contains_key(filter);
+            !known && state.subscriptions.len() >= limits.subscriptions_per_session_max
+        });
+        if full {
+            return Err(Denial::new(ReasonCode::QuotaExceeded, "too many subscriptions"));
+        }
+        let user_properties = &packet.properties.user;
+        let request = SubscribeRequest { filter: plain, group, options: *options, user_properties };
+        self.core.hooks.subscribe(&self.client, &request)?;
+        if !self.on_own_session(|_| true) {
+            return Ok(granted(options.qos));
+        }
+        let subscribed = Subscribed { options: *options, id: packet.properties.subscription_id };
+        self.core.subscribe(&self.session, filter, subscribed);
+        Ok(granted(options.qos))
+    }
+
+    fn on_unsubscribe(&mut self, unsubscribe: Unsubscribe) {
+        let own = self.on_own_session(|_| true);
+        let reasons = unsubscribe
+            .filters
+            .iter()
+            .map(|filter| match own && self.core.unsubscribe(&self.session, filter) {
+                true => ReasonCode::Success,
+                false => ReasonCode::NoSubscriptionExisted,
+            })
+            .collect();
+        let properties = AckProperties::default();
+        self.send(Packet::Unsuback(Unsuback { packet_id: unsubscribe.packet_id, properties, reasons }));
+    }
+
+    fn on_disconnect(&mut self, disconnect: &crate::mqtt::Disconnect) -> Close {
+        if let Some(secs) = disconnect.properties.session_expiry_secs {
+            if secs != 0 && self.guard.session_expiry_secs == 0 {
+                return Close::broker(
+                    ReasonCode::ProtocolError,
+                    "session expiry was zero and cannot be raised",
+                );
+            }
+            let expiry = super::handshake::session_expiry(secs, &self.core.config.limits);
+            self.on_own_session(|state| state.expiry = expiry);
+        }
+        Close::Client(disconnect.reason)
+    }
+}
+
+/// What becomes of a message that needs an acknowledgement.
+enum Expected {
+    /// It needs none.
+    None,
+    /// Complete this one.
+    Number(u64),
+    /// It was taken before.
+    Repeated,
+}
+
+/// What PUBACK and PUBREC may refuse with (section 3.4.2.1).
+const PUBACK_REASONS: [ReasonCode; 7] = [
+    ReasonCode::UnspecifiedError,
+    ReasonCode::ImplementationSpecificError,
+    ReasonCode::NotAuthorized,
+    ReasonCode::TopicNameInvalid,
+    ReasonCode::PacketIdentifierInUse,
+    ReasonCode::QuotaExceeded,
+    ReasonCode::PayloadFormatInvalid,
+];
+
+/// What SUBACK may refuse with (section 3.9.3).
+const SUBACK_REASONS: [ReasonCode; 9] = [
+    ReasonCode::UnspecifiedError,
+    ReasonCode::ImplementationSpecificError,
+    ReasonCode::NotAuthorized,
+    ReasonCode::TopicFilterInvalid,
+    ReasonCode::PacketIdentifierInUse,
+    ReasonCode::QuotaExceeded,
+    ReasonCode::SharedSubscriptionsNotSupported,
+    ReasonCode::SubscriptionIdentifiersNotSupported,
+    ReasonCode::WildcardSubscriptionsNotSupported,
+];

@@ -1,0 +1,104 @@
+//! A broker as a whole: hooks, listeners, start and end.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use tokio::{net::TcpListener, task::JoinSet};
+
+use super::{
+    config::{Config, DefaultVerdict, EngineKind},
+    core::Core,
+    engine::{Direct, Engine, Rumqttd, Sink},
+    fanout,
+    handle::BrokerHandle,
+    hook::{Hook, Hooks},
+    listener::{self, TlsSettings},
+    timers,
+};
+use crate::mqtt::ReasonCode;
+
+/// How often the end of a broker looks whether its connections are gone.
+const DRAIN_INTERVAL: Duration = Duration::from_millis(5);
+
+/// Why a broker cannot start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BrokerError {
+    /// The embedded router did not come up.
+    #[error("the engine does not start")]
+    Engine(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// An MQTT broker. The caller binds the sockets and says when to stop.
+///
+/// ```no_run
+/// # use smqtt::broker::{Broker, Config};
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let mut broker = Broker::new(Config::default(), vec![])?;
+/// broker.listen_tcp(tokio::net::TcpListener::bind("127.0.0.1:1883").await?);
+/// broker.run(std::future::pending()).await;
+/// # Ok(())
+/// # }
+/// ```
+pub struct Broker {
+    core: Arc<Core>,
+    listeners: Vec<(TcpListener, Option<TlsSettings>)>,
+}
+
+impl Broker {
+    /// Makes a broker with hooks, which are asked in this order. Must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// The engine does not start.
+    pub fn new(config: Config, hooks: Vec<Box<dyn Hook>>) -> Result<Self, BrokerError> {
+        let allow_by_default = config.default_verdict == DefaultVerdict::Allow;
+        let kind = config.engine;
+        let limits = config.limits.clone();
+        let core = Arc::new(Core::new(config, Hooks { hooks: hooks.into(), allow_by_default }));
+        let sink: Sink = Arc::new(move |batch| fanout::fan_out(batch, &limits));
+        let engine: Box<dyn Engine> = match kind {
+            EngineKind::Direct => Box::new(Direct::new(sink)),
+            EngineKind::Rumqttd => {
+                Box::new(Rumqttd::start(sink).map_err(|error| BrokerError::Engine(error.into()))?)
+            }
+        };
+        let _ = core.engine.set(engine);
+        Ok(Self { core, listeners: Vec::new() })
+    }
+
+    /// Serves plain TCP on a bound socket.
+    pub fn listen_tcp(&mut self, listener: TcpListener) {
+        self.listeners.push((listener, None));
+    }
+
+    /// Serves TLS on a bound socket. Keep a clone of the settings to replace them later.
+    pub fn listen_tls(&mut self, listener: TcpListener, tls: impl Into<TlsSettings>) {
+        self.listeners.push((listener, Some(tls.into())));
+    }
+
+    /// Controls the broker from elsewhere.
+    pub fn handle(&self) -> BrokerHandle {
+        BrokerHandle { core: self.core.clone() }
+    }
+
+    /// Serves until `shutdown` completes, then ends every connection: MQTT 5.0 clients are told that the broker shuts
+    /// down, and each gets [`Limits::close_timeout`](super::Limits::close_timeout) to take what is still to be written.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) {
+        let mut tasks = JoinSet::new();
+        tasks.spawn(timers::run(self.core.clone()));
+        for (listener, tls) in self.listeners {
+            tasks.spawn(listener::run(self.core.clone(), listener, tls));
+        }
+        shutdown.await;
+        tasks.shutdown().await;
+        let handle = BrokerHandle { core: self.core.clone() };
+        let grace = self.core.config.limits.close_timeout + Duration::from_millis(100);
+        let drained = async {
+            while handle.connections() > 0 {
+                // Also those who were let in meanwhile.
+                handle.disconnect_all(ReasonCode::ServerShuttingDown, "the broker shuts down");
+                tokio::time::sleep(DRAIN_INTERVAL).await;
+            }
+        };
+        let _ = tokio::time::timeout(grace, drained).await;
+    }
+}

@@ -1,0 +1,70 @@
+//! Messages from one client: acknowledgements in order, QoS 2 identifiers that must not be taken twice.
+
+use std::collections::VecDeque;
+
+use hashbrown::HashSet;
+
+use crate::mqtt::{Ack, AckProperties, Packet, QoS, ReasonCode, Text};
+
+/// Acknowledgements of one connection. They go out in the order of the messages (section 4.6), though messages reach
+/// their subscribers' queues when the engine gives them back.
+#[derive(Debug, Default)]
+pub(crate) struct AckQueue {
+    acks: VecDeque<PendingAck>,
+    /// Number of the first entry.
+    base: u64,
+}
+
+#[derive(Debug)]
+struct PendingAck {
+    packet_id: u16,
+    qos: QoS,
+    outcome: Option<(ReasonCode, Option<Text>)>,
+}
+
+impl AckQueue {
+    /// A message came in that needs an acknowledgement; the number is for [`complete`](Self::complete).
+    pub(crate) fn expect(&mut self, packet_id: u16, qos: QoS) -> u64 {
+        self.acks.push_back(PendingAck { packet_id, qos, outcome: None });
+        self.base + self.acks.len() as u64 - 1
+    }
+
+    /// The message is where it had to go, or was refused. Whether something can be written now.
+    pub(crate) fn complete(&mut self, number: u64, reason: ReasonCode, text: Option<Text>) -> bool {
+        let index = number.checked_sub(self.base).and_then(|index| usize::try_from(index).ok());
+        if let Some(ack) = index.and_then(|index| self.acks.get_mut(index)) {
+            ack.outcome = Some((reason, text));
+        }
+        self.has_work()
+    }
+
+    /// Whether [`next`](Self::next) would give something.
+    pub(crate) fn has_work(&self) -> bool {
+        self.acks.front().is_some_and(|ack| ack.outcome.is_some())
+    }
+
+    /// The next acknowledgement to write.
+    pub(crate) fn next(&mut self) -> Option<Packet> {
+        let (reason, reason_string) = self.acks.front_mut()?.outcome.take()?;
+        let ack = self.acks.pop_front()?;
+        self.base += 1;
+        let packet = Ack {
+            packet_id: ack.packet_id,
+            reason,
+            properties: AckProperties { reason_string, ..AckProperties::default() },
+        };
+        Some(if ack.qos == QoS::ExactlyOnce { Packet::Pubrec(packet) } else { Packet::Puback(packet) })
+    }
+
+    /// QoS 1 messages that wait for their acknowledgement.
+    fn qos1_waiting(&self) -> usize {
+        self.acks.iter().filter(|ack| ack.qos == QoS::AtLeastOnce).count()
+    }
+
+    /// Whether the client has more unacknowledged messages than `receive_max`, counting the QoS 2 ones in `received`.
+    pub(crate) fn exceeds(&self, receive_max: u16, received: &HashSet<u16>) -> bool {
+        // Cheap bound first: the exact count walks the queue.
+        let bound = self.acks.len() + received.len();
+        bound > usize::from(receive_max) && self.qos1_waiting() + received.len() > usize::from(receive_max)
+    }
+}

@@ -1,0 +1,115 @@
+//! Bytes in and out of one socket, without buffers while nothing happens.
+
+use std::{
+    cell::RefCell,
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::mqtt::{DecodeError, Limits, Packet, Version, split_frame};
+
+/// What a connection runs over.
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Stream for T {}
+
+/// Bytes read at a time, into a buffer that the connections of a thread share.
+const READ_BYTES: usize = 64 << 10;
+
+/// Messages to write beyond which no more are encoded.
+pub(crate) const OUT_BYTES_HIGH: usize = 64 << 10;
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BYTES]);
+}
+
+/// A socket with what was read and not yet decoded, and what was encoded and not yet written.
+pub(crate) struct Transport<S> {
+    stream: S,
+    input: BytesMut,
+    pub(crate) out: BytesMut,
+    unflushed: bool,
+}
+
+impl<S: Stream> Transport<S> {
+    pub(crate) fn new(stream: S) -> Self {
+        Self { stream, input: BytesMut::new(), out: BytesMut::new(), unflushed: false }
+    }
+
+    /// The next packet that has arrived entirely. It has memory of its own, so that keeping it keeps nothing else.
+    pub(crate) fn next_packet(
+        &mut self,
+        version: Version,
+        limits: Limits,
+    ) -> Result<Option<Packet>, DecodeError> {
+        let Some(frame) = split_frame(&self.input, limits)? else {
+            return Ok(None);
+        };
+        let bytes = Bytes::copy_from_slice(&self.input[..frame.bytes]);
+        self.input.advance(frame.bytes);
+        Packet::decode(frame, bytes, version).map(Some)
+    }
+
+    /// What was read and not yet decoded.
+    pub(crate) fn input(&self) -> &[u8] {
+        &self.input
+    }
+
+    /// Gives memory back; call before waiting.
+    pub(crate) fn relax(&mut self) {
+        if self.input.is_empty() {
+            self.input = BytesMut::new();
+        }
+        if self.out.is_empty() {
+            self.out = BytesMut::new();
+        }
+    }
+
+    /// Reads what is there: the number of bytes, 0 at the end of the stream.
+    pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let mut buffer = ReadBuf::new(scratch);
+            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
+            self.input.extend_from_slice(buffer.filled());
+            Poll::Ready(Ok(buffer.filled().len()))
+        })
+    }
+
+    /// Writes what can be written. Ready once everything is out.
+    pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.out.is_empty() {
+            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.out))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.out.advance(written);
+            self.unflushed = true;
+        }
+        if self.unflushed {
+            ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+            self.unflushed = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Whether something is still to be written.
+    pub(crate) fn is_writing(&self) -> bool {
+        !self.out.is_empty() || self.unflushed
+    }
+
+    /// Encodes a packet for writing. One that does not fit the wire is a bug of a hook and is left out.
+    pub(crate) fn queue(&mut self, packet: &Packet, version: Version) {
+        if let Err(error) = packet.encode(version, &mut self.out) {
+            tracing::error!(%error, "a packet could not be encoded");
+        }
+    }
+
+    /// Writes the rest and says goodbye to the stream.
+    pub(crate) async fn close(mut self) {
+        let _ = std::future::poll_fn(|cx| self.poll_write(cx)).await;
+        let _ = std::future::poll_fn(|cx| Pin::new(&mut self.stream).poll_shutdown(cx)).await;
+    }
+}

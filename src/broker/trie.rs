@@ -1,0 +1,295 @@
+//! Who subscribes to a topic.
+//!
+//! A tree with one node for each level of a filter. Matching a topic walks at most two branches a level, so it costs the
+//! same with ten filters as with a million that do not match.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use hashbrown::HashMap;
+
+use super::session::{Session, Subscribed, outgoing::SubscriptionIds};
+use crate::mqtt::QoS;
+
+/// Everybody who gets the messages of one topic. Kept by publishers between messages.
+#[derive(Debug, Default)]
+pub(crate) struct Targets {
+    /// At most one for each session, overlapping subscriptions merged.
+    pub(crate) each: Vec<Target>,
+    /// Of each of these, one member.
+    pub(crate) groups: Vec<GroupTarget>,
+}
+
+impl Targets {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.each.is_empty() && self.groups.is_empty()
+    }
+}
+
+/// A session that gets the messages of one topic.
+#[derive(Debug)]
+pub(crate) struct Target {
+    pub(crate) session: Arc<Session>,
+    /// For messages of others.
+    pub(crate) grant: Grant,
+    /// For messages that the session published itself; `None` if all its subscriptions say no local.
+    pub(crate) own: Option<Grant>,
+}
+
+/// With what a message is delivered.
+#[derive(Debug, Clone)]
+pub(crate) struct Grant {
+    pub(crate) qos_max: QoS,
+    pub(crate) retain_as_published: bool,
+    pub(crate) ids: SubscriptionIds,
+}
+
+impl Grant {
+    fn new(subscribed: &Subscribed) -> Self {
+        Self {
+            qos_max: subscribed.options.qos,
+            retain_as_published: subscribed.options.retain_as_published,
+            ids: subscribed.id.map(|id| Arc::from([id])),
+        }
+    }
+
+    fn merge(&mut self, other: &Subscribed) {
+        self.qos_max = self.qos_max.max(other.options.qos);
+        self.retain_as_published |= other.options.retain_as_published;
+        if let Some(id) = other.id {
+            self.ids = Some(self.ids.iter().flat_map(|ids| ids.iter().copied()).chain([id]).collect());
+        }
+    }
+}
+
+/// A group of a shared subscription.
+#[derive(Debug, Clone)]
+pub(crate) struct GroupTarget {
+    members: Arc<[Entry]>,
+    turn: Arc<AtomicUsize>,
+}
+
+impl GroupTarget {
+    /// Whose turn it is: the next member that is connected, or just the next.
+    pub(crate) fn next(&self) -> Option<(&Arc<Session>, Grant)> {
+        let count = self.members.len();
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let members = (0..count).map(|offset| &self.members[turn.wrapping_add(offset) % count]);
+        let connected = members.clone().find(|entry| entry.session.is_connected());
+        let entry = connected.or_else(|| members.clone().next())?;
+        Some((&entry.session, Grant::new(&entry.subscribed)))
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Entry {
+    session: Arc<Session>,
+    subscribed: Subscribed,
+}
+
+#[derive(Debug, Default)]
+struct Node {
+    parent: usize,
+    children: HashMap<Box<str>, usize>,
+    /// Child for `+`; 0 for none.
+    plus: usize,
+    /// Child for `#`; 0 for none.
+    hash: usize,
+    each: HashMap<u64, Entry>,
+    groups: HashMap<Box<str>, GroupTarget>,
+}
+
+impl Node {
+    fn is_unused(&self) -> bool {
+        self.children.is_empty()
+            && self.plus == 0
+            && self.hash == 0
+            && self.each.is_empty()
+            && self.groups.is_empty()
+    }
+}
+
+/// All subscriptions of all sessions.
+#[derive(Debug)]
+pub(crate) struct Trie {
+    /// The first is the root. Removed nodes are in `free`.
+    nodes: Vec<Node>,
+    free: Vec<usize>,
+}
+
+const ROOT: usize = 0;
+
+impl Default for Trie {
+    fn default() -> Self {
+        Self { nodes: vec![Node::default()], free: Vec::new() }
+    }
+}
+
+impl Trie {
+    /// Adds or replaces the subscription of a session to a valid filter.
+    pub(crate) fn insert(
+        &mut self,
+        filter: &str,
+        group: Option<&str>,
+        session: &Arc<Session>,
+        subscribed: Subscribed,
+    ) {
+        let mut at = ROOT;
+        for level in filter.split('/') {
+            at = match self.child(at, level) {
+                Some(child) => child,
+                None => self.add(at, level),
+            };
+        }
+        let node = &mut self.nodes[at];
+        let entry = Entry { session: session.clone(), subscribed };
+        match group {
+            None => {
+                node.each.insert(session.key, entry);
+            }
+            Some(name) => {
+                let group = node
+                    .groups
+                    .entry(name.into())
+                    .or_insert_with(|| GroupTarget { members: Arc::new([]), turn: Arc::default() });
+                let others = group.members.iter().filter(|member| member.session.key != session.key).cloned();
+                group.members = others.chain([entry]).collect();
+            }
+        }
+    }
+
+    /// Removes the subscription of a session, and the nodes that it alone needed.
+    pub(crate) fn remove(&mut self, filter: &str, group: Option<&str>, session_key: u64) {
+        let mut at = ROOT;
+        for level in filter.split('/') {
+            let Some(child) = self.child(at, level) else { return };
+            at = child;
+        }
+        let node = &mut self.nodes[at];
+        match group {
+            None => {
+                node.each.remove(&session_key);
+            }
+            Some(name) => {
+                let Some(group) = node.groups.get_mut(name) else { return };
+                group.members = group
+                    .members
+                    .iter()
+                    .filter(|member| member.session.key != session_key)
+                    .cloned()
+                    .collect();
+                if group.members.is_empty() {
+                    node.groups.remove(name);
+                }
+            }
+        }
+        let levels: Vec<&str> = filter.split('/').collect();
+        for level in levels.into_iter().rev() {
+            if at == ROOT || !self.nodes[at].is_unused() {
+                return;
+            }
+            let parent = self.nodes[at].parent;
+            self.nodes[at] = Node::default();
+            self.free.push(at);
+            let node = &mut self.nodes[parent];
+            match level {
+                "+" => node.plus = 0,
+                "#" => node.hash = 0,
+                name => {
+                    node.children.remove(name);
+                }
+            }
+            at = parent;
+        }
+    }
+
+    fn child(&self, at: usize, level: &str) -> Option<usize> {
+        let node = &self.nodes[at];
+        match level {
+            "+" => Some(node.plus).filter(|child| *child != 0),
+            "#" => Some(node.hash).filter(|child| *child != 0),
+            name => node.children.get(name).copied(),
+        }
+    }
+
+    fn add(&mut self, parent: usize, level: &str) -> usize {
+        let child = self.free.pop().unwrap_or_else(|| {
+            self.nodes.push(Node::default());
+            self.nodes.len() - 1
+        });
+        self.nodes[child].parent = parent;
+        let node = &mut self.nodes[parent];
+        match level {
+            "+" => node.plus = child,
+            "#" => node.hash = child,
+            name => {
+                node.children.insert(name.into(), child);
+            }
+        }
+        child
+    }
+
+    /// Everybody who subscribes to a valid topic.
+    pub(crate) fn matches(&self, topic: &str) -> Targets {
+        let mut found: Vec<&Entry> = Vec::new();
+        let mut groups = Vec::new();
+        let levels: Vec<&str> = topic.split('/').collect();
+        let system = topic.starts_with('$');
+        let mut hits: Vec<usize> = Vec::new();
+        let mut stack = vec![(ROOT, 0)];
+        while let Some((at, depth)) = stack.pop() {
+            let node = &self.nodes[at];
+            // Wildcards on the first level leave topics with a leading `$` alone (section 4.7.2).
+            let wildcards = !(system && depth == 0);
+            if node.hash != 0 && wildcards {
+                hits.push(node.hash);
+            }
+            let Some(level) = levels.get(depth) else {
+                hits.push(at);
+                continue;
+            };
+            if node.plus != 0 && wildcards {
+                stack.push((node.plus, depth + 1));
+            }
+            if let Some(child) = node.children.get(*level) {
+                stack.push((*child, depth + 1));
+            }
+        }
+        for hit in &hits {
+            let node = &self.nodes[*hit];
+            found.extend(node.each.values());
+            groups.extend(node.groups.values().cloned());
+        }
+        if hits.len() > 1 {
+            found.sort_by_key(|entry| entry.session.key);
+        }
+        let mut each: Vec<Target> = Vec::with_capacity(found.len());
+        for entry in found {
+            let local = !entry.subscribed.options.no_local;
+            match each.last_mut().filter(|last| last.session.key == entry.session.key) {
+                Some(last) => {
+                    last.grant.merge(&entry.subscribed);
+                    match &mut last.own {
+                        Some(own) if local => own.merge(&entry.subscribed),
+                        None if local => last.own = Some(Grant::new(&entry.subscribed)),
+                        _ => {}
+                    }
+                }
+                None => each.push(Target {
+                    session: entry.session.clone(),
+                    grant: Grant::new(&entry.subscribed),
+                    own: local.then(|| Grant::new(&entry.subscribed)),
+                }),
+            }
+        }
+        Targets { each, groups }
+    }
+
+    /// Nodes in use, the root included.
+    #[cfg(test)]
+    fn len(&self) -> usize {
+        self.nodes.len() - self.free.len()
+    }
+}

@@ -457,6 +457,15 @@ impl Label {
         &self.0
     }
 
+    /// The same label at version 0: what remains when versions do not count.
+    pub fn unversioned(&self) -> Self {
+        match Parts::decode(&self.0) {
+            Ok(Parts::Attribute(attribute, _)) => Self::attribute(&attribute, 0),
+            Ok(Parts::Bit(name, index, bit, _)) => Self::bit(&name, index, bit, 0),
+            Ok(Parts::Epoch(_)) | Err(_) => self.clone(),
+        }
+    }
+
     fn encode(write: impl FnOnce(&mut Encoder<Vec<u8>>) -> Written) -> Self {
         Self(to_vec(write).into_boxed_slice())
     }

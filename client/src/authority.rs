@@ -1,0 +1,280 @@
+//! The authority as seen from outside: HTTPS requests, pinned, bounded, with its problems as errors.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use smqtt_core::api::Problem;
+use smqtt_core::bundle::BUNDLE_BYTES_MAX;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+/// Most bytes of an answer.
+const ANSWER_BYTES_MAX: usize = 2 * BUNDLE_BYTES_MAX;
+/// How long a connection may take to stand.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long an answer may take, beyond what was asked to wait.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Why a request came to nothing.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RequestError {
+    /// Not `https://host:port`.
+    #[error("`{0}` is not the address of an authority")]
+    Url(String),
+    /// Nobody there, or not in time.
+    #[error("cannot reach the authority at {url}")]
+    Unreachable {
+        /// Where.
+        url: String,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Somebody else is there.
+    #[error("the server at {url} is not the authority that was expected")]
+    WrongServer {
+        /// Where.
+        url: String,
+        /// What TLS said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The connection broke.
+    #[error("the connection to the authority broke")]
+    Broken(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The authority said no.
+    #[error("{}", .0.detail.as_deref().unwrap_or(&.0.title))]
+    Problem(Problem),
+    /// An answer that makes no sense.
+    #[error("the authority's answer cannot be understood")]
+    Answer(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl RequestError {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Url(_) => Some("it looks like https://host:port".into()),
+            Self::Unreachable { .. } => Some("is `smqtt up` running there, and is the address right?".into()),
+            Self::WrongServer { .. } => {
+                Some("the token or keyring is for another authority, or somebody is in between".into())
+            }
+            Self::Problem(problem) => problem.hint.clone(),
+            _ => None,
+        }
+    }
+
+    /// Whether the same request may succeed later.
+    pub fn is_temporary(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::Broken(_) => true,
+            Self::Problem(problem) => problem.status == 429 || problem.status >= 500,
+            _ => false,
+        }
+    }
+
+    /// The problem's code, where the authority said no.
+    pub fn code(&self) -> Option<&str> {
+        match self {
+            Self::Problem(problem) => Some(problem.code()),
+            _ => None,
+        }
+    }
+}
+
+/// An authority's address, and as whom to go there.
+#[derive(Clone, Debug)]
+pub struct Authority {
+    url: String,
+    host: String,
+    port: u16,
+    tls: Arc<ClientConfig>,
+}
+
+impl Authority {
+    /// The authority at `url`, over `tls` (see [`crate::tls`]).
+    ///
+    /// # Errors
+    /// [`RequestError::Url`].
+    pub fn new(url: &str, tls: Arc<ClientConfig>) -> Result<Self, RequestError> {
+        let (host, port) = split_url(url, "https://", 443).ok_or_else(|| RequestError::Url(url.to_owned()))?;
+        Ok(Self { url: url.trim_end_matches('/').to_owned(), host, port, tls })
+    }
+
+    /// Where it is.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// `GET path`, the answer as JSON.
+    ///
+    /// # Errors
+    /// [`RequestError`].
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, RequestError> {
+        json(&self.request(Method::GET, path, None, Duration::ZERO).await?.1)
+    }
+
+    /// `POST path` with a JSON body, the answer as JSON.
+    ///
+    /// # Errors
+    /// [`RequestError`].
+    pub async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, RequestError> {
+        self.send(Method::POST, path, body).await
+    }
+
+    /// `PUT path` with a JSON body, the answer as JSON.
+    ///
+    /// # Errors
+    /// [`RequestError`].
+    pub async fn put<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, RequestError> {
+        self.send(Method::PUT, path, body).await
+    }
+
+    /// `DELETE path`, the answer as JSON.
+    ///
+    /// # Errors
+    /// [`RequestError`].
+    pub async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, RequestError> {
+        json(&self.request(Method::DELETE, path, None, Duration::ZERO).await?.1)
+    }
+
+    /// The newest bundle above number `after`, signed bytes; waits up to `wait` for one. `None` if there is none.
+    ///
+    /// # Errors
+    /// [`RequestError`].
+    pub async fn bundle(&self, after: u64, wait: Duration) -> Result<Option<Bytes>, RequestError> {
+        let path = format!("/v1/bundle?after={after}&wait={}", wait.as_secs());
+        let (status, body) = self.request(Method::GET, &path, None, wait).await?;
+        Ok((status == StatusCode::OK).then_some(body))
+    }
+
+    async fn send<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, RequestError> {
+        let body = serde_json::to_vec(body).map_err(|e| RequestError::Answer(e.into()))?;
+        json(&self.request(method, path, Some(body.into()), Duration::ZERO).await?.1)
+    }
+
+    async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Bytes>,
+        wait: Duration,
+    ) -> Result<(StatusCode, Bytes), RequestError> {
+        let stream = self.connect().await?;
+        let exchange = async {
+            let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+            let driver = tokio::spawn(connection);
+            let mut request = Request::builder()
+                .method(method)
+                .uri(path)
+                .header("host", format!("{}:{}", self.host, self.port));
+            if body.is_some() {
+                request = request.header("content-type", "application/json");
+            }
+            let request = request.body(Full::new(body.unwrap_or_default()))?;
+            let response = sender.send_request(request).await?;
+            let status = response.status();
+            let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await?.to_bytes();
+            driver.abort();
+            Ok::<_, Box<dyn std::error::Error + Send + Sync>>((status, body))
+        };
+        let (status, body) = match tokio::time::timeout(ANSWER_TIMEOUT + wait, exchange).await {
+            Ok(answer) => answer.map_err(|error| self.broken(error))?,
+            Err(elapsed) => return Err(RequestError::Broken(elapsed.into())),
+        };
+        if status.is_success() {
+            return Ok((status, body));
+        }
+        let problem = serde_json::from_slice(&body).unwrap_or_else(|_| Problem {
+            kind: "about:blank".into(),
+            title: format!("the authority answered {status}"),
+            status: status.as_u16(),
+            detail: None,
+            hint: None,
+        });
+        Err(RequestError::Problem(problem))
+    }
+
+    /// In TLS 1.3 a server refuses a client's certificate after the handshake: say so, too.
+    fn broken(&self, error: Box<dyn std::error::Error + Send + Sync>) -> RequestError {
+        RequestError::Broken(error)
+    }
+
+    async fn connect(&self) -> Result<tokio_rustls::client::TlsStream<TcpStream>, RequestError> {
+        let unreachable = |source| RequestError::Unreachable { url: self.url.clone(), source };
+        let connecting = async {
+            let tcp = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(unreachable)?;
+            tcp.set_nodelay(true).map_err(unreachable)?;
+            let name = ServerName::try_from(self.host.clone()).map_err(|_| RequestError::Url(self.url.clone()))?;
+            TlsConnector::from(self.tls.clone()).connect(name, tcp).await.map_err(|source| {
+                // A certificate that does not hold is somebody else; anything else may pass.
+                let invalid = source.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>());
+                match invalid {
+                    Some(rustls::Error::InvalidCertificate(_)) => {
+                        RequestError::WrongServer { url: self.url.clone(), source }
+                    }
+                    _ => unreachable(source),
+                }
+            })
+        };
+        match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
+            Ok(result) => result,
+            Err(_) => Err(unreachable(std::io::ErrorKind::TimedOut.into())),
+        }
+    }
+}
+
+fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, RequestError> {
+    serde_json::from_slice(body).map_err(|error| RequestError::Answer(error.into()))
+}
+
+/// Host and port of `scheme://host[:port][/]`; an IPv6 address stands in brackets.
+pub fn split_url(url: &str, scheme: &str, default_port: u16) -> Option<(String, u16)> {
+    let rest = url.strip_prefix(scheme)?.trim_end_matches('/');
+    if rest.is_empty() || rest.contains(['/', '?', '#', '@', ' ']) {
+        return None;
+    }
+    let (host, port) = match rest.strip_prefix('[') {
+        Some(v6) => {
+            let (host, after) = v6.split_once(']')?;
+            (host, after.strip_prefix(':').map_or(after.is_empty().then_some(None), |p| Some(Some(p)))?)
+        }
+        None => match rest.split_once(':') {
+            Some((host, port)) => (host, Some(port)),
+            None => (rest, None),
+        },
+    };
+    let port = port.map_or(Ok(default_port), str::parse).ok()?;
+    (!host.is_empty()).then(|| (host.to_owned(), port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_split_or_are_refused() {
+        let split = |url| split_url(url, "https://", 443);
+        assert_eq!(split("https://a.example:8443/"), Some(("a.example".into(), 8443)));
+        assert_eq!(split("https://[::1]:1"), Some(("::1".into(), 1)));
+        assert_eq!(split("https://[::1]"), Some(("::1".into(), 443)));
+        assert_eq!(split("https://10.0.0.1"), Some(("10.0.0.1".into(), 443)));
+        for bad in ["http://a", "https://", "https://a:b", "https://a:99999", "https://a/b", "https://[::1", "https://[::1]x"] {
+            assert_eq!(split(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! Enrolment and what follows it: newer bundles, newer keys, a renewed certificate.
+
+use std::path::Path;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use smqtt_core::api::{EnrolRequest, Enrolment, Keys, RenewRequest};
+use smqtt_core::crypto::SigningKey;
+use smqtt_core::identity::fingerprint;
+use smqtt_core::token::Token;
+
+use crate::authority::{Authority, RequestError};
+use crate::keyring::{Keyring, KeyringError, OwnKeys, SharedKeyring};
+use crate::tls;
+
+/// Why enrolment or renewal came to nothing.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EnrolError {
+    /// The authority was not reached, or said no.
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    /// The directory, or what the authority sent.
+    #[error(transparent)]
+    Keyring(#[from] KeyringError),
+    /// TLS could not be set up.
+    #[error("cannot set up TLS")]
+    Tls(#[from] rustls::Error),
+    /// A device is enrolled here already.
+    #[error("`{name}` is enrolled in this directory already")]
+    Taken {
+        /// Who.
+        name: String,
+    },
+    /// The authority sent another root than the token names.
+    #[error("the authority's root is not the one that the token names")]
+    WrongRoot,
+    /// The token was good until then.
+    #[error("the enrolment token has expired")]
+    Expired,
+    /// The certificate request could not be made.
+    #[error("cannot make a certificate request")]
+    Csr(#[from] rcgen::Error),
+}
+
+impl EnrolError {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Request(error) => error.hint(),
+            Self::Keyring(error) => error.hint().map(str::to_owned),
+            Self::Taken { .. } => Some("choose another directory with `--dir`".into()),
+            Self::WrongRoot => Some("ask for a new token; somebody may be in between".into()),
+            Self::Expired => Some("ask for a new one: `smqtt token new NAME attribute=value…`".into()),
+            _ => None,
+        }
+    }
+
+    /// Whether the same request may succeed later.
+    pub fn is_temporary(&self) -> bool {
+        matches!(self, Self::Request(error) if error.is_temporary())
+    }
+}
+
+/// Enrols with `token` into `dir`: makes the device's keys there, sends a certificate request over
+/// HTTPS pinned to the token's fingerprint, stores what comes back. May be called again with the same
+/// token after a failure: the keys stay, and the authority gives the same answer.
+///
+/// # Errors
+/// [`EnrolError`]; nothing but the device's own keys is then stored.
+pub async fn enrol(token: &Token, dir: &Path, now: u64) -> Result<Keyring, EnrolError> {
+    match Keyring::load(dir) {
+        Err(KeyringError::NotEnrolled(_)) => {}
+        Err(error) => return Err(error.into()),
+        Ok(keyring) => return Err(EnrolError::Taken { name: keyring.place().name.clone() }),
+    }
+    let authority = Authority::new(&token.url, tls::pinned_config(token.fingerprint)?)?;
+    let own = OwnKeys::load_or_make(dir)?;
+    let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect();
+    let request = EnrolRequest {
+        token_id: hex(&token.id),
+        secret: hex(&token.secret),
+        csr: STANDARD.encode(csr(&own.signing)?),
+        hpke_key: STANDARD.encode(&own.hpke_public),
+    };
+    let enrolment: Enrolment = match authority.post("/v1/enrol", &request).await {
+        // The clock that counts is the authority's; ours may be wrong.
+        Err(RequestError::Problem(problem)) if problem.code() == "token-expired" => {
+            return Err(EnrolError::Expired);
+        }
+        answer => answer?,
+    };
+    let root = STANDARD.decode(&enrolment.root).map_err(|_| KeyringError::Answer)?;
+    if fingerprint(&root).map_err(KeyringError::Certificate)? != token.fingerprint {
+        return Err(EnrolError::WrongRoot);
+    }
+    Ok(Keyring::create(dir, &token.url, own, &enrolment, now)?)
+}
+
+/// The authority, as the device of this keyring.
+///
+/// # Errors
+/// [`EnrolError`] where the keyring's certificate cannot be used.
+pub fn authority_of(keyring: &Keyring) -> Result<Authority, EnrolError> {
+    let signer = keyring.signer();
+    let identity = Some((signer.certificate(), signer.key().expose_pkcs8()));
+    let tls = tls::client_config(keyring.roots(), identity)?;
+    Ok(Authority::new(&keyring.place().authority, tls)?)
+}
+
+/// What [`refresh`] changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Refreshed {
+    /// There is a newer bundle.
+    pub bundle: bool,
+    /// The certificate was renewed.
+    pub certificate: bool,
+}
+
+/// Fetches a newer bundle (waiting up to `wait` for one), the keys that go with it, and a new
+/// certificate where two thirds of its life are over. The keyring is locked only to read and change it.
+///
+/// # Errors
+/// [`EnrolError`]; what was fetched before stays.
+pub async fn refresh(keyring: &SharedKeyring, now: u64, wait: Duration) -> Result<Refreshed, EnrolError> {
+    let (authority, known) = keyring.with(|k| Ok::<_, EnrolError>((authority_of(k)?, k.bundle().number)))?;
+    let mut done = Refreshed::default();
+    if let Some(bytes) = authority.bundle(known, wait).await? {
+        done.bundle = keyring.with(|k| k.take_bundle(&bytes))?;
+    }
+    // Keys of this epoch may be missing although the bundle is not new: the last try broke in between.
+    let behind = keyring.with(|k| k.keys().iter().all(|key| key.epoch() < k.bundle().epoch.number));
+    if done.bundle || behind {
+        let keys: Keys = authority.get("/v1/keys").await?;
+        keyring.with(|k| k.take_keys(&keys.keys))?;
+    }
+    if let Some(request) = keyring.with(|k| renewal(k, now))? {
+        let renewed: Enrolment = authority.post("/v1/renew", &request).await?;
+        let certificate = STANDARD.decode(&renewed.certificate).map_err(|_| KeyringError::Answer)?;
+        keyring.with(|k| k.take_certificate(certificate, now))?;
+        done.certificate = true;
+    }
+    Ok(done)
+}
+
+/// A request for a new certificate, where two thirds of the old one's life are over.
+fn renewal(keyring: &Keyring, now: u64) -> Result<Option<RenewRequest>, EnrolError> {
+    if !certificate_is_due(keyring, now) {
+        return Ok(None);
+    }
+    Ok(Some(RenewRequest {
+        csr: STANDARD.encode(csr(&keyring.own().signing)?),
+        hpke_key: STANDARD.encode(&keyring.own().hpke_public),
+    }))
+}
+
+/// Whether two thirds of the certificate's life are over.
+fn certificate_is_due(keyring: &Keyring, now: u64) -> bool {
+    let Some((from, to)) = validity(keyring.signer().certificate()) else { return true };
+    now >= from + (to.saturating_sub(from)) / 3 * 2
+}
+
+/// Not before and not after of a certificate, seconds since 1970.
+pub fn validity(certificate: &[u8]) -> Option<(u64, u64)> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    let validity = parsed.validity();
+    let seconds = |time: x509_parser::time::ASN1Time| u64::try_from(time.timestamp()).ok();
+    Some((seconds(validity.not_before)?, seconds(validity.not_after)?))
+}
+
+/// A certificate request; the authority takes nothing from it but the key.
+fn csr(key: &SigningKey) -> Result<Vec<u8>, rcgen::Error> {
+    let der = rustls::pki_types::PrivatePkcs8KeyDer::from(key.expose_pkcs8());
+    let pair = rcgen::KeyPair::from_pkcs8_der_and_sign_algo(&der, &rcgen::PKCS_ECDSA_P256_SHA256)?;
+    let request = rcgen::CertificateParams::default().serialize_request(&pair)?;
+    Ok(request.der().to_vec())
+}

@@ -1,0 +1,100 @@
+//! Files that hold secrets: only the owner reads them, and a crash leaves the old or the new one.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// A file or directory that could not be read or written.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {verb} `{}`", path.display())]
+pub struct FileError {
+    verb: &'static str,
+    path: PathBuf,
+    #[source]
+    source: io::Error,
+}
+
+impl FileError {
+    /// Wraps what the system said about `path`.
+    pub fn new(verb: &'static str, path: &Path, source: io::Error) -> Self {
+        Self { verb, path: path.to_owned(), source }
+    }
+
+    /// Whether the file does not exist.
+    pub fn is_missing(&self) -> bool {
+        self.source.kind() == io::ErrorKind::NotFound
+    }
+}
+
+/// Makes `dir` with mode 0700, its parents as usual; an existing one must not be open to others.
+///
+/// # Errors
+/// [`FileError`] where it cannot be made, or where others may enter an existing one and that
+/// cannot be changed.
+pub fn private_dir(dir: &Path) -> Result<(), FileError> {
+    let made = (|| {
+        if let Some(parent) = dir.parent().filter(|p| !p.as_os_str().is_empty()) {
+            fs::create_dir_all(parent)?;
+        }
+        match DirBuilder::new().mode(0o700).create(dir) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => {
+                let mode = fs::metadata(dir)?.permissions().mode();
+                if mode & 0o077 == 0 {
+                    return Ok(());
+                }
+                fs::set_permissions(dir, fs::Permissions::from_mode(0o700))
+            }
+            other => other,
+        }
+    })();
+    made.map_err(|error| FileError::new("make the directory", dir, error))
+}
+
+/// Writes `bytes` to `path`, mode 0600, by way of a synced temporary file in the same directory.
+///
+/// # Errors
+/// [`FileError`]; the old file is then untouched.
+pub fn write_private(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
+    let written = (|| {
+        let dir = path.parent().unwrap_or(Path::new("."));
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let temporary = dir.join(format!(".{name}.{}", std::process::id()));
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        file.set_permissions(fs::Permissions::from_mode(0o600))?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)?;
+        File::open(dir)?.sync_all()
+    })();
+    written.map_err(|error| FileError::new("write", path, error))
+}
+
+/// Reads a file of at most `max` bytes.
+///
+/// # Errors
+/// [`FileError`], also for a larger file.
+pub fn read_bounded(path: &Path, max: usize) -> Result<Vec<u8>, FileError> {
+    let read = (|| {
+        use std::io::Read;
+        let mut bytes = Vec::new();
+        File::open(path)?.take(max as u64 + 1).read_to_end(&mut bytes)?;
+        if bytes.len() > max {
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("more than {max} bytes")));
+        }
+        Ok(bytes)
+    })();
+    read.map_err(|error| FileError::new("read", path, error))
+}
+
+/// Reads a file of at most `max` bytes; `None` if there is none.
+///
+/// # Errors
+/// As [`read_bounded`], but for a missing file.
+pub fn read_if_any(path: &Path, max: usize) -> Result<Option<Vec<u8>>, FileError> {
+    match read_bounded(path, max) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.is_missing() => Ok(None),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,383 @@
+//! Opening: who sealed it, is it for me, was it here before. Verifies before it opens.
+
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+
+use smqtt_core::attribute::Label;
+use smqtt_core::bundle::{Bundle, CLOCK_SKEW_SECONDS};
+use smqtt_core::envelope::{ContentKey, Envelope, MESSAGES_MAX, Message, is_sealed};
+use smqtt_core::header::{Header, HeaderError, KID_BYTES, Kid};
+use smqtt_core::identity::{Identity, VerifiedCertificate};
+use smqtt_core::rule::Mode;
+use smqtt_core::suite::SuiteError;
+
+use crate::files::FileError;
+use crate::keyring::Keyring;
+use crate::replay::Replay;
+
+/// Most headers that are held at once; the least recently used goes first.
+pub const HEADERS_MAX: usize = 1024;
+
+/// What became of a payload.
+#[derive(Debug)]
+pub enum Outcome {
+    /// It was for this device.
+    Opened(Opened),
+    /// Not sealed, on a topic where that is allowed. Anybody may have sent it.
+    Unsealed(Vec<u8>),
+    /// Sealed properly, for others.
+    NotForMe(NotForMe),
+    /// Opened before.
+    Repeated,
+    /// Sealed under a newer bundle than the keyring's: fetch that, then open it again.
+    Newer,
+    /// Altered, forged, or not to be trusted.
+    Broken(Broken),
+}
+
+/// A payload in the clear.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opened {
+    /// The payload.
+    pub payload: Vec<u8>,
+    /// Who published it: verified.
+    pub publisher: Identity,
+    /// When its header was made, by the publisher's clock.
+    pub created: u64,
+    /// Whether the message has a signature of its own; without, any reader of the policy could have made it.
+    pub signed: bool,
+    /// The content key.
+    pub kid: Kid,
+    /// Its number under the content key.
+    pub counter: u64,
+}
+
+/// Why a sealed message is not for this device.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NotForMe {
+    /// The attributes do not satisfy the policy.
+    #[error("my attributes do not satisfy `{policy}`")]
+    Attributes {
+        /// The policy.
+        policy: String,
+    },
+    /// They do, but in other versions.
+    #[error("my attributes satisfy `{policy}`, but in other versions than it was sealed under")]
+    Version {
+        /// The policy.
+        policy: String,
+    },
+    /// No key of that epoch.
+    #[error("sealed in epoch {sealed}; my keys are for {mine}")]
+    Epoch {
+        /// The header's.
+        sealed: u64,
+        /// Which there are.
+        mine: String,
+    },
+    /// Other public parameters.
+    #[error("sealed under the public parameters of another authority")]
+    Params,
+}
+
+impl NotForMe {
+    /// One word for machines.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Attributes { .. } => "attributes",
+            Self::Version { .. } => "version",
+            Self::Epoch { .. } => "epoch",
+            Self::Params => "params",
+        }
+    }
+}
+
+/// Why a message was not trusted.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Broken {
+    /// Plaintext where a rule requires sealing.
+    #[error("plaintext on a topic that the rule `{rule}` requires to be sealed")]
+    Plaintext {
+        /// The rule's filter.
+        rule: String,
+    },
+    /// Not an envelope.
+    #[error("the envelope is broken")]
+    Envelope,
+    /// No header came along, and none is known.
+    #[error("no header for this message was seen on this connection")]
+    NoHeader,
+    /// The header does not hold.
+    #[error("publisher not verified")]
+    Publisher(#[source] HeaderError),
+    /// The publisher was revoked.
+    #[error("the publisher `{0}` was revoked")]
+    Revoked(String),
+    /// The topic is not the header's.
+    #[error("the header is for `{filter}`: the message was moved to another topic")]
+    Topic {
+        /// The header's filter.
+        filter: String,
+    },
+    /// A second header under a known kid.
+    #[error("another header under the kid of one seen before")]
+    Kid,
+    /// The header or message was altered.
+    #[error("the message was altered")]
+    Altered,
+    /// The message's own signature does not fit.
+    #[error("the message's signature does not fit")]
+    Signature,
+    /// Made in the future.
+    #[error("the header was made in the future: check the clocks")]
+    Clock,
+    /// Replays cannot be recorded, so nothing may be opened.
+    #[error("cannot record what was opened")]
+    Record(#[source] FileError),
+}
+
+impl Broken {
+    /// One word for machines.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Plaintext { .. } => "plaintext",
+            Self::NoHeader => "no-header",
+            Self::Publisher(_) => "publisher-not-verified",
+            Self::Revoked(_) => "revoked",
+            Self::Topic { .. } => "topic",
+            Self::Kid => "kid",
+            Self::Clock => "clock",
+            Self::Record(_) => "record",
+            Self::Envelope | Self::Altered | Self::Signature => "broken",
+        }
+    }
+}
+
+/// A header whose publisher was verified.
+struct Known {
+    header: Header,
+    publisher: VerifiedCertificate,
+    /// `None` until somebody's key was tried; then the content key, or why there is none, for that
+    /// many keys.
+    tried: Option<(usize, Result<ContentKey, Closed>)>,
+    used: u64,
+}
+
+/// Why a header gives no content key.
+#[derive(Clone)]
+enum Closed {
+    NotForMe(NotForMe),
+    Altered,
+}
+
+/// Opens messages for one device.
+pub struct Opener {
+    known: HashMap<Kid, Known>,
+    replay: Replay,
+    uses: u64,
+}
+
+impl std::fmt::Debug for Opener {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Opener({} headers)", self.known.len())
+    }
+}
+
+impl Opener {
+    /// An opener whose replay windows live in the keyring's directory.
+    ///
+    /// # Errors
+    /// [`FileError`] where they cannot be read.
+    pub fn new(keyring: &Path) -> Result<Self, FileError> {
+        Ok(Self::with(Replay::open(keyring)?))
+    }
+
+    /// An opener with these replay windows.
+    pub fn with(replay: Replay) -> Self {
+        Self { known: HashMap::new(), replay, uses: 0 }
+    }
+
+    /// Opens what arrived on `topic`; `retained` as the PUBLISH says: retained messages open outside
+    /// the replay window, so that they may come with every new subscription.
+    pub fn open(
+        &mut self,
+        keyring: &Keyring,
+        topic: &str,
+        payload: &[u8],
+        retained: bool,
+        now: u64,
+    ) -> Outcome {
+        self.try_open(keyring, topic, payload, retained, now).unwrap_or_else(|other| *other)
+    }
+
+    fn try_open(
+        &mut self,
+        keyring: &Keyring,
+        topic: &str,
+        payload: &[u8],
+        retained: bool,
+        now: u64,
+    ) -> Result<Outcome, Box<Outcome>> {
+        let broken = |why| Box::new(Outcome::Broken(why));
+        if !is_sealed(payload) {
+            return match keyring.bundle().rule_for(topic) {
+                Some(rule) if rule.mode == Mode::Required => {
+                    Err(broken(Broken::Plaintext { rule: rule.filter.to_string() }))
+                }
+                _ => Ok(Outcome::Unsealed(payload.to_vec())),
+            };
+        }
+        let envelope = Envelope::parse(payload).map_err(|_| broken(Broken::Envelope))?;
+        let message = envelope.message;
+        if message.counter() >= MESSAGES_MAX {
+            return Err(broken(Broken::Envelope));
+        }
+        if let Some(header) = envelope.header {
+            self.learn(keyring, &message, header, now).map_err(broken)?;
+        }
+        self.uses += 1;
+        let known = self.known.get_mut(&message.kid()).ok_or_else(|| broken(Broken::NoHeader))?;
+        known.used = self.uses;
+        let bundle = keyring.bundle();
+        if bundle.is_revoked(known.header.publisher()) {
+            return Err(broken(Broken::Revoked(known.publisher.identity.name.clone())));
+        }
+        if !known.header.filter().matches(topic) {
+            let filter = known.header.filter().to_string();
+            return Err(broken(Broken::Topic { filter }));
+        }
+        let newer = is_newer(&known.header, bundle);
+        let key = match known.content_key(keyring) {
+            Ok(key) => key,
+            Err(_) if newer => return Err(Box::new(Outcome::Newer)),
+            Err(Closed::NotForMe(why)) => return Err(Box::new(Outcome::NotForMe(why))),
+            Err(Closed::Altered) => return Err(broken(Broken::Altered)),
+        };
+        let payload = key.open(topic, &message).map_err(|_| broken(Broken::Altered))?;
+        let Known { header, publisher, .. } = known;
+        let signature =
+            message.verify(&publisher.public_key, topic, header.hash(), header.publisher());
+        if signature == Some(false) {
+            return Err(broken(Broken::Signature));
+        }
+        if !retained {
+            let new = self.replay.take(message.kid(), header.publisher(), header.created(), message.counter());
+            if !new.map_err(|error| broken(Broken::Record(error)))? {
+                return Err(Box::new(Outcome::Repeated));
+            }
+        }
+        Ok(Outcome::Opened(Opened {
+            payload,
+            publisher: publisher.identity.clone(),
+            created: header.created(),
+            signed: signature.is_some(),
+            kid: message.kid(),
+            counter: message.counter(),
+        }))
+    }
+
+    /// Verifies a header that came along, once.
+    fn learn(
+        &mut self,
+        keyring: &Keyring,
+        message: &Message<'_>,
+        bytes: &[u8],
+        now: u64,
+    ) -> Result<(), Broken> {
+        if let Some(known) = self.known.get(&message.kid()) {
+            return if known.header.as_bytes() == bytes { Ok(()) } else { Err(Broken::Kid) };
+        }
+        let hash = smqtt_core::crypto::sha256(&[bytes]);
+        if hash[..KID_BYTES] != message.kid().0 {
+            return Err(Broken::Altered);
+        }
+        let header = Header::parse(bytes).map_err(|error| match error {
+            HeaderError::UnknownSuite => Broken::Publisher(error),
+            _ => Broken::Envelope,
+        })?;
+        let publisher = header.verify(keyring.roots()).map_err(Broken::Publisher)?;
+        if header.created() > now.saturating_add(CLOCK_SKEW_SECONDS) {
+            return Err(Broken::Clock);
+        }
+        if self.known.len() >= HEADERS_MAX {
+            let oldest = self.known.iter().min_by_key(|(_, known)| known.used).map(|(kid, _)| *kid);
+            oldest.map(|kid| self.known.remove(&kid));
+        }
+        let known = Known { header, publisher, tried: None, used: self.uses };
+        self.known.insert(message.kid(), known);
+        Ok(())
+    }
+
+    /// The header of a kid, if it was seen and verified.
+    pub fn header(&self, kid: Kid) -> Option<&Header> {
+        self.known.get(&kid).map(|known| &known.header)
+    }
+}
+
+impl Known {
+    /// The content key; tries again when the keyring has other keys than last time.
+    fn content_key(&mut self, keyring: &Keyring) -> Result<&ContentKey, Closed> {
+        let generation = keyring.key_generation();
+        let stale = match &self.tried {
+            Some((_, Ok(_))) => false,
+            Some((at, Err(_))) => *at != generation,
+            None => true,
+        };
+        if stale {
+            self.tried = Some((generation, decapsulate(&self.header, keyring)));
+        }
+        match self.tried.as_ref().map(|(_, result)| result) {
+            Some(Ok(key)) => Ok(key),
+            Some(Err(closed)) => Err(closed.clone()),
+            None => Err(Closed::Altered),
+        }
+    }
+}
+
+/// Tries the keyring's keys of the header's epoch, newest first.
+fn decapsulate(header: &Header, keyring: &Keyring) -> Result<ContentKey, Closed> {
+    let Some(params) = keyring.params_of(header) else { return Err(Closed::NotForMe(NotForMe::Params)) };
+    let access = header.access();
+    let satisfies = |labels: &[Label]| access.satisfied_by(&|label| labels.binary_search(label).is_ok());
+    let of_epoch = keyring.keys().iter().rev().filter(|key| key.epoch() == header.epoch());
+    let Some(key) = of_epoch.clone().find(|key| satisfies(key.labels())) else {
+        return Err(Closed::NotForMe(why_not(header, keyring)));
+    };
+    header.open(params, key).map_err(|error| match error {
+        HeaderError::Suite(SuiteError::OtherParams) => Closed::NotForMe(NotForMe::Params),
+        _ => Closed::Altered,
+    })
+}
+
+/// Why no key of the keyring fits, for people.
+pub fn why_not(header: &Header, keyring: &Keyring) -> NotForMe {
+    let policy = header.policy().to_string();
+    let of_epoch = keyring.keys().iter().filter(|key| key.epoch() == header.epoch());
+    let mut epochs: Vec<u64> = keyring.keys().iter().map(|key| key.epoch()).collect();
+    epochs.sort_unstable();
+    epochs.dedup();
+    if of_epoch.clone().next().is_none() {
+        let mine = match (epochs.first(), epochs.last()) {
+            (Some(first), Some(last)) if first == last => format!("epoch {first}"),
+            (Some(first), Some(last)) => format!("epochs {first} to {last}"),
+            _ => "no epoch at all".into(),
+        };
+        return NotForMe::Epoch { sealed: header.epoch(), mine };
+    }
+    // Would it fit if versions did not count? Then that is the reason.
+    let held: HashSet<Label> =
+        of_epoch.flat_map(|key| key.labels().iter().map(Label::unversioned)).collect();
+    if header.access().satisfied_by(&|label| held.contains(&label.unversioned())) {
+        NotForMe::Version { policy }
+    } else {
+        NotForMe::Attributes { policy }
+    }
+}
+
+/// Whether the header was sealed under a later bundle than ours, as far as one can tell.
+fn is_newer(header: &Header, bundle: &Bundle) -> bool {
+    header.epoch() > bundle.epoch.number
+        || header.versions().iter().any(|(key, version)| version > bundle.versions.get(key))
+}

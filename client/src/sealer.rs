@@ -1,0 +1,286 @@
+//! Sealing: which policy, which content key, and when to make a new one.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use smqtt_core::bundle::Bundle;
+use smqtt_core::envelope::{ContentKey, Envelope, EnvelopeError};
+use smqtt_core::header::{Draft, Header, HeaderError, Kid};
+use smqtt_core::policy::{Policy, PolicyError};
+use smqtt_core::rule::Mode;
+use smqtt_core::topic::{Filter, TopicError, check_topic};
+
+use crate::keyring::Keyring;
+
+/// How long a content key is used, in seconds.
+pub const KEY_AGE_SECONDS_MAX: u64 = 3600;
+/// How long brokers take messages under a header after that, in seconds.
+const LATE_SECONDS: u64 = 600;
+/// How many messages a content key seals.
+pub const KEY_MESSAGES_MAX: u64 = 1 << 24;
+/// How many content keys are held at once; the oldest goes first.
+pub const KEYS_MAX: usize = 64;
+
+/// How a message is to be published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish<'a> {
+    /// As the topic's rule says.
+    Rule,
+    /// Under this policy; must agree with the rule, if there is one.
+    Policy(&'a Policy),
+    /// In the clear.
+    Plain,
+}
+
+/// Why a message was not sealed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SealError {
+    /// Not a topic.
+    #[error("`{topic}` is not a topic to publish to")]
+    Topic {
+        /// What was given.
+        topic: String,
+        /// Why.
+        #[source]
+        source: TopicError,
+    },
+    /// Neither a rule nor an option says for whom.
+    #[error("no policy for `{0}`")]
+    NoPolicy(String),
+    /// The rule says otherwise.
+    #[error("the rule `{rule}` seals `{topic}` under `{wanted}`, not under `{given}`")]
+    OtherPolicy {
+        /// The topic.
+        topic: String,
+        /// The rule's filter.
+        rule: String,
+        /// What it yields.
+        wanted: String,
+        /// What was asked for.
+        given: String,
+    },
+    /// The rule forbids plaintext.
+    #[error("the rule `{rule}` requires messages on `{topic}` to be sealed")]
+    PlainForbidden {
+        /// The topic.
+        topic: String,
+        /// The rule's filter.
+        rule: String,
+    },
+    /// The topic does not fit the rule's policy.
+    #[error("a level of `{topic}` cannot be an attribute's value")]
+    Level {
+        /// The topic.
+        topic: String,
+        /// Why.
+        #[source]
+        source: PolicyError,
+    },
+    /// The bundle is too old to seal under.
+    #[error("the newest bundle, number {0}, has expired")]
+    Expired(u64),
+    /// The device was revoked.
+    #[error("this device was revoked")]
+    Revoked,
+    /// The authority has given no parameters that are in use.
+    #[error("no public parameters that are in use")]
+    NoParams,
+    /// From the suite.
+    #[error("cannot make a header")]
+    Header(#[from] HeaderError),
+    /// From the envelope.
+    #[error("cannot seal")]
+    Envelope(#[from] EnvelopeError),
+}
+
+impl SealError {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::NoPolicy(_) => Some("give `--policy`, set a rule for the topic, or say `--plain`"),
+            Self::OtherPolicy { .. } => Some("leave `--policy` away: the rule decides"),
+            Self::PlainForbidden { .. } => Some("leave `--plain` away: the rule's policy is used"),
+            Self::Expired(_) => Some("the authority must be reachable now and then: is it running?"),
+            Self::NoParams => Some("enrol again"),
+            _ => None,
+        }
+    }
+}
+
+/// A message ready to be published.
+#[derive(Clone, Debug)]
+pub enum Outgoing {
+    /// Plaintext, as asked for.
+    Plain(Vec<u8>),
+    /// Sealed.
+    Sealed(Sealed),
+}
+
+/// A sealed message, which can go compact or full.
+#[derive(Clone, Debug)]
+pub struct Sealed {
+    header: Arc<Header>,
+    compact: Vec<u8>,
+}
+
+impl Sealed {
+    /// Its content key.
+    pub fn kid(&self) -> Kid {
+        self.header.kid()
+    }
+
+    /// The header it goes with.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// The message alone.
+    pub fn compact(&self) -> &[u8] {
+        &self.compact
+    }
+
+    /// The header and the message.
+    pub fn full(&self) -> Vec<u8> {
+        let envelope = Envelope::parse(&self.compact).expect("what was just sealed parses");
+        envelope.message.full(self.header.as_bytes())
+    }
+}
+
+struct Cached {
+    header: Arc<Header>,
+    key: ContentKey,
+    bundle: u64,
+    made: u64,
+}
+
+/// Seals for one process of one device.
+#[derive(Default)]
+pub struct Sealer {
+    keys: HashMap<(Vec<u8>, Filter), Cached>,
+    sign: bool,
+}
+
+impl std::fmt::Debug for Sealer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Sealer({} content keys)", self.keys.len())
+    }
+}
+
+impl Sealer {
+    /// A sealer without content keys; `sign`: every message carries a signature of its own.
+    pub fn new(sign: bool) -> Self {
+        Self { keys: HashMap::new(), sign }
+    }
+
+    /// Seals `payload` for `topic` as `wish` and the rules of the keyring's bundle say. Makes a header
+    /// where none fits: content keys live for one policy, one topic filter, one bundle, a bounded time.
+    ///
+    /// # Errors
+    /// [`SealError`]: nothing may then be sent.
+    pub fn seal(
+        &mut self,
+        keyring: &Keyring,
+        topic: &str,
+        payload: &[u8],
+        wish: Wish<'_>,
+        now: u64,
+    ) -> Result<Outgoing, SealError> {
+        check_topic(topic).map_err(|source| SealError::Topic { topic: topic.to_owned(), source })?;
+        let bundle = keyring.bundle();
+        let Some((policy, filter)) = decide(bundle, topic, wish)? else {
+            return Ok(Outgoing::Plain(payload.to_vec()));
+        };
+        if bundle.is_revoked(keyring.id()) {
+            return Err(SealError::Revoked);
+        }
+        if bundle.is_expired(now) {
+            return Err(SealError::Expired(bundle.number));
+        }
+        let cached = self.content_key(keyring, policy, filter, now)?;
+        let signer = self.sign.then(|| keyring.signer().key());
+        let cached = &self.keys[&cached];
+        let compact = cached.key.seal(topic, payload, signer)?;
+        Ok(Outgoing::Sealed(Sealed { header: cached.header.clone(), compact }))
+    }
+
+    fn content_key(
+        &mut self,
+        keyring: &Keyring,
+        policy: Policy,
+        filter: Filter,
+        now: u64,
+    ) -> Result<(Vec<u8>, Filter), SealError> {
+        let bundle = keyring.bundle();
+        let slot = (policy.encode(), filter);
+        let usable = |c: &Cached| {
+            c.bundle == bundle.number
+                && now < c.made.saturating_add(KEY_AGE_SECONDS_MAX)
+                && now.saturating_add(60) >= c.made
+                && c.key.sealed() < KEY_MESSAGES_MAX
+        };
+        if self.keys.get(&slot).is_some_and(usable) {
+            return Ok(slot);
+        }
+        let in_use = |p: &&smqtt_core::suite::Params| bundle.params.contains(p.id());
+        let params = keyring.params().iter().find(in_use).ok_or(SealError::NoParams)?;
+        let draft = Draft {
+            params,
+            epoch: bundle.epoch.number,
+            versions: &bundle.versions,
+            policy: &policy,
+            created: now,
+            expires: now.saturating_add(KEY_AGE_SECONDS_MAX + LATE_SECONDS),
+            filter: &slot.1,
+        };
+        let (header, key) = Header::seal(&draft, keyring.signer())?;
+        self.keys.retain(|_, c| c.bundle == bundle.number);
+        if self.keys.len() >= KEYS_MAX {
+            let oldest = self.keys.iter().min_by_key(|(_, c)| c.made).map(|(slot, _)| slot.clone());
+            oldest.map(|slot| self.keys.remove(&slot));
+        }
+        let cached = Cached { header: Arc::new(header), key, bundle: bundle.number, made: now };
+        self.keys.insert(slot.clone(), cached);
+        Ok(slot)
+    }
+
+    /// Drops all content keys: the next message of each policy gets a new header.
+    pub fn forget(&mut self) {
+        self.keys.clear();
+    }
+}
+
+/// Under which policy, and for which topics its header can serve; `None` for plaintext.
+fn decide(bundle: &Bundle, topic: &str, wish: Wish<'_>) -> Result<Option<(Policy, Filter)>, SealError> {
+    let rule = bundle.rule_for(topic);
+    if wish == Wish::Plain {
+        return match rule {
+            Some(rule) if rule.mode == Mode::Required => Err(SealError::PlainForbidden {
+                topic: topic.to_owned(),
+                rule: rule.filter.to_string(),
+            }),
+            _ => Ok(None),
+        };
+    }
+    let from_rule = match rule {
+        None => None,
+        Some(rule) => {
+            let level = |source| SealError::Level { topic: topic.to_owned(), source };
+            rule.policy_for(topic).map_err(level)?.map(|policy| (policy, rule))
+        }
+    };
+    match (from_rule, wish) {
+        (Some((wanted, rule)), Wish::Policy(given)) if wanted != *given => Err(SealError::OtherPolicy {
+            topic: topic.to_owned(),
+            rule: rule.filter.to_string(),
+            wanted: wanted.to_string(),
+            given: given.to_string(),
+        }),
+        (Some((wanted, rule)), _) => Ok(Some((wanted, rule.header_filter(topic)))),
+        (None, Wish::Policy(given)) => {
+            let exact = topic.parse().map_err(|source| SealError::Topic { topic: topic.to_owned(), source })?;
+            Ok(Some((given.clone(), exact)))
+        }
+        (None, _) => Err(SealError::NoPolicy(topic.to_owned())),
+    }
+}

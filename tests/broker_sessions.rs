@@ -1,0 +1,200 @@
+//! Sessions: persistence, takeover, ownership, expiry, wills.
+
+mod broker_support;
+
+use broker_support::*;
+use smqtt::{
+    broker::{Admission, Config, ConnectRequest, ConnectVerdict, Hook, HookFuture},
+    mqtt::*,
+};
+
+#[tokio::test]
+async fn a_second_connection_takes_the_session_over() {
+    let broker = TestBroker::start().await;
+    let (mut first, _) = broker.connect(persistent(Version::V5, "same")).await;
+    first.subscribe("a", QoS::AtLeastOnce).await;
+    let (mut second, connack) = broker.connect(persistent(Version::V5, "same")).await;
+    assert!(connack.session_present);
+    assert_eq!(first.closed().await, Some(ReasonCode::SessionTakenOver));
+    let mut writer = broker.v5("writer").await;
+    writer.publish(message("a", "x", QoS::AtLeastOnce)).await;
+    assert_eq!(second.payload().await, "x");
+
+    let mut old = broker.v3("other").await;
+    let _new = broker.v3("other").await;
+    assert_eq!(old.closed().await, None);
+}
+
+#[tokio::test]
+async fn messages_wait_for_a_client_that_is_away() {
+    for version in [Version::V3, Version::V5] {
+        let broker = TestBroker::start().await;
+        let (mut reader, connack) = broker.connect(persistent(version, "reader")).await;
+        assert!(!connack.session_present);
+        reader.subscribe("a", QoS::AtLeastOnce).await;
+        reader.disconnect().await;
+        let mut writer = broker.v5("writer").await;
+        for payload in ["1", "2", "3"] {
+            writer.publish(message("a", payload, QoS::AtLeastOnce)).await;
+        }
+        let (mut reader, connack) = broker.connect(persistent(version, "reader")).await;
+        assert!(connack.session_present);
+        for payload in ["1", "2", "3"] {
+            assert_eq!(reader.payload().await, payload);
+        }
+        // A clean start forgets it all.
+        let (mut reader, connack) = broker.connect(connect(version, "reader")).await;
+        assert!(!connack.session_present);
+        writer.publish(message("a", "4", QoS::AtLeastOnce)).await;
+        assert_eq!(settle(&broker, &mut reader).await, []);
+    }
+}
+
+#[tokio::test]
+async fn the_queue_of_an_absent_client_is_bounded() {
+    let mut config = Config::default();
+    config.limits.queue_messages_max = 2;
+    let broker = TestBroker::with(config, vec![]).await;
+    let (mut reader, _) = broker.connect(persistent(Version::V5, "reader")).await;
+    reader.subscribe("a", QoS::AtLeastOnce).await;
+    reader.disconnect().await;
+    let mut writer = broker.v5("writer").await;
+    for payload in ["1", "2", "3"] {
+        writer.publish(message("a", payload, QoS::AtLeastOnce)).await;
+    }
+    let (mut reader, _) = broker.connect(persistent(Version::V5, "reader")).await;
+    assert_eq!(reader.payload().await, "1");
+    assert_eq!(reader.payload().await, "2");
+    assert_eq!(reader.until_ping().await, []);
+}
+
+#[tokio::test]
+async fn an_empty_client_id_gets_one_and_3_1_1_needs_a_clean_session_for_it() {
+    let broker = TestBroker::start().await;
+    let (_client, connack) = broker.connect(connect(Version::V5, "")).await;
+    assert!(connack.properties.assigned_client_id.is_some_and(|id| id.starts_with("auto-")));
+    broker.v3("").await;
+    let mut refused = broker.raw().await;
+    refused.version = Version::V3;
+    refused.send(Packet::Connect(Box::new(persistent(Version::V3, "")))).await;
+    assert_eq!(refused.connack().await.reason, ReasonCode::ClientIdentifierNotValid);
+    assert_eq!(refused.next().await, None);
+}
+
+/// The user name is the identity.
+struct Names;
+
+impl Hook for Names {
+    fn connect<'a>(&'a self, request: &'a ConnectRequest) -> HookFuture<'a, ConnectVerdict> {
+        let identity = request.user_name.clone();
+        Box::pin(async { ConnectVerdict::Allow(Admission { identity, ..Admission::default() }) })
+    }
+}
+
+fn named(version: Version, client_id: &str, name: &str) -> Connect {
+    let mut connect = persistent(version, client_id);
+    connect.user_name = Some(name.into());
+    connect
+}
+
+#[tokio::test]
+async fn a_session_is_never_taken_over_by_another_identity() {
+    let broker = TestBroker::with(Config::default(), vec![Box::new(Names)]).await;
+    let (mut owner, _) = broker.connect(named(Version::V5, "id", "alice")).await;
+    for version in [Version::V3, Version::V5] {
+        let mut thief = broker.raw().await;
+        thief.version = version;
+        thief.send(Packet::Connect(Box::new(named(version, "id", "mallory")))).await;
+        assert_eq!(thief.connack().await.reason, ReasonCode::ClientIdentifierNotValid);
+    }
+    assert_eq!(owner.until_ping().await, []);
+    owner.disconnect().await;
+    let mut thief = broker.raw().await;
+    let mut clean = named(Version::V5, "id", "mallory");
+    clean.clean_start = true;
+    thief.send(Packet::Connect(Box::new(clean))).await;
+    assert_eq!(thief.connack().await.reason, ReasonCode::ClientIdentifierNotValid);
+    let (_, connack) = broker.connect(named(Version::V5, "id", "alice")).await;
+    assert!(connack.session_present);
+}
+
+#[tokio::test]
+async fn a_will_is_published_unless_the_client_says_goodbye() {
+    let broker = TestBroker::start().await;
+    let mut reader = broker.v5("reader").await;
+    reader.subscribe("will/#", QoS::AtMostOnce).await;
+    let with_will = |version, id: &str| {
+        let mut connect = connect(version, id);
+        connect.will = Some(will(&format!("will/{id}"), "gone"));
+        connect
+    };
+    for version in [Version::V3, Version::V5] {
+        let (polite, _) = broker.connect(with_will(version, "polite")).await;
+        polite.disconnect().await;
+        let (broken, _) = broker.connect(with_will(version, "broken")).await;
+        drop(broken);
+        assert_eq!(reader.message().await.topic, "will/broken");
+        let (mut rude, _) = broker.connect(with_will(version, "rude")).await;
+        rude.send_bytes(&[0x20, 0x02, 0x00, 0x00]).await;
+        assert_eq!(reader.message().await.topic, "will/rude");
+        let (mut taken, _) = broker.connect(with_will(version, "taken")).await;
+        let _heir = broker.connect(connect(version, "taken")).await;
+        assert_eq!(reader.message().await.topic, "will/taken");
+        taken.closed().await;
+    }
+    let (mut asking, _) = broker.connect(with_will(Version::V5, "asking")).await;
+    let reason = ReasonCode::DisconnectWithWill;
+    asking.send(Packet::Disconnect(Disconnect { reason, properties: DisconnectProperties::default() })).await;
+    assert_eq!(reader.message().await.topic, "will/asking");
+}
+
+#[tokio::test]
+async fn a_delayed_will_is_void_when_the_client_is_back() {
+    let broker = TestBroker::direct().await;
+    let mut reader = broker.v5("reader").await;
+    reader.subscribe("will", QoS::AtMostOnce).await;
+    let mut hello = persistent(Version::V5, "sensor");
+    let mut last = will("will", "gone");
+    last.properties.delay_secs = Some(3_600);
+    hello.will = Some(last);
+    let (sensor, _) = broker.connect(hello.clone()).await;
+    sensor.vanish(&broker).await;
+    hello.will = None;
+    let (sensor, connack) = broker.connect(hello).await;
+    assert!(connack.session_present);
+    sensor.disconnect().await;
+    assert_eq!(settle(&broker, &mut reader).await, []);
+}
+
+#[tokio::test]
+async fn a_delayed_will_is_due_when_the_session_ends() {
+    let broker = TestBroker::direct().await;
+    let mut reader = broker.v5("reader").await;
+    reader.subscribe("will", QoS::AtMostOnce).await;
+    let mut hello = connect(Version::V5, "sensor");
+    let mut last = will("will", "gone");
+    last.properties.delay_secs = Some(3_600);
+    hello.will = Some(last);
+    let (sensor, _) = broker.connect(hello).await;
+    drop(sensor);
+    assert_eq!(reader.payload().await, "gone");
+}
+
+#[tokio::test]
+async fn session_expiry_cannot_be_raised_from_zero_at_the_end() {
+    let broker = TestBroker::start().await;
+    let mut client = broker.v5("client").await;
+    let properties = DisconnectProperties { session_expiry_secs: Some(10), ..Default::default() };
+    client.send(Packet::Disconnect(Disconnect { reason: ReasonCode::Success, properties })).await;
+    assert_eq!(client.closed().await, Some(ReasonCode::ProtocolError));
+}
+
+#[tokio::test]
+async fn a_shutdown_is_announced() {
+    let broker = TestBroker::start().await;
+    let mut new = broker.v5("new").await;
+    let mut old = broker.v3("old").await;
+    broker.shutdown().await;
+    assert_eq!(new.closed().await, Some(ReasonCode::ServerShuttingDown));
+    assert_eq!(old.closed().await, None);
+}

@@ -1,0 +1,45 @@
+//! What the tests of this crate share.
+// Each test file is a program of its own and uses a part of it.
+#![allow(dead_code)]
+
+pub mod linear;
+pub mod pki;
+pub mod random;
+pub mod witness;
+
+use smqtt_core::attribute::{Attributes, Versions};
+use smqtt_core::crypto::Secret32;
+use smqtt_core::policy::Policy;
+use smqtt_core::suite::{Master, Params, Suite, SuiteId, UserKey};
+
+/// Seconds since 1970, in January 2027: inside the validity of every certificate of [`pki`].
+pub const NOW: u64 = 1_800_000_000;
+
+pub fn suite() -> &'static dyn Suite {
+    SuiteId::FabeoCp.suite()
+}
+
+/// Parameters and master from coins of one repeated byte.
+pub fn setup(coins: u8) -> (Params, Master) {
+    suite().setup(&Secret32::new([coins; 32]))
+}
+
+/// A key for attributes written `a, b=1`, in an epoch, without versions.
+pub fn key(master: &Master, attributes: &str, epoch: u64, coins: u8) -> UserKey {
+    let labels = attributes.parse::<Attributes>().unwrap().labels(&Versions::default(), epoch);
+    suite().keygen(master, epoch, &labels, &Secret32::new([coins; 32]))
+}
+
+pub fn policy(text: &str) -> Policy {
+    text.parse().unwrap()
+}
+
+pub fn hex(bytes: impl AsRef<[u8]>) -> String {
+    bytes.as_ref().iter().map(|b| format!("{b:02x}")).collect()
+}
+
+pub fn unhex(text: &str) -> Vec<u8> {
+    assert!(text.len().is_multiple_of(2), "an odd number of hexadecimal digits");
+    let byte = |i| u8::from_str_radix(&text[i..i + 2], 16).expect("hexadecimal digits");
+    (0..text.len()).step_by(2).map(byte).collect()
+}

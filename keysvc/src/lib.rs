@@ -1,1 +1,30 @@
-//! .
+//! The SMQTT key authority: enrolment, user secret keys, topic rules and revocation, over HTTPS.
+//!
+//! What this crate refuses to do: hand out the master secret key, store a user secret key, answer before what it
+//! says is on disk, or give a certificate or key to whoever was revoked.
+//!
+//! ```text
+//! http/       one file for each resource: parses, calls the authority, prints. Decides nothing
+//! authority   decides. Knows no HTTP
+//! store       SQLite behind one writer: many requests, one synced commit
+//! pki, hpke, seal, files      certificates, sealing to a device, secrets at rest
+//! ```
+#![forbid(unsafe_code)]
+
+mod authority;
+mod clock;
+mod config;
+mod error;
+mod files;
+mod hpke;
+mod http;
+mod pki;
+mod seal;
+mod store;
+
+pub use authority::{Authority, Caller};
+pub use clock::{Clock, SystemClock};
+pub use config::{Config, ConfigError, Limits};
+pub use error::{Error, OpenError};
+pub use http::{BODY_BYTES_MAX, serve};
+pub use store::StoreError;

@@ -1,0 +1,337 @@
+//! The authority: every decision is made here and in the files below `authority/`, and none in HTTP.
+
+mod admin;
+mod audit;
+mod bundle;
+mod caller;
+mod devices;
+mod enrol;
+mod epochs;
+mod keys;
+mod rules;
+mod tokens;
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use rustls::crypto::aws_lc_rs::default_provider;
+use smqtt_core::bundle::Epoch;
+use smqtt_core::crypto::{Secret32, SigningKey};
+use smqtt_core::header::Signer;
+use smqtt_core::identity::{DeviceId, Fingerprint, Identity, Role};
+use smqtt_core::suite::{Master, Params, SuiteId};
+use tokio::sync::{Semaphore, watch};
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::error::{Error, OpenError};
+use crate::files;
+use crate::pki::{Host, Leaf, Root, Usage, local_hosts, point};
+use crate::seal::SealKey;
+use crate::store::{Opening, Store, StoreError, Tx};
+
+pub(crate) use bundle::WAIT_MAX as BUNDLE_WAIT_MAX;
+pub use caller::Caller;
+pub(crate) use devices::PAGE_MAX as DEVICES_PAGE_MAX;
+
+/// Which suites every authority has parameters for.
+const SUITES: [SuiteId; 1] = [SuiteId::FabeoCp];
+/// How long the authority's own certificates are valid.
+const OWN_CERTIFICATE_SECONDS: u64 = 90 * 86_400;
+/// For how long used tokens and expired certificates are remembered.
+const REMEMBER_SECONDS: u64 = 2 * 86_400;
+
+/// A key authority: its root, master secret keys, devices, rules and epochs, in one directory.
+pub struct Authority {
+    config: Config,
+    clock: Arc<dyn Clock>,
+    secrets: Secrets,
+    store: Store,
+    bundle: watch::Sender<bundle::Published>,
+    keygen: Semaphore,
+    denials: Mutex<audit::Denials>,
+    forgot: Mutex<u64>,
+    url: String,
+    first_start: bool,
+}
+
+/// What the store keeps sealed, opened.
+struct Secrets {
+    seal: SealKey,
+    root: Root,
+    suites: Vec<(Params, Master)>,
+    /// Signs bundles; its certificate is renewed now and then.
+    signer: RwLock<Arc<Signer>>,
+}
+
+impl Authority {
+    /// Opens the authority in `data_dir`, and makes one where there is none: root, master secret key, first epoch,
+    /// and in `data_dir/admin` the administrator's certificate. Another start changes nothing.
+    ///
+    /// ```text
+    /// data_dir/authority/authority.db   the store          data_dir/admin/{cert,key,root}.pem, authority.json
+    /// data_dir/seal/seal.key            opens its secrets
+    /// ```
+    ///
+    /// # Errors
+    /// [`OpenError`]: anything that would be noticed too late otherwise, such as a store that cannot be written.
+    pub fn open(data_dir: &Path, config: Config, clock: Arc<dyn Clock>) -> Result<Arc<Self>, OpenError> {
+        config.check()?;
+        let dir = |name: &str| {
+            let dir = data_dir.join(name);
+            files::make_dir(&dir).map(|()| dir)
+        };
+        files::make_dir(data_dir)?;
+        let (store_dir, seal_dir, admin_dir) = (dir("authority")?, dir("seal")?, dir("admin")?);
+        let now = clock.now();
+
+        let opening = Opening::new(&store_dir)?;
+        let first_start = opening.transaction(|tx| tx.document("root"))?.is_none();
+        let seal = SealKey::open(&seal_dir.join("seal.key"), first_start)?;
+        if first_start {
+            opening.transaction(|tx| create(tx, &config, &seal, now))?;
+        }
+        let secrets = Secrets::load(&opening, seal, now)?;
+        if opening.transaction(|tx| tx.document("bundle"))?.is_none() {
+            opening.transaction(|tx| bundle::write(tx, &config, &secrets, now))?;
+        }
+        let published = opening.transaction(bundle::load)?;
+        let url = config.url();
+        let published = published.ok_or_else(|| secrets.seal.wrong())?;
+        admin::ensure(&opening, &secrets, &admin_dir, &url, now)?;
+
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let authority = Self {
+            config,
+            clock,
+            secrets,
+            store: opening.start()?,
+            bundle: watch::Sender::new(published),
+            keygen: Semaphore::new(cores),
+            denials: Mutex::default(),
+            forgot: Mutex::default(),
+            url,
+            first_start,
+        };
+        tracing::info!(url = %authority.url, fingerprint = %authority.fingerprint(), first_start, "opened the authority");
+        Ok(Arc::new(authority))
+    }
+
+    /// The SHA-256 of the root's public key: what tokens name.
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.secrets.root.fingerprint()
+    }
+
+    /// The address that tokens name, `https://host:port`.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Whether this start made the authority.
+    pub fn first_start(&self) -> bool {
+        self.first_start
+    }
+
+    /// The root certificate, DER.
+    pub fn root(&self) -> &[u8] {
+        self.secrets.root.certificate()
+    }
+
+    /// The public parameters, one for each suite, encoded.
+    pub fn params(&self) -> Vec<Vec<u8>> {
+        self.secrets.suites.iter().map(|(params, _)| params.encode()).collect()
+    }
+
+    /// Whether the store answers.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn health(&self) -> Result<(), Error> {
+        self.store.read(|tx| Ok(tx.counter("bundle")?)).await.map(drop)
+    }
+
+    /// What is due: a new epoch, a bundle that has lived half its life, records that may be forgotten. [`crate::serve`]
+    /// calls it every second.
+    ///
+    /// # Errors
+    /// [`Error::Store`]; what was due stays due.
+    pub async fn housekeep(self: &Arc<Self>) -> Result<(), Error> {
+        let now = self.now();
+        let (epoch_ends, resign_at) = {
+            let published = self.bundle.borrow();
+            (published.epoch_ends, published.resign_at)
+        };
+        if now >= epoch_ends {
+            self.end_epoch(now).await?;
+        } else if now >= resign_at {
+            self.resign_bundle(now).await?;
+        }
+        self.forget(now).await
+    }
+
+    /// Once an hour: certificates and tokens that have been over for long.
+    async fn forget(&self, now: u64) -> Result<(), Error> {
+        {
+            let mut forgot = self.forgot.lock().unwrap_or_else(PoisonError::into_inner);
+            if now < forgot.saturating_add(3600) {
+                return Ok(());
+            }
+            *forgot = now;
+        }
+        let before = now.saturating_sub(REMEMBER_SECONDS.max(self.config.renewal_window_seconds()));
+        let count = self.store.write(move |tx| Ok(tx.forget_before(before)?)).await?;
+        if count > 0 {
+            tracing::info!(count, "forgot expired certificates and tokens");
+        }
+        Ok(())
+    }
+
+    pub(crate) fn now(&self) -> u64 {
+        self.clock.now()
+    }
+
+    pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// A fresh key and certificate for the HTTPS server, and when to make the next.
+    pub(crate) fn server_certificate(&self) -> (SigningKey, Vec<u8>, u64) {
+        let mut hosts = local_hosts();
+        let own = url_host(&self.url).and_then(Host::parse);
+        for host in own.into_iter().chain(self.config.hosts.iter().filter_map(|host| Host::parse(host))) {
+            if !hosts.contains(&host) {
+                hosts.push(host);
+            }
+        }
+        let (key, now) = (SigningKey::generate(), self.now());
+        let certificate = self.secrets.root.issue(&Leaf {
+            identity: &own_identity(&self.secrets.root),
+            public_key: &point(&key),
+            usage: Usage::ServerAndClient,
+            hosts: &hosts,
+            now,
+            seconds: OWN_CERTIFICATE_SECONDS,
+        });
+        (key, certificate.der, renew_at(now, certificate.not_after))
+    }
+
+    fn roots(&self) -> [Vec<u8>; 1] {
+        [self.secrets.root.certificate().to_vec()]
+    }
+}
+
+/// The host of `https://host[:port]`, an IPv6 address without its brackets.
+fn url_host(url: &str) -> Option<&str> {
+    let rest = url.strip_prefix("https://")?;
+    match rest.strip_prefix('[') {
+        Some(v6) => v6.split_once(']').map(|(host, _)| host),
+        None => rest.split(':').next(),
+    }
+}
+
+/// Two thirds of a certificate's life: when to renew it.
+fn renew_at(not_before: u64, not_after: u64) -> u64 {
+    not_before + not_after.saturating_sub(not_before) / 3 * 2
+}
+
+fn own_identity(root: &Root) -> Identity {
+    let fingerprint = root.fingerprint();
+    let id = DeviceId(fingerprint.0[16..].try_into().expect("16 of 32 bytes"));
+    Identity { tenant: fingerprint.tenant(), role: Role::Authority, id, name: "authority".into() }
+}
+
+/// Makes everything that an authority has from the beginning.
+fn create(tx: &Tx<'_>, config: &Config, seal: &SealKey, now: u64) -> Result<(), StoreError> {
+    let (root, certificate) = Root::generate(now);
+    tx.set_document("root", &certificate)?;
+    tx.set_document("root-key", &seal.seal("root-key", root.key().expose_pkcs8()))?;
+    for suite in SUITES {
+        let (params, master) = suite.suite().setup(&Secret32::random());
+        tx.set_document(&format!("params/{suite}"), &params.encode())?;
+        let name = format!("master/{suite}");
+        tx.set_document(&name, &seal.seal(&name, master.expose().expose()))?;
+    }
+    let key = SigningKey::generate();
+    tx.set_document("signer-key", &seal.seal("signer-key", key.expose_pkcs8()))?;
+    tx.set_document("signer", &signer_certificate(&root, &key, now))?;
+    let epoch = Epoch { number: 1, begins: now, ends: now.saturating_add(config.epoch_seconds) };
+    tx.begin_epoch(epoch, &smqtt_core::attribute::Versions::default(), 0)?;
+    audit::append(tx, seal, now, "authority", "create", &root.fingerprint().to_string())
+}
+
+fn signer_certificate(root: &Root, key: &SigningKey, now: u64) -> Vec<u8> {
+    let leaf = Leaf {
+        identity: &own_identity(root),
+        public_key: &point(key),
+        usage: Usage::Client,
+        hosts: &[],
+        now,
+        seconds: OWN_CERTIFICATE_SECONDS,
+    };
+    root.issue(&leaf).der
+}
+
+impl Secrets {
+    fn load(opening: &Opening, seal: SealKey, now: u64) -> Result<Self, OpenError> {
+        let document =
+            |name: &str| opening.transaction(|tx| tx.document(name)?.ok_or(StoreError::Corrupt("documents")));
+        let sealed = |name: &str| {
+            let record = document(name)?;
+            seal.open_record(name, &record).ok_or_else(|| seal.wrong())
+        };
+        let key = |name: &str| SigningKey::from_pkcs8(&sealed(name)?).ok_or_else(|| seal.wrong());
+        let (root_key, signer_key) = (key("root-key")?, key("signer-key")?);
+        let mut suites = Vec::new();
+        for suite in SUITES {
+            let secret = sealed(&format!("master/{suite}"))?;
+            let secret: [u8; 32] = secret.as_slice().try_into().map_err(|_| seal.wrong())?;
+            let params = Params::decode(&document(&format!("params/{suite}"))?).map_err(|_| seal.wrong())?;
+            let master = Master::new(&params, Secret32::new(secret));
+            suites.push((params, master));
+        }
+        let root = Root::new(root_key, document("root")?);
+        let mut certificate = document("signer")?;
+        if is_due(&certificate, root.certificate(), now) {
+            certificate = signer_certificate(&root, &signer_key, now);
+            opening.transaction(|tx| tx.set_document("signer", &certificate))?;
+        }
+        let signer = Signer::new(signer_key, certificate).map_err(|_| seal.wrong())?;
+        Ok(Self { seal, root, suites, signer: RwLock::new(Arc::new(signer)) })
+    }
+
+    fn signer(&self) -> Arc<Signer> {
+        self.signer.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A signer whose certificate has more than a third of its life before it.
+    fn fresh_signer(&self, tx: &Tx<'_>, now: u64) -> Result<Arc<Signer>, StoreError> {
+        let signer = self.signer();
+        if !is_due(signer.certificate(), self.root.certificate(), now) {
+            return Ok(signer);
+        }
+        let certificate = signer_certificate(&self.root, signer.key(), now);
+        tx.set_document("signer", &certificate)?;
+        let key = SigningKey::from_pkcs8(signer.key().expose_pkcs8()).ok_or(StoreError::Corrupt("signer"))?;
+        let signer = Signer::new(key, certificate).map_err(|_| StoreError::Corrupt("signer"))?;
+        let signer = Arc::new(signer);
+        *self.signer.write().unwrap_or_else(PoisonError::into_inner) = signer.clone();
+        Ok(signer)
+    }
+}
+
+/// Whether a certificate of ours has less than a third of its life before it.
+fn is_due(certificate: &[u8], root: &[u8], now: u64) -> bool {
+    let third = OWN_CERTIFICATE_SECONDS / 3;
+    let roots = [root.to_vec()];
+    let valid_at = |at| smqtt_core::identity::verify_certificate(certificate, &roots, at).is_ok();
+    !valid_at(now) || !valid_at(now + third)
+}
+
+/// The provider of TLS and HPKE.
+pub(crate) fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+    Arc::new(default_provider())
+}

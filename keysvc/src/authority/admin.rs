@@ -1,0 +1,140 @@
+//! The administrator's certificate: written by the first start, used over HTTPS like anybody's.
+
+use std::path::Path;
+
+use serde_json::json;
+use smqtt_core::attribute::Attributes;
+use smqtt_core::crypto::{SigningKey, random};
+use smqtt_core::identity::{DeviceId, Identity, Role, read_certificate};
+use zeroize::Zeroizing;
+
+use super::{OWN_CERTIFICATE_SECONDS, Secrets, audit, is_due};
+use crate::error::OpenError;
+use crate::files;
+use crate::pki::{Issued, Leaf, Usage, pem, point};
+use crate::store::{DeviceRow, Opening};
+
+const NAME: &str = "admin";
+
+/// Sees to it that `dir` holds a certificate of an active administrator with a third of its life before it.
+pub(super) fn ensure(
+    opening: &Opening,
+    secrets: &Secrets,
+    dir: &Path,
+    url: &str,
+    now: u64,
+) -> Result<(), OpenError> {
+    let (cert_path, key_path) = (dir.join("cert.pem"), dir.join("key.pem"));
+    match (files::read(&cert_path)?, files::read(&key_path)?.map(Zeroizing::new)) {
+        (Some(certificate), Some(key)) => {
+            files::warn_if_others_read(&key_path);
+            let wrong = || OpenError::Admin { path: cert_path.clone() };
+            let certificate = from_pem("CERTIFICATE", &certificate).ok_or_else(wrong)?;
+            let key = from_pem("PRIVATE KEY", &key).and_then(|der| SigningKey::from_pkcs8(&der));
+            let key = key.ok_or_else(|| OpenError::Admin { path: key_path.clone() })?;
+            let identity = identity_of(secrets, &certificate, &key).ok_or_else(wrong)?;
+            let known = opening.transaction(|tx| {
+                let active = |row: DeviceRow| row.role == Role::Admin && row.revocation.is_none();
+                let ours = tx.certificate(identity.id, key.public_key())?.is_some();
+                Ok(ours && tx.device(identity.id)?.is_some_and(active))
+            })?;
+            if !known {
+                return Err(wrong());
+            }
+            if is_due(&certificate, secrets.root.certificate(), now) {
+                let issued = issue(secrets, &identity, &key, now);
+                opening.transaction(|tx| {
+                    tx.insert_certificate(identity.id, key.public_key(), &issued)?;
+                    tx.renew_device(identity.id, &[], issued.not_after)?;
+                    audit::append(tx, &secrets.seal, now, "authority", "renew", &subject(&identity))
+                })?;
+                files::write_secret(&cert_path, pem("CERTIFICATE", &issued.der).as_bytes())?;
+            }
+        }
+        _ => create(opening, secrets, &cert_path, &key_path, now)?,
+    }
+    let root = pem("CERTIFICATE", secrets.root.certificate());
+    let fingerprint = secrets.root.fingerprint().to_string();
+    let authority = json!({ "url": url, "fingerprint": fingerprint }).to_string() + "\n";
+    for (name, content) in [("root.pem", root), ("authority.json", authority)] {
+        let path = dir.join(name);
+        if files::read(&path)?.as_deref() != Some(content.as_bytes()) {
+            files::write_secret(&path, content.as_bytes())?;
+        }
+    }
+    Ok(())
+}
+
+/// A new administrator in the place of one whose files are lost.
+fn create(
+    opening: &Opening,
+    secrets: &Secrets,
+    cert_path: &Path,
+    key_path: &Path,
+    now: u64,
+) -> Result<(), OpenError> {
+    let key = SigningKey::generate();
+    let identity = Identity {
+        tenant: secrets.root.fingerprint().tenant(),
+        role: Role::Admin,
+        id: DeviceId(random()),
+        name: NAME.into(),
+    };
+    let issued = issue(secrets, &identity, &key, now);
+    opening.transaction(|tx| {
+        if let Some(lost) = tx.active_device(NAME)? {
+            tx.revoke_device(lost.id, now)?;
+        }
+        tx.insert_device(&DeviceRow {
+            id: identity.id,
+            name: identity.name.clone(),
+            role: Role::Admin,
+            attributes: Attributes::default(),
+            hosts: Vec::new(),
+            hpke_key: Vec::new(),
+            enrolled: now,
+            certificate_expires: issued.not_after,
+            revision: 0,
+            revocation: None,
+        })?;
+        tx.insert_certificate(identity.id, key.public_key(), &issued)?;
+        audit::append(tx, &secrets.seal, now, "authority", "create-admin", &subject(&identity))
+    })?;
+    let key = Zeroizing::new(pem("PRIVATE KEY", key.expose_pkcs8()));
+    files::write_secret(key_path, key.as_bytes())?;
+    files::write_secret(cert_path, pem("CERTIFICATE", &issued.der).as_bytes())
+}
+
+fn issue(secrets: &Secrets, identity: &Identity, key: &SigningKey, now: u64) -> Issued {
+    secrets.root.issue(&Leaf {
+        identity,
+        public_key: &point(key),
+        usage: Usage::Client,
+        hosts: &[],
+        now,
+        seconds: OWN_CERTIFICATE_SECONDS,
+    })
+}
+
+/// Whom the certificate names, if key and tenant fit. Whether we issued it the store knows.
+fn identity_of(secrets: &Secrets, certificate: &[u8], key: &SigningKey) -> Option<Identity> {
+    let read = read_certificate(certificate).ok()?;
+    let fits = read.public_key[..] == *key.public_key()
+        && read.identity.tenant == secrets.root.fingerprint().tenant()
+        && read.identity.role == Role::Admin;
+    fits.then_some(read.identity)
+}
+
+fn subject(identity: &Identity) -> String {
+    format!("{} {}", identity.name, identity.id)
+}
+
+/// The content of a PEM file with one block of this label.
+fn from_pem(label: &str, bytes: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+    use base64::Engine;
+    let text = std::str::from_utf8(bytes).ok()?.trim();
+    let body = text.strip_prefix(&format!("-----BEGIN {label}-----"))?;
+    let body = body.strip_suffix(&format!("-----END {label}-----"))?;
+    let body: Zeroizing<String> = Zeroizing::new(body.split_ascii_whitespace().collect());
+    base64::engine::general_purpose::STANDARD.decode(body.as_bytes()).ok().map(Zeroizing::new)
+}

@@ -1,0 +1,195 @@
+//! The audit log: one row in the same transaction as what it tells, each hash over the one before.
+//!
+//! ```text
+//! hash = SHA-256(previous hash || number || at || len(actor) || actor || len(action) || action || len(subject) || subject)
+//! ```
+//!
+//! Numbers and lengths are 8 bytes, big-endian. A chain cannot tell that its end was cut off: the number and hash of
+//! the last row stand beside it under a key that is not in the store.
+
+use std::sync::PoisonError;
+
+use smqtt_core::api::AuditRecord;
+use smqtt_core::crypto::{equal, sha256};
+use smqtt_core::identity::Role;
+
+use super::{Authority, Caller};
+use crate::error::Error;
+use crate::seal::SealKey;
+use crate::store::{AuditRow, StoreError, Tx};
+
+/// Most bytes of an actor or subject.
+const TEXT_BYTES_MAX: usize = 512;
+/// Most rows in one answer.
+pub(crate) const PAGE_MAX: usize = 1000;
+/// Most refusals that are written in one minute; the rest is counted. Whoever may be refused must not fill the disk.
+const DENIALS_PER_MINUTE_MAX: u64 = 120;
+const HEAD: &str = "audit-head";
+
+/// How many refusals there were in the current minute.
+#[derive(Default)]
+pub(super) struct Denials {
+    minute: u64,
+    count: u64,
+}
+
+/// Appends a row to the log.
+pub(super) fn append(
+    tx: &Tx<'_>,
+    seal: &SealKey,
+    at: u64,
+    actor: &str,
+    action: &str,
+    subject: &str,
+) -> Result<(), StoreError> {
+    let (last, previous) = tx.last_audit()?.unwrap_or((0, [0; 32]));
+    let mut row = AuditRow {
+        number: last + 1,
+        at,
+        actor: bounded(actor),
+        action: bounded(action),
+        subject: bounded(subject),
+        hash: [0; 32],
+    };
+    row.hash = hash(&previous, &row);
+    tx.append_audit(&row)?;
+    tx.set_document(HEAD, &head(seal, &row))
+}
+
+fn hash(previous: &[u8; 32], row: &AuditRow) -> [u8; 32] {
+    let length = |text: &str| (text.len() as u64).to_be_bytes();
+    sha256(&[
+        previous,
+        &row.number.to_be_bytes(),
+        &row.at.to_be_bytes(),
+        &length(&row.actor),
+        row.actor.as_bytes(),
+        &length(&row.action),
+        row.action.as_bytes(),
+        &length(&row.subject),
+        row.subject.as_bytes(),
+    ])
+}
+
+fn head(seal: &SealKey, row: &AuditRow) -> [u8; 32] {
+    seal.tag(HEAD, &[&row.number.to_be_bytes()[..], &row.hash].concat())
+}
+
+fn bounded(text: &str) -> String {
+    let end = (0..=TEXT_BYTES_MAX.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    text[..end].chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+impl Authority {
+    /// Up to [`PAGE_MAX`] rows after number `after`. For administrators.
+    ///
+    /// # Errors
+    /// Not allowed, or the store failed.
+    pub async fn audit_log(&self, caller: &Caller, after: u64) -> Result<Vec<AuditRecord>, Error> {
+        self.authorise(caller, &[Role::Admin], "read the audit log").await?;
+        let rows = self.store.read(move |tx| Ok(tx.audit_after(after, PAGE_MAX)?)).await?;
+        Ok(rows.into_iter().map(record).collect())
+    }
+
+    /// Reads the whole log: the number of its rows, or `Err` with the number of the first that does not fit.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn verify_audit(&self) -> Result<Result<u64, u64>, Error> {
+        let (mut number, mut previous) = (0, [0; 32]);
+        loop {
+            // The page and the head are of one snapshot: the log grows meanwhile.
+            let read = move |tx: &Tx<'_>| Ok((tx.audit_after(number, PAGE_MAX)?, tx.document(HEAD)?));
+            let (rows, stored) = self.store.read(read).await?;
+            let last_page = rows.len() < PAGE_MAX;
+            let mut tag = None;
+            for row in rows {
+                if row.number != number + 1 || hash(&previous, &row) != row.hash {
+                    return Ok(Err(number + 1));
+                }
+                (number, previous) = (row.number, row.hash);
+                tag = Some(head(&self.secrets.seal, &row));
+            }
+            if last_page {
+                let tag = match tag {
+                    Some(tag) => tag,
+                    None => self.secrets.seal.tag(HEAD, &[&number.to_be_bytes()[..], &previous].concat()),
+                };
+                let whole = stored.is_some_and(|stored| equal(&stored, &tag));
+                return Ok(if whole { Ok(number) } else { Err(number + 1) });
+            }
+        }
+    }
+
+    pub(super) fn audit(
+        &self,
+        tx: &Tx<'_>,
+        actor: &str,
+        action: &str,
+        subject: &str,
+    ) -> Result<(), StoreError> {
+        append(tx, &self.secrets.seal, self.now(), actor, action, subject)
+    }
+
+    /// Writes down that something was refused, and gives the refusal back.
+    pub(super) async fn deny(
+        &self,
+        actor: String,
+        action: &'static str,
+        subject: String,
+        error: Error,
+    ) -> Error {
+        let code = error.code();
+        tracing::info!(actor, action, subject, code, "refused");
+        let Some(unwritten) = self.count_denial() else { return error };
+        let (seal, now) = (self.secrets.seal.clone(), self.now());
+        let write = self.store.write(move |tx| {
+            if unwritten > 0 {
+                append(tx, &seal, now, "authority", "refusals not written", &unwritten.to_string())?;
+            }
+            append(tx, &seal, now, &actor, &format!("refused {action}: {code}"), &subject)?;
+            Ok(())
+        });
+        if let Err(error) = write.await {
+            tracing::error!(error = &error as &dyn std::error::Error, "a refusal could not be written down");
+        }
+        error
+    }
+
+    /// How many refusals of an earlier minute were not written, or `None` where this one is not to be, either.
+    fn count_denial(&self) -> Option<u64> {
+        let minute = self.now() / 60;
+        let mut denials = self.denials.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = denials.count;
+        if denials.minute != minute {
+            *denials = Denials { minute, count: 1 };
+            return Some(before.saturating_sub(DENIALS_PER_MINUTE_MAX));
+        }
+        denials.count += 1;
+        (denials.count <= DENIALS_PER_MINUTE_MAX).then_some(0)
+    }
+}
+
+fn record(row: AuditRow) -> AuditRecord {
+    let hash = row.hash.iter().map(|byte| format!("{byte:02x}")).collect();
+    AuditRecord {
+        number: row.number,
+        at: row.at,
+        actor: row.actor,
+        action: row.action,
+        subject: row.subject,
+        hash,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_bounded_and_printable() {
+        assert_eq!(bounded("a\nb\u{1b}"), "a\u{fffd}b\u{fffd}");
+        assert_eq!(bounded(&"é".repeat(300)).len(), TEXT_BYTES_MAX);
+        assert_eq!(bounded(&format!("a{}", "é".repeat(300))).len(), TEXT_BYTES_MAX - 1);
+    }
+}

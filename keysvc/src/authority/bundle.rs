@@ -1,0 +1,113 @@
+//! The bundle: signed anew in the transaction of whatever changes it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use smqtt_core::bundle::{BUNDLE_BYTES_MAX, Bundle};
+use smqtt_core::identity::Role;
+
+use super::{Authority, Caller, Secrets, rules};
+use crate::config::Config;
+use crate::error::Error;
+use crate::store::{StoreError, Tx};
+
+/// The longest wait for the next bundle.
+pub(crate) const WAIT_MAX: Duration = Duration::from_secs(60);
+const WHO_MAY: &[Role] = &[Role::Device, Role::Broker, Role::Admin];
+
+/// The newest bundle, as it is on disk.
+#[derive(Clone, Debug)]
+pub(crate) struct Published {
+    pub(crate) number: u64,
+    pub(crate) bytes: Bytes,
+    pub(super) epoch_ends: u64,
+    /// When half its life is over.
+    pub(super) resign_at: u64,
+}
+
+impl Published {
+    fn new(bundle: &Bundle, bytes: Vec<u8>) -> Self {
+        Self {
+            number: bundle.number,
+            bytes: bytes.into(),
+            epoch_ends: bundle.epoch.ends,
+            resign_at: bundle.issued + bundle.expires.saturating_sub(bundle.issued) / 2,
+        }
+    }
+}
+
+/// Signs and stores the bundle of what the transaction sees, under the next number.
+pub(super) fn write(
+    tx: &Tx<'_>,
+    config: &Config,
+    secrets: &Secrets,
+    now: u64,
+) -> Result<Published, StoreError> {
+    let bundle = Bundle {
+        tenant: secrets.root.fingerprint().tenant(),
+        number: tx.bump("bundle")?,
+        issued: now,
+        expires: now.saturating_add(config.bundle_seconds()),
+        epoch: tx.current_epoch()?,
+        grace: config.grace_seconds,
+        rules: rules::load(tx)?,
+        versions: tx.versions()?,
+        revoked: tx.revoked_ids()?,
+        params: secrets.suites.iter().map(|(params, _)| *params.id()).collect(),
+    };
+    let bytes = bundle.sign(&*secrets.fresh_signer(tx, now)?);
+    tx.set_document("bundle", &bytes)?;
+    Ok(Published::new(&bundle, bytes))
+}
+
+/// The bundle that was stored; `None` where it is not ours.
+pub(super) fn load(tx: &Tx<'_>) -> Result<Option<Published>, StoreError> {
+    let (Some(bytes), Some(root)) = (tx.document("bundle")?, tx.document("root")?) else { return Ok(None) };
+    let bundle = Bundle::verify(&bytes, &[root]).ok();
+    Ok(bundle.map(|bundle| Published::new(&bundle, bytes)))
+}
+
+impl Authority {
+    /// The newest bundle, if its number is above `after`; waits for one up to `wait` and at most a minute.
+    ///
+    /// # Errors
+    /// Not allowed, or the store failed.
+    pub(crate) async fn bundle(
+        &self,
+        caller: &Caller,
+        after: u64,
+        wait: Duration,
+    ) -> Result<Option<Published>, Error> {
+        self.authorise(caller, WHO_MAY, "read the bundle").await?;
+        let mut newest = self.bundle.subscribe();
+        let waiting = newest.wait_for(|bundle| bundle.number > after);
+        let waited = tokio::time::timeout(wait.min(WAIT_MAX), waiting).await;
+        let published = waited.ok().and_then(Result::ok).map(|published| published.clone());
+        if published.is_some() {
+            // Somebody who was revoked meanwhile learns it now.
+            self.authorise(caller, WHO_MAY, "read the bundle").await?;
+        }
+        Ok(published)
+    }
+
+    /// Signs the bundle of this transaction; whoever waits is woken when it is on disk.
+    pub(super) fn publish(self: &Arc<Self>, tx: &Tx<'_>, now: u64) -> Result<u64, Error> {
+        let published = write(tx, &self.config, &self.secrets, now)?;
+        if published.bytes.len() > BUNDLE_BYTES_MAX {
+            return Err(Error::Full { what: "bytes in the bundle", max: BUNDLE_BYTES_MAX });
+        }
+        let (this, number) = (self.clone(), published.number);
+        tx.after_commit(move || {
+            tracing::info!(bundle = number, "published a bundle");
+            this.bundle.send_replace(published);
+        });
+        Ok(number)
+    }
+
+    /// The same again under a new number, valid for longer.
+    pub(super) async fn resign_bundle(self: &Arc<Self>, now: u64) -> Result<(), Error> {
+        let this = self.clone();
+        self.store.write(move |tx| this.publish(tx, now)).await.map(drop)
+    }
+}

@@ -1,0 +1,95 @@
+//! Who asks, and whether they may.
+
+use std::net::IpAddr;
+
+use smqtt_core::identity::{DeviceId, Role, read_certificate, verify_certificate};
+
+use super::Authority;
+use crate::error::Error;
+use crate::store::DeviceRow;
+
+/// Who asks: an address, and the certificate that TLS found, if there was one.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    address: IpAddr,
+    certificate: Option<Vec<u8>>,
+}
+
+/// A caller whose certificate and standing were checked.
+pub(super) struct Known {
+    pub(super) device: DeviceRow,
+    pub(super) public_key: [u8; 65],
+    /// Name and identifier, for the audit log.
+    pub(super) actor: String,
+}
+
+impl Caller {
+    /// A caller at `address` whose possession of `certificate` (DER) TLS has checked.
+    pub fn new(address: IpAddr, certificate: Option<Vec<u8>>) -> Self {
+        Self { address, certificate }
+    }
+
+    pub(super) fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    /// Whom the certificate names, whether it holds or not.
+    pub(super) fn device(&self) -> Option<DeviceId> {
+        let certificate = self.certificate.as_deref()?;
+        read_certificate(certificate).ok().map(|read| read.identity.id)
+    }
+
+    /// For the audit log: whom the certificate names, whether it holds or not, or the address.
+    pub(super) fn actor(&self) -> String {
+        let named = self.certificate.as_deref().and_then(|der| read_certificate(der).ok());
+        match named {
+            Some(named) => format!("{} {}", named.identity.name, named.identity.id),
+            None => self.address.to_string(),
+        }
+    }
+}
+
+impl Authority {
+    /// Checks certificate, standing and role, now: a revoked device is refused with its next request.
+    pub(super) async fn authorise(
+        &self,
+        caller: &Caller,
+        roles: &'static [Role],
+        action: &'static str,
+    ) -> Result<Known, Error> {
+        self.authorise_at(caller, roles, action, self.now()).await
+    }
+
+    /// As [`Self::authorise`], the certificate being valid at `at`.
+    pub(super) async fn authorise_at(
+        &self,
+        caller: &Caller,
+        roles: &'static [Role],
+        action: &'static str,
+        at: u64,
+    ) -> Result<Known, Error> {
+        match self.check_caller(caller, roles, at).await {
+            Ok(known) => Ok(known),
+            Err(Error::Store(error)) => Err(error.into()),
+            Err(error) => Err(self.deny(caller.actor(), action, String::new(), error).await),
+        }
+    }
+
+    async fn check_caller(&self, caller: &Caller, roles: &'static [Role], at: u64) -> Result<Known, Error> {
+        let certificate = caller.certificate.as_deref().ok_or(Error::CertificateRequired)?;
+        let verified = verify_certificate(certificate, &self.roots(), at).map_err(Error::Certificate)?;
+        let (id, role) = (verified.identity.id, verified.identity.role);
+        let device = self.store.read(move |tx| Ok(tx.device(id)?)).await?.ok_or(Error::UnknownCaller)?;
+        if device.revocation.is_some() {
+            return Err(Error::Revoked);
+        }
+        if device.role != role {
+            return Err(Error::UnknownCaller);
+        }
+        if !roles.contains(&role) {
+            return Err(Error::Role { role });
+        }
+        let actor = format!("{} {id}", device.name);
+        Ok(Known { device, public_key: verified.public_key, actor })
+    }
+}

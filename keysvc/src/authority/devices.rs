@@ -1,0 +1,136 @@
+//! Devices: who they are, and the end of one.
+
+use std::sync::Arc;
+
+use smqtt_core::api::{Device, Directory, Revocation};
+use smqtt_core::attribute::AttributeError;
+use smqtt_core::identity::{DeviceId, Role};
+
+use super::keys::texts;
+use super::{Authority, Caller};
+use crate::error::Error;
+use crate::store::{DeviceRow, RevocationRow, Tx};
+
+/// Most devices in one answer.
+pub(crate) const PAGE_MAX: usize = 1000;
+const WHO_MAY: &[Role] = &[Role::Broker, Role::Admin];
+
+impl Authority {
+    /// Up to [`PAGE_MAX`] devices after identifier `after`. For brokers and administrators.
+    ///
+    /// # Errors
+    /// Not allowed, or the store failed.
+    pub async fn devices(&self, caller: &Caller, after: Option<DeviceId>) -> Result<Vec<Device>, Error> {
+        self.authorise(caller, WHO_MAY, "list devices").await?;
+        let after = after.unwrap_or(DeviceId([0; 16]));
+        let rows = self.store.read(move |tx| Ok(tx.devices(after, PAGE_MAX)?)).await?;
+        Ok(rows.into_iter().map(device).collect())
+    }
+
+    /// The device of this name or identifier. For brokers and administrators.
+    ///
+    /// # Errors
+    /// Not allowed, no such device, or the store failed.
+    pub async fn device(&self, caller: &Caller, name_or_id: String) -> Result<Device, Error> {
+        self.authorise(caller, WHO_MAY, "read a device").await?;
+        self.store.read(move |tx| find(tx, &name_or_id)).await.map(device)
+    }
+
+    /// Up to [`PAGE_MAX`] devices that are new or changed since `revision`. For brokers and administrators.
+    ///
+    /// # Errors
+    /// Not allowed, or the store failed.
+    pub async fn directory(&self, caller: &Caller, revision: u64) -> Result<Directory, Error> {
+        self.authorise(caller, WHO_MAY, "read the directory").await?;
+        let rows = self.store.read(move |tx| Ok(tx.devices_after(revision, PAGE_MAX)?)).await?;
+        let revision = rows.last().map_or(revision, |row| row.revision);
+        Ok(Directory { revision, devices: rows.into_iter().map(device).collect() })
+    }
+
+    /// Revokes a device, for good: no certificate and no key from the commit on, the versions of its attributes
+    /// raised, everyone told. Asked again, it answers the same. For administrators.
+    ///
+    /// # Errors
+    /// Not allowed, no such device, or the store failed.
+    pub async fn revoke(self: &Arc<Self>, caller: &Caller, name_or_id: String) -> Result<Revocation, Error> {
+        let admin = self.authorise(caller, &[Role::Admin], "revoke").await?;
+        let (this, now) = (self.clone(), self.now());
+        self.store
+            .write(move |tx| {
+                let device = find(tx, &name_or_id)?;
+                if device.role == Role::Admin {
+                    return Err(Error::NotRevocable);
+                }
+                if let Some(revocation) = device.revocation {
+                    return Ok(report(device.id, device.name, revocation));
+                }
+                tx.revoke_device(device.id, now)?;
+                let (raised, all) = raise_versions(tx, &device)?;
+                if !all {
+                    // Where no version can be raised, a new epoch shuts the device out as well.
+                    this.begin_epoch(tx, now, &admin.actor)?;
+                }
+                let bundle = this.publish(tx, now)?;
+                tx.set_revocation(device.id, &raised, bundle)?;
+                this.audit(tx, &admin.actor, "revoke", &format!("{} {}", device.name, device.id))?;
+                tracing::info!(device = %device.id, name = device.name, bundle, "revoked");
+                Ok(report(device.id, device.name, RevocationRow { at: now, raised, bundle }))
+            })
+            .await
+    }
+}
+
+/// Raises the version of each attribute, once where several share it. Says which, and whether that was all.
+fn raise_versions(tx: &Tx<'_>, device: &DeviceRow) -> Result<(Vec<String>, bool), Error> {
+    let mut versions = tx.versions()?;
+    let keys: std::collections::BTreeSet<_> = device.attributes.iter().map(|a| a.version_key()).collect();
+    let (mut raised, mut all) = (Vec::new(), true);
+    for key in &keys {
+        match versions.raise(key) {
+            Ok(version) => {
+                tx.set_version(key, version)?;
+                raised.push(key.to_string());
+            }
+            Err(AttributeError::TooManyVersions | AttributeError::VersionExhausted) => all = false,
+            Err(error) => return Err(Error::invalid("attributes", error)),
+        }
+    }
+    Ok((raised, all))
+}
+
+/// By identifier, or by name: the active device, else the one that was revoked last.
+fn find(tx: &Tx<'_>, name_or_id: &str) -> Result<DeviceRow, Error> {
+    if let Ok(id) = name_or_id.parse::<DeviceId>()
+        && let Some(device) = tx.device(id)?
+    {
+        return Ok(device);
+    }
+    if let Some(device) = tx.active_device(name_or_id)? {
+        return Ok(device);
+    }
+    let none = || Error::NoSuchDevice { name: name_or_id.chars().take(64).collect() };
+    tx.revoked_device(name_or_id)?.ok_or_else(none)
+}
+
+fn report(id: DeviceId, name: String, revocation: RevocationRow) -> Revocation {
+    Revocation {
+        id: id.to_string(),
+        name,
+        revoked: revocation.at,
+        raised: revocation.raised,
+        bundle: revocation.bundle,
+    }
+}
+
+fn device(row: DeviceRow) -> Device {
+    Device {
+        id: row.id.to_string(),
+        name: row.name,
+        role: row.role.name().to_owned(),
+        attributes: texts(&row.attributes),
+        status: if row.revocation.is_some() { "revoked" } else { "active" }.to_owned(),
+        enrolled: row.enrolled,
+        certificate_expires: row.certificate_expires,
+        revoked: row.revocation.map(|revocation| revocation.at),
+    }
+}

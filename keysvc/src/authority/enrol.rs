@@ -1,0 +1,264 @@
+//! Enrolment and renewal: a device's keys become a certificate and user secret keys.
+
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use smqtt_core::api::{EnrolRequest, Enrolment, RenewRequest};
+use smqtt_core::crypto::{equal, random, sha256};
+use smqtt_core::identity::{CERTIFICATE_BYTES_MAX, DeviceId, Identity, Role};
+use zeroize::Zeroizing;
+
+use super::keys::Plan;
+use super::{Authority, Caller};
+use crate::error::Error;
+use crate::hpke::SealTo;
+use crate::pki::{CSR_BYTES_MAX, CsrError, Host, Issued, Leaf, Point, Usage, csr_key, local_hosts};
+use crate::store::{DeviceRow, TokenRow, Tx, Used};
+
+/// For how long after its expiry a token still answers whoever used it: a lost answer must not burn it.
+const RETRY_SECONDS: u64 = 86_400;
+
+/// The keys of a device, parsed and checked.
+struct DeviceKeys {
+    public_key: Point,
+    hpke_key: SealTo,
+}
+
+impl DeviceKeys {
+    fn parse(csr: &str, hpke_key: &str) -> Result<Self, Error> {
+        let csr = base64(csr, CSR_BYTES_MAX).ok_or_else(|| Error::invalid("csr", CsrError::Malformed))?;
+        let public_key = csr_key(&csr).map_err(|error| Error::invalid("csr", error))?;
+        let hpke_key = base64(hpke_key, size_of::<Point>()).and_then(|bytes| SealTo::new(&bytes));
+        let hpke_key = hpke_key.ok_or_else(|| {
+            let hint = "65 bytes in base64: 4, then the coordinates";
+            Error::invalid("hpke-key", "the HPKE key is not an uncompressed point of P-256").with_hint(hint)
+        })?;
+        if hpke_key.as_bytes() == public_key {
+            let hint = "make a key pair for each";
+            return Err(Error::invalid("hpke-key", "one key for signing and for HPKE").with_hint(hint));
+        }
+        Ok(Self { public_key, hpke_key })
+    }
+}
+
+/// A device as a transaction left it, and what it will be told.
+struct Enrolled {
+    device: DeviceRow,
+    certificate: Vec<u8>,
+    plan: Plan,
+}
+
+impl Authority {
+    /// Makes a device of whoever has a token. The same keys get the same device again, should the answer have been
+    /// lost; other keys never.
+    ///
+    /// # Errors
+    /// [`Error`], saying why not.
+    pub async fn enrol(self: &Arc<Self>, caller: &Caller, request: EnrolRequest) -> Result<Enrolment, Error> {
+        let secret = Zeroizing::new(request.secret);
+        let (Some(id), Some(secret)) = (hex16(&request.token_id), hex16(&secret).map(Zeroizing::new)) else {
+            return Err(Error::invalid("token", "token id and secret are 32 hexadecimal digits each"));
+        };
+        let proof = sha256(&[&*secret]);
+        // Whoever has no token is not worth the work of checking a signature.
+        let read = self.store.read(move |tx| find_token(tx, &id, &proof).map(drop)).await;
+        let result = match read {
+            Ok(()) => match DeviceKeys::parse(&request.csr, &request.hpke_key) {
+                Ok(keys) => self.enrol_with(caller, id, proof, keys).await,
+                Err(error) => return Err(error),
+            },
+            Err(error) => Err(error),
+        };
+        match result {
+            Ok(enrolled) => self.enrolment(enrolled).await,
+            Err(Error::Store(error)) => Err(error.into()),
+            Err(error) => {
+                if matches!(error, Error::TokenUsed) {
+                    tracing::warn!(token = request.token_id, "a token is presented by another device");
+                }
+                let subject = format!("token {}", request.token_id);
+                Err(self.deny(caller.address().to_string(), "enrol", subject, error).await)
+            }
+        }
+    }
+
+    async fn enrol_with(
+        self: &Arc<Self>,
+        caller: &Caller,
+        id: [u8; 16],
+        proof: [u8; 32],
+        keys: DeviceKeys,
+    ) -> Result<Enrolled, Error> {
+        let (this, now, address) = (self.clone(), self.now(), caller.address());
+        self.store.write(move |tx| {
+            let token = find_token(tx, &id, &proof)?;
+            if let Some(used) = &token.used {
+                return this.enrol_again(tx, &token, used, &keys, now);
+            }
+            if now >= token.expires {
+                return Err(Error::TokenExpired);
+            }
+            if tx.active_device(&token.name)?.is_some() {
+                return Err(Error::NameTaken { name: token.name });
+            }
+            let mut device = DeviceRow {
+                id: DeviceId(random()),
+                name: token.name,
+                role: token.role,
+                attributes: token.attributes,
+                hosts: token.hosts,
+                hpke_key: keys.hpke_key.as_bytes().to_vec(),
+                enrolled: now,
+                certificate_expires: 0,
+                revision: 0,
+                revocation: None,
+            };
+            let issued = this.certify(&device, &keys.public_key, now);
+            device.certificate_expires = issued.not_after;
+            let used = Used {
+                device: device.id,
+                public_key: keys.public_key.to_vec(),
+                hpke_key: device.hpke_key.clone(),
+            };
+            if !tx.use_token(&id, &used)? {
+                return Err(Error::TokenUsed);
+            }
+            tx.insert_device(&device)?;
+            tx.insert_certificate(device.id, &keys.public_key, &issued)?;
+            let subject = format!("{} {} ({})", device.name, device.id, device.role.name());
+            this.audit(tx, &address.to_string(), "enrol", &subject)?;
+            tracing::info!(device = %device.id, name = device.name, role = device.role.name(), "enrolled");
+            let plan = Plan::new(tx, &device, this.config.history_epochs, now)?;
+            Ok(Enrolled { device, certificate: issued.der, plan })
+        }).await
+    }
+
+    /// The answer again, for the one device that used the token.
+    fn enrol_again(
+        &self,
+        tx: &Tx<'_>,
+        token: &TokenRow,
+        used: &Used,
+        keys: &DeviceKeys,
+        now: u64,
+    ) -> Result<Enrolled, Error> {
+        // A signing request is no secret: with it alone nobody may have the keys sealed to a key of their own.
+        if used.public_key != keys.public_key || used.hpke_key != keys.hpke_key.as_bytes() {
+            return Err(Error::TokenUsed);
+        }
+        if now >= token.expires.saturating_add(RETRY_SECONDS) {
+            return Err(Error::TokenExpired);
+        }
+        let device = tx.device(used.device)?.ok_or(Error::UnknownCaller)?;
+        if device.revocation.is_some() {
+            return Err(Error::Revoked);
+        }
+        let certificate = tx.certificate(device.id, &keys.public_key)?.ok_or(Error::TokenExpired)?;
+        let plan = Plan::new(tx, &device, self.config.history_epochs, now)?;
+        Ok(Enrolled { device, certificate, plan })
+    }
+
+    /// A new certificate for whoever the old one names. For devices and brokers, and for a while after it expired if
+    /// the key is the same.
+    ///
+    /// # Errors
+    /// [`Error`], saying why not.
+    pub async fn renew(self: &Arc<Self>, caller: &Caller, request: RenewRequest) -> Result<Enrolment, Error> {
+        let now = self.now();
+        let at = self.renewal_time(caller, now).await;
+        let known = self.authorise_at(caller, &[Role::Device, Role::Broker], "renew", at).await?;
+        let keys = DeviceKeys::parse(&request.csr, &request.hpke_key)?;
+        if at != now && keys.public_key != known.public_key {
+            let error =
+                Error::invalid("csr", "after its expiry a certificate is renewed for the same key only");
+            let error = error.with_hint("enrol again with a new token");
+            return Err(self.deny(known.actor, "renew", String::new(), error).await);
+        }
+        let (this, id) = (self.clone(), known.device.id);
+        let enrolled = self.store.write(move |tx| {
+            let mut device = tx.device(id)?.ok_or(Error::UnknownCaller)?;
+            if device.revocation.is_some() {
+                return Err(Error::Revoked);
+            }
+            let issued = this.certify(&device, &keys.public_key, now);
+            device.hpke_key = keys.hpke_key.as_bytes().to_vec();
+            device.certificate_expires = issued.not_after;
+            tx.renew_device(id, &device.hpke_key, issued.not_after)?;
+            tx.insert_certificate(id, &keys.public_key, &issued)?;
+            this.audit(tx, &known.actor, "renew", "")?;
+            tracing::info!(device = %id, "renewed");
+            let plan = Plan::new(tx, &device, this.config.history_epochs, now)?;
+            Ok(Enrolled { device, certificate: issued.der, plan })
+        });
+        self.enrolment(enrolled.await?).await
+    }
+
+    /// When the caller's certificate has to be valid: now, or, if it expired not too long ago, then.
+    async fn renewal_time(&self, caller: &Caller, now: u64) -> u64 {
+        let Some(id) = caller.device() else { return now };
+        let expires =
+            self.store.read(move |tx| Ok(tx.device(id)?.map(|device| device.certificate_expires))).await;
+        match expires {
+            Ok(Some(expires)) if now > expires && now - expires <= self.config.renewal_window_seconds() => {
+                expires
+            }
+            _ => now,
+        }
+    }
+
+    fn certify(&self, device: &DeviceRow, key: &Point, now: u64) -> Issued {
+        let identity = Identity {
+            tenant: self.fingerprint().tenant(),
+            role: device.role,
+            id: device.id,
+            name: device.name.clone(),
+        };
+        let mut hosts = Vec::new();
+        let mut usage = Usage::Client;
+        if device.role == Role::Broker {
+            usage = Usage::ServerAndClient;
+            hosts = local_hosts();
+            let own = device.hosts.iter().filter_map(|host| Host::parse(host));
+            own.for_each(|host| {
+                if !hosts.contains(&host) {
+                    hosts.push(host)
+                }
+            });
+        }
+        let seconds = self.config.certificate_seconds();
+        let leaf = Leaf { identity: &identity, public_key: key, usage, hosts: &hosts, now, seconds };
+        let issued = self.secrets.root.issue(&leaf);
+        debug_assert!(issued.der.len() <= CERTIFICATE_BYTES_MAX);
+        issued
+    }
+
+    async fn enrolment(self: &Arc<Self>, enrolled: Enrolled) -> Result<Enrolment, Error> {
+        let keys = self.derive(enrolled.plan).await?;
+        Ok(Enrolment {
+            id: enrolled.device.id.to_string(),
+            name: enrolled.device.name,
+            role: enrolled.device.role.name().to_owned(),
+            certificate: STANDARD.encode(enrolled.certificate),
+            root: STANDARD.encode(self.root()),
+            params: self.params().into_iter().map(|params| STANDARD.encode(params)).collect(),
+            bundle: STANDARD.encode(&self.bundle.borrow().bytes),
+            keys,
+            broker: self.config.broker_url.clone(),
+        })
+    }
+}
+
+/// The token of this id, if the proof is that of its secret.
+fn find_token(tx: &Tx<'_>, id: &[u8; 16], proof: &[u8; 32]) -> Result<TokenRow, Error> {
+    let token = tx.token(id)?.ok_or(Error::TokenUnknown)?;
+    if equal(&token.secret_hash, proof) { Ok(token) } else { Err(Error::TokenUnknown) }
+}
+
+fn base64(text: &str, bytes_max: usize) -> Option<Vec<u8>> {
+    (text.len() <= bytes_max.div_ceil(3) * 4).then(|| STANDARD.decode(text).ok())?
+}
+
+fn hex16(text: &str) -> Option<[u8; 16]> {
+    text.parse::<DeviceId>().ok().map(|id| id.0)
+}

@@ -1,0 +1,51 @@
+//! Epochs: begun when the last is over, or at an administrator's word.
+
+use std::sync::Arc;
+
+use smqtt_core::api::Rotation;
+use smqtt_core::bundle::Epoch;
+use smqtt_core::identity::Role;
+
+use super::{Authority, Caller};
+use crate::error::Error;
+use crate::store::Tx;
+
+impl Authority {
+    /// Begins a new epoch now. For administrators.
+    ///
+    /// # Errors
+    /// Not allowed, or the store failed.
+    pub async fn rotate(self: &Arc<Self>, caller: &Caller) -> Result<Rotation, Error> {
+        let admin = self.authorise(caller, &[Role::Admin], "begin an epoch").await?;
+        let (this, now) = (self.clone(), self.now());
+        self.store
+            .write(move |tx| {
+                let epoch = this.begin_epoch(tx, now, &admin.actor)?;
+                Ok(Rotation { epoch, bundle: this.publish(tx, now)? })
+            })
+            .await
+    }
+
+    /// Begins a new epoch if the current one is over. However many were missed, only one begins, and begins now.
+    pub(super) async fn end_epoch(self: &Arc<Self>, now: u64) -> Result<(), Error> {
+        let this = self.clone();
+        self.store
+            .write(move |tx| {
+                if now >= tx.current_epoch()?.ends {
+                    this.begin_epoch(tx, now, "authority")?;
+                    this.publish(tx, now)?;
+                }
+                Ok(())
+            })
+            .await
+    }
+
+    pub(super) fn begin_epoch(&self, tx: &Tx<'_>, now: u64, actor: &str) -> Result<u64, Error> {
+        let number = tx.current_epoch()?.number + 1;
+        let epoch = Epoch { number, begins: now, ends: now.saturating_add(self.config.epoch_seconds) };
+        tx.begin_epoch(epoch, &tx.versions()?, number.saturating_sub(self.config.history_epochs))?;
+        self.audit(tx, actor, "begin-epoch", &number.to_string())?;
+        tracing::info!(epoch = number, "began an epoch");
+        Ok(number)
+    }
+}

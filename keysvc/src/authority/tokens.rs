@@ -1,0 +1,120 @@
+//! Enrolment tokens: leave for one device to enrol. The secret is told once and kept as its SHA-256.
+
+use std::sync::Arc;
+
+use smqtt_core::api::{NewToken, TokenRequest};
+use smqtt_core::attribute::{AttributeError, Attributes};
+use smqtt_core::crypto::{random, sha256};
+use smqtt_core::identity::{Role, check_name};
+use smqtt_core::token::Token;
+
+use super::{Authority, Caller};
+use crate::config::HOSTS_MAX;
+use crate::error::Error;
+use crate::pki::Host;
+use crate::store::TokenRow;
+
+/// The longest life of a token.
+const TTL_SECONDS_MAX: u64 = 366 * 86_400;
+
+impl Authority {
+    /// Makes a token. For administrators.
+    ///
+    /// # Errors
+    /// Not allowed, the request makes no sense, the name is taken, or the store failed.
+    pub async fn issue_token(
+        self: &Arc<Self>,
+        caller: &Caller,
+        request: TokenRequest,
+    ) -> Result<NewToken, Error> {
+        let admin = self.authorise(caller, &[Role::Admin], "make a token").await?;
+        let now = self.now();
+        let wanted = Wanted::parse(&request)?;
+        let ttl = request.ttl_seconds.unwrap_or(self.config.token_ttl_seconds);
+        if !(1..=TTL_SECONDS_MAX).contains(&ttl) {
+            let detail = format!("a token can be good for 1 to {TTL_SECONDS_MAX} seconds, not {ttl}");
+            return Err(Error::invalid("ttl", detail));
+        }
+        let token = Token {
+            url: self.url.clone(),
+            fingerprint: self.fingerprint(),
+            id: random(),
+            secret: random(),
+            expires: now + ttl,
+        };
+        let row = TokenRow {
+            id: token.id,
+            secret_hash: sha256(&[&token.secret]),
+            name: request.name,
+            role: wanted.role,
+            attributes: wanted.attributes,
+            hosts: request.hosts,
+            expires: token.expires,
+            used: None,
+        };
+        let this = self.clone();
+        self.store
+            .write(move |tx| {
+                if tx.active_device(&row.name)?.is_some() {
+                    return Err(Error::NameTaken { name: row.name });
+                }
+                tx.insert_token(&row)?;
+                let subject = format!("{} ({}) {}", row.name, row.role.name(), row.attributes);
+                this.audit(tx, &admin.actor, "make-token", &subject)?;
+                tracing::info!(name = row.name, role = row.role.name(), "made a token");
+                Ok(())
+            })
+            .await?;
+        Ok(NewToken { token: token.expose().to_string(), expires: token.expires })
+    }
+}
+
+/// What the request asks for, parsed.
+struct Wanted {
+    role: Role,
+    attributes: Attributes,
+}
+
+impl Wanted {
+    fn parse(request: &TokenRequest) -> Result<Self, Error> {
+        check_name(&request.name).map_err(|error| Error::invalid("name", error))?;
+        let role = match Role::from_name(&request.role) {
+            Some(role @ (Role::Device | Role::Broker)) => role,
+            _ => {
+                let detail = format!("there is no token for the role `{}`", request.role);
+                return Err(Error::invalid("role-name", detail).with_hint("it is `device` or `broker`"));
+            }
+        };
+        let attributes = parse_attributes(&request.attributes)?;
+        if role == Role::Broker && !attributes.is_empty() {
+            let hint = "a broker carries what it cannot read: leave its attributes away";
+            return Err(Error::invalid("attributes", "a broker has no attributes").with_hint(hint));
+        }
+        if role == Role::Device && !request.hosts.is_empty() {
+            let hint = "hosts are for a broker's server certificate";
+            return Err(Error::invalid("hosts", "a device has no hosts").with_hint(hint));
+        }
+        if request.hosts.len() > HOSTS_MAX {
+            return Err(Error::invalid("hosts", format!("more than {HOSTS_MAX} hosts")));
+        }
+        if let Some(bad) = request.hosts.iter().find(|host| Host::parse(host).is_none()) {
+            let detail = format!("`{bad}` is neither a host's name nor an address");
+            return Err(Error::invalid("hosts", detail).with_hint("without scheme and port"));
+        }
+        Ok(Self { role, attributes })
+    }
+}
+
+/// Attributes written one by one; the error shows which does not parse.
+fn parse_attributes(texts: &[String]) -> Result<Attributes, Error> {
+    let invalid = |detail: String, error: &AttributeError| match error.hint() {
+        Some(hint) => Error::invalid("attributes", detail).with_hint(hint),
+        None => Error::invalid("attributes", detail),
+    };
+    for text in texts {
+        if let Err(error) = text.parse::<smqtt_core::attribute::Attribute>() {
+            return Err(invalid(format!("attribute `{text}`: {error}"), &error));
+        }
+    }
+    Attributes::parse(texts).map_err(|error| invalid(error.to_string(), &error))
+}

@@ -1,0 +1,237 @@
+//! How an authority is set up. Every key has a default; unknown keys are refused.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::pki::Host;
+
+const DAY: u64 = 86_400;
+/// Longest epoch and longest life of a certificate or token.
+const SECONDS_MAX: u64 = 3660 * DAY;
+/// Most past epochs whose keys a device can be given.
+const HISTORY_EPOCHS_MAX: u64 = 366;
+/// Most names of the server's certificate, or of one broker's.
+pub(crate) const HOSTS_MAX: usize = 32;
+
+/// How an authority is set up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where HTTPS listens. The caller binds; this makes the default of `public_url`.
+    pub listen: SocketAddr,
+    /// The address in tokens, `https://host:port`; `https://` and `listen` if absent.
+    pub public_url: Option<String>,
+    /// Names and addresses of the server's certificate, besides this machine's own.
+    pub hosts: Vec<String>,
+    /// Where the broker is, `mqtts://host:port`: told to whoever enrols.
+    pub broker_url: Option<String>,
+    /// How long an epoch lasts.
+    pub epoch_seconds: u64,
+    /// The keys of how many past epochs a device is given.
+    pub history_epochs: u64,
+    /// How long brokers go on accepting what was sealed in the previous epoch.
+    pub grace_seconds: u64,
+    /// How long a bundle is valid; twice the epoch, and at least a day, if absent.
+    pub bundle_seconds: Option<u64>,
+    /// How long certificates of devices and brokers are valid.
+    pub certificate_days: u64,
+    /// For how long after its expiry a certificate can still be renewed, for the same key.
+    pub renewal_window_days: u64,
+    /// How long a token is good for, if its maker does not say.
+    pub token_ttl_seconds: u64,
+    /// What a connection may take.
+    pub limits: Limits,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8443)),
+            public_url: None,
+            hosts: Vec::new(),
+            broker_url: None,
+            epoch_seconds: DAY,
+            history_epochs: 7,
+            grace_seconds: 600,
+            bundle_seconds: None,
+            certificate_days: 30,
+            renewal_window_days: 30,
+            token_ttl_seconds: DAY,
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// What a connection may take.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Most connections at a time.
+    pub connections_max: usize,
+    /// For the TLS handshake.
+    pub handshake_timeout_ms: u64,
+    /// For the head of a request, counted from the end of the one before: also how long a connection may be silent.
+    pub header_timeout_ms: u64,
+    /// For the body of a request.
+    pub body_timeout_ms: u64,
+    /// For the work on a request, a wait for the next bundle not counted.
+    pub request_timeout_ms: u64,
+    /// For a peer that takes no more of an answer.
+    pub write_timeout_ms: u64,
+    /// For open requests when the authority stops.
+    pub shutdown_timeout_ms: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections_max: 8192,
+            handshake_timeout_ms: 8_000,
+            header_timeout_ms: 8_000,
+            body_timeout_ms: 8_000,
+            request_timeout_ms: 20_000,
+            write_timeout_ms: 8_000,
+            shutdown_timeout_ms: 2_000,
+        }
+    }
+}
+
+/// A setting that cannot be meant.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{key}` {problem}")]
+pub struct ConfigError {
+    /// Which setting.
+    pub key: &'static str,
+    /// What is wrong with it.
+    pub problem: String,
+}
+
+impl Config {
+    /// Checks that the settings make sense.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for the first that does not.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let seconds = |key, value: u64, min: u64| match value {
+            value if value < min => Err(ConfigError { key, problem: format!("is {value}, less than {min}") }),
+            value if value > SECONDS_MAX => {
+                Err(ConfigError { key, problem: format!("is {value}, more than {SECONDS_MAX}") })
+            }
+            _ => Ok(()),
+        };
+        seconds("epoch_seconds", self.epoch_seconds, 1)?;
+        seconds("grace_seconds", self.grace_seconds, 0)?;
+        seconds("bundle_seconds", self.bundle_seconds(), 2)?;
+        seconds("token_ttl_seconds", self.token_ttl_seconds, 1)?;
+        let days = |key, days: u64, min: u64| {
+            let problem = format!("is {days}: from {min} to {} is possible", SECONDS_MAX / DAY);
+            if (min..=SECONDS_MAX / DAY).contains(&days) { Ok(()) } else { Err(ConfigError { key, problem }) }
+        };
+        days("certificate_days", self.certificate_days, 1)?;
+        days("renewal_window_days", self.renewal_window_days, 0)?;
+        if self.history_epochs > HISTORY_EPOCHS_MAX {
+            let problem = format!("is {}, more than {HISTORY_EPOCHS_MAX}", self.history_epochs);
+            return Err(ConfigError { key: "history_epochs", problem });
+        }
+        if self.limits.connections_max == 0 {
+            return Err(ConfigError { key: "limits.connections_max", problem: "is 0".into() });
+        }
+        if self.hosts.len() > HOSTS_MAX {
+            return Err(ConfigError { key: "hosts", problem: format!("has more than {HOSTS_MAX} entries") });
+        }
+        for host in &self.hosts {
+            Host::parse(host).ok_or_else(|| ConfigError {
+                key: "hosts",
+                problem: format!("has `{host}`, which is neither a host's name nor an address"),
+            })?;
+        }
+        if let Some(url) = &self.public_url {
+            check_url("public_url", url, "https://")?;
+        }
+        if let Some(url) = &self.broker_url {
+            check_url("broker_url", url, "mqtts://")?;
+        }
+        Ok(())
+    }
+
+    /// The address in tokens.
+    pub fn url(&self) -> String {
+        let port = self.listen.port();
+        match (&self.public_url, self.hosts.first()) {
+            (Some(url), _) => url.trim_end_matches('/').to_owned(),
+            (None, Some(host)) if self.listen.ip().is_unspecified() => match host.contains(':') {
+                true => format!("https://[{host}]:{port}"),
+                false => format!("https://{host}:{port}"),
+            },
+            (None, None) if self.listen.ip().is_unspecified() => format!("https://localhost:{port}"),
+            (None, _) => format!("https://{}", self.listen),
+        }
+    }
+
+    pub(crate) fn bundle_seconds(&self) -> u64 {
+        self.bundle_seconds.unwrap_or_else(|| self.epoch_seconds.saturating_mul(2).clamp(DAY, SECONDS_MAX))
+    }
+
+    pub(crate) fn certificate_seconds(&self) -> u64 {
+        self.certificate_days * DAY
+    }
+
+    pub(crate) fn renewal_window_seconds(&self) -> u64 {
+        self.renewal_window_days * DAY
+    }
+}
+
+/// Milliseconds as a duration.
+pub(crate) fn ms(value: u64) -> Duration {
+    Duration::from_millis(value)
+}
+
+fn check_url(key: &'static str, url: &str, scheme: &str) -> Result<(), ConfigError> {
+    let host = url.strip_prefix(scheme).map(|rest| rest.trim_end_matches('/'));
+    match host {
+        Some(host) if !host.is_empty() && host.len() < 256 && !host.contains(['/', '?', '#', '@', ' ']) => {
+            Ok(())
+        }
+        _ => Err(ConfigError { key, problem: format!("is `{url}`, not `{scheme}host:port`") }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_is_sound_and_nonsense_is_named() {
+        assert_eq!(Config::default().check(), Ok(()));
+        let bad = [
+            Config { epoch_seconds: 0, ..Config::default() },
+            Config { certificate_days: 0, ..Config::default() },
+            Config { history_epochs: 367, ..Config::default() },
+            Config { hosts: vec!["a b".into()], ..Config::default() },
+            Config { public_url: Some("http://a".into()), ..Config::default() },
+            Config { broker_url: Some("mqtts://".into()), ..Config::default() },
+        ];
+        for config in bad {
+            assert!(config.check().is_err(), "{config:?}");
+        }
+    }
+
+    #[test]
+    fn the_url_never_says_any_address() {
+        let any = Config { listen: ([0, 0, 0, 0], 1).into(), ..Config::default() };
+        assert_eq!(any.url(), "https://localhost:1");
+        assert_eq!(Config { hosts: vec!["a.example".into()], ..any.clone() }.url(), "https://a.example:1");
+        assert_eq!(Config { hosts: vec!["fd00::1".into()], ..any.clone() }.url(), "https://[fd00::1]:1");
+        assert_eq!(Config { public_url: Some("https://b/".into()), ..any }.url(), "https://b");
+        assert_eq!(Config::default().url(), "https://127.0.0.1:8443");
+    }
+
+    #[test]
+    fn unknown_keys_are_refused() {
+        assert!(serde_json::from_str::<Config>("{}").is_ok_and(|config| config == Config::default()));
+        assert!(serde_json::from_str::<Config>(r#"{"epoch": 5}"#).is_err());
+        assert!(serde_json::from_str::<Config>(r#"{"limits": {"timeout": 5}}"#).is_err());
+    }
+}

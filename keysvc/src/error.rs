@@ -1,0 +1,220 @@
+//! What the authority answers when it does not do as asked, and why it does not start.
+
+use std::path::PathBuf;
+
+use smqtt_core::identity::{IdentityError, Role};
+
+use crate::config::ConfigError;
+use crate::store::StoreError;
+
+/// Why a request is not granted. HTTP makes a status of it, and nothing else looks at HTTP.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// No such token, or another secret: whoever asks learns not which.
+    #[error("the enrolment token is not known here")]
+    TokenUnknown,
+    /// Somebody else enrolled with it.
+    #[error("the enrolment token was used by another device")]
+    TokenUsed,
+    /// Too late.
+    #[error("the enrolment token has expired")]
+    TokenExpired,
+    /// An active device has this name.
+    #[error("there is a device `{name}` already")]
+    NameTaken {
+        /// The name.
+        name: String,
+    },
+    /// Only for those with a certificate.
+    #[error("a client certificate is required")]
+    CertificateRequired,
+    /// The client's certificate does not hold.
+    #[error("the client certificate is not accepted")]
+    Certificate(#[source] IdentityError),
+    /// Not with this role.
+    #[error("not allowed with the role `{}`", .role.name())]
+    Role {
+        /// The role the certificate names.
+        role: Role,
+    },
+    /// The device was revoked.
+    #[error("this device was revoked")]
+    Revoked,
+    /// A certificate of ours for a device we do not know: the store is older than the certificate.
+    #[error("this device is not known here")]
+    UnknownCaller,
+    /// Not in the list.
+    #[error("there is no device `{name}`")]
+    NoSuchDevice {
+        /// What was asked for.
+        name: String,
+    },
+    /// Not in the list.
+    #[error("there is no rule for `{filter}`")]
+    NoSuchRule {
+        /// What was asked for.
+        filter: String,
+    },
+    /// An administrator cannot be revoked: nobody could undo it.
+    #[error("an administrator cannot be revoked")]
+    NotRevocable,
+    /// The list is full.
+    #[error("no more than {max} {what} are possible")]
+    Full {
+        /// Of what.
+        what: &'static str,
+        /// How many.
+        max: usize,
+    },
+    /// What was sent makes no sense.
+    #[error("{detail}")]
+    Invalid {
+        /// One word for programs.
+        code: &'static str,
+        /// What, and where in it.
+        detail: String,
+        /// What to do about it.
+        hint: Option<String>,
+    },
+    /// Too much to do.
+    #[error("the authority is busy")]
+    Busy,
+    /// The store failed; nothing was changed.
+    #[error("the store failed")]
+    Store(#[from] StoreError),
+}
+
+impl Error {
+    pub(crate) fn invalid(code: &'static str, detail: impl std::fmt::Display) -> Self {
+        Self::Invalid { code, detail: detail.to_string(), hint: None }
+    }
+
+    pub(crate) fn with_hint(self, text: impl Into<String>) -> Self {
+        match self {
+            Self::Invalid { code, detail, .. } => Self::Invalid { code, detail, hint: Some(text.into()) },
+            other => other,
+        }
+    }
+
+    /// One word for programs.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::TokenUnknown => "token-unknown",
+            Self::TokenUsed => "token-used",
+            Self::TokenExpired => "token-expired",
+            Self::NameTaken { .. } => "name-taken",
+            Self::CertificateRequired => "certificate-required",
+            Self::Certificate(IdentityError::NotValidThen) => "certificate-expired",
+            Self::Certificate(_) => "certificate",
+            Self::Role { .. } => "role",
+            Self::Revoked => "revoked",
+            Self::UnknownCaller => "unknown-device",
+            Self::NoSuchDevice { .. } => "no-such-device",
+            Self::NoSuchRule { .. } => "no-such-rule",
+            Self::NotRevocable => "not-revocable",
+            Self::Full { .. } => "full",
+            Self::Invalid { code, .. } => code,
+            Self::Busy => "busy",
+            Self::Store(_) => "store",
+        }
+    }
+
+    /// What to do about it, where there is something to say.
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::TokenUnknown => "copy the whole token, or ask for a new one",
+            Self::TokenUsed => "ask for a new token; if you did not enrol before, somebody else has this one",
+            Self::TokenExpired => "ask for a new token",
+            Self::NameTaken { .. } => "choose another name, or revoke that device first",
+            Self::CertificateRequired => "enrol first, or use the administrator's certificate",
+            Self::Certificate(IdentityError::NotValidThen) => "renew it, or enrol again",
+            Self::Certificate(_) => "use the certificate this authority gave",
+            Self::Role { .. } => "use the administrator's certificate",
+            Self::Revoked | Self::UnknownCaller => "enrol again with a new token",
+            Self::Busy => "try again in a few seconds",
+            Self::Store(_) => "the authority's log says more; nothing was changed",
+            Self::Invalid { hint, .. } => return hint.clone(),
+            _ => return None,
+        };
+        Some(hint.to_owned())
+    }
+}
+
+/// Why an authority does not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// A setting that cannot be meant.
+    #[error("the configuration makes no sense")]
+    Config(#[from] ConfigError),
+    /// A file or directory cannot be made, read or written.
+    #[error("cannot {verb} `{}`", .path.display())]
+    File {
+        /// Make, read or write.
+        verb: &'static str,
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Another process has it open.
+    #[error("another authority uses `{}`", .path.display())]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The store cannot be read or written.
+    #[error("the store `{}` cannot be used", .path.display())]
+    Store {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: StoreError,
+    },
+    /// There is a store, but not the key that opens its secrets.
+    #[error("the seal key `{}` is missing", .path.display())]
+    SealKeyMissing {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The key file does not open the secrets in the store.
+    #[error("the seal key `{}` does not fit this store", .path.display())]
+    SealKeyWrong {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The administrator's files are damaged or from another authority.
+    #[error("`{}` is not the administrator's certificate of this authority", .path.display())]
+    Admin {
+        /// The file.
+        path: PathBuf,
+    },
+    /// TLS cannot be set up.
+    #[error("TLS cannot be set up")]
+    Tls(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl OpenError {
+    /// What to do about it.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Config(_) => "correct that setting",
+            Self::File { .. } => "check owner, permissions and free space",
+            Self::InUse { .. } => "stop the other process, or choose another directory",
+            Self::Store { source: StoreError::Newer { .. }, .. } => {
+                "use the version that wrote it, or a newer one"
+            }
+            Self::Store { .. } => {
+                "check owner, permissions and free space; restore a backup if it is damaged"
+            }
+            Self::SealKeyMissing { .. } | Self::SealKeyWrong { .. } => {
+                "put the seal key back from its backup: without it the secrets cannot be read"
+            }
+            Self::Admin { .. } => "move that directory away to have a new administrator made",
+            Self::Tls(_) => "this is a fault of the program: please report it",
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! Directories and files that only the authority's user may read, written so that a crash leaves the old or the new.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+use crate::error::OpenError;
+
+/// Makes a directory with mode 0700, unless it is there.
+pub(crate) fn make_dir(path: &Path) -> Result<(), OpenError> {
+    let made = DirBuilder::new().mode(0o700).recursive(true).create(path);
+    made.map_err(|source| OpenError::File { verb: "make the directory", path: path.to_owned(), source })
+}
+
+/// Makes an empty file with mode 0600, unless it is there.
+pub(crate) fn touch(path: &Path) -> Result<File, OpenError> {
+    let opened = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
+    opened.map_err(|source| OpenError::File { verb: "write", path: path.to_owned(), source })
+}
+
+/// Writes a file with mode 0600, all of it or nothing, synced.
+pub(crate) fn write_secret(path: &Path, bytes: &[u8]) -> Result<(), OpenError> {
+    let write = || {
+        let mut temporary = path.as_os_str().to_owned();
+        temporary.push(".new");
+        let temporary = Path::new(&temporary);
+        match std::fs::remove_file(temporary) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        std::fs::rename(temporary, path)?;
+        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(dir)?.sync_all()
+    };
+    write().map_err(|source| OpenError::File { verb: "write", path: path.to_owned(), source })
+}
+
+/// Reads a file; `None` where there is none.
+pub(crate) fn read(path: &Path) -> Result<Option<Vec<u8>>, OpenError> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(OpenError::File { verb: "read", path: path.to_owned(), source }),
+    }
+}
+
+/// Says so in the log where others than the owner can read a secret.
+pub(crate) fn warn_if_others_read(path: &Path) {
+    let mode = std::fs::metadata(path).map_or(0, |metadata| metadata.permissions().mode());
+    if mode & 0o077 != 0 {
+        tracing::warn!(path = %path.display(), mode = format!("{:o}", mode & 0o777), "others can read a secret file");
+    }
+}

@@ -1,0 +1,50 @@
+//! `/v1/devices`: who enrolled, and the end of one. Lists come in pages; `Link: <...>; rel="next"` names the next.
+
+use axum::Json as Answer;
+use axum::extract::State;
+use axum::http::{HeaderMap, header};
+use serde::Deserialize;
+use smqtt_core::api::{Device, Revocation};
+use smqtt_core::identity::DeviceId;
+
+use super::Shared;
+use super::extract::{Asked, From, Named};
+use super::problem::Refused;
+use crate::authority::DEVICES_PAGE_MAX;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Page {
+    after: Option<String>,
+}
+
+pub(super) async fn list(
+    State(authority): Shared,
+    From(caller): From,
+    Asked(page): Asked<Page>,
+) -> Result<(HeaderMap, Answer<Vec<Device>>), Refused> {
+    let after = page.after.map(|id| id.parse::<DeviceId>()).transpose().map_err(Refused::bad_request)?;
+    let devices = authority.devices(&caller, after).await?;
+    let mut headers = HeaderMap::new();
+    if let Some(last) = devices.last().filter(|_| devices.len() == DEVICES_PAGE_MAX) {
+        let link = format!("</v1/devices?after={}>; rel=\"next\"", last.id);
+        headers.extend(link.parse().ok().map(|link| (header::LINK, link)));
+    }
+    Ok((headers, Answer(devices)))
+}
+
+pub(super) async fn get(
+    State(authority): Shared,
+    From(caller): From,
+    Named(name_or_id): Named,
+) -> Result<Answer<Device>, Refused> {
+    Ok(Answer(authority.device(&caller, name_or_id).await?))
+}
+
+pub(super) async fn revoke(
+    State(authority): Shared,
+    From(caller): From,
+    Named(name_or_id): Named,
+) -> Result<Answer<Revocation>, Refused> {
+    Ok(Answer(authority.revoke(&caller, name_or_id).await?))
+}

@@ -1,0 +1,26 @@
+//! `GET /v1/keys`: the caller's user secret keys, sealed to its HPKE key. 304 where `If-None-Match` has the tag.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+
+use super::Shared;
+use super::extract::From;
+use super::problem::Refused;
+
+pub(super) async fn get(
+    State(authority): Shared,
+    From(caller): From,
+    headers: HeaderMap,
+) -> Result<Response, Refused> {
+    let known = headers.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let has =
+        |tag: &str| known.split(',').any(|one| one.trim().trim_start_matches("W/") == format!("\"{tag}\""));
+    let answer = authority.keys(&caller, has).await?;
+    let etag = [(header::ETAG, format!("\"{}\"", answer.tag))];
+    Ok(match answer.keys {
+        Some(keys) => (etag, Json(keys)).into_response(),
+        None => (StatusCode::NOT_MODIFIED, etag).into_response(),
+    })
+}

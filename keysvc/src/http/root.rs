@@ -1,0 +1,12 @@
+//! `GET /v1/root`: the root certificate as PEM. To be compared with a fingerprint from elsewhere.
+
+use axum::extract::State;
+use axum::http::header;
+use axum::response::IntoResponse;
+
+use super::Shared;
+use crate::pki::pem;
+
+pub(super) async fn get(State(authority): Shared) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "application/x-pem-file")], pem("CERTIFICATE", authority.root()))
+}

@@ -1,0 +1,169 @@
+//! The accept loop: axum's own has no limit on silence.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{HeaderValue, Request, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+use tower_service::Service;
+
+use super::problem::Refused;
+use super::stall::Stall;
+use super::{router, tls};
+use crate::authority::{Authority, BUNDLE_WAIT_MAX, Caller};
+use crate::config::{Limits, ms};
+use crate::error::OpenError;
+
+/// How often the authority looks what is due.
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
+/// How long to wait when the system has no more sockets to give.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Most bytes of a request's head.
+const HEAD_BYTES_MAX: usize = 16 << 10;
+
+/// Serves HTTPS on `listener` until `shutdown` ends, and does what is due meanwhile.
+///
+/// # Errors
+/// [`OpenError::Tls`], at once or never.
+pub async fn serve(
+    authority: Arc<Authority>,
+    listener: TcpListener,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), OpenError> {
+    let (config, certificate) = tls::config(&authority).map_err(OpenError::Tls)?;
+    let limits = authority.config().limits.clone();
+    let (stop, stopping) = watch::channel(());
+    let server = Server {
+        acceptor: TlsAcceptor::from(config),
+        router: router(authority.clone()),
+        limits: Arc::new(limits.clone()),
+        stopping,
+    };
+    let slots = Arc::new(Semaphore::new(limits.connections_max));
+    let mut connections = JoinSet::new();
+    let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
+    housekeeping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut shutdown = std::pin::pin!(shutdown);
+    loop {
+        tokio::select! {
+            () = &mut shutdown => break,
+            _ = housekeeping.tick() => {
+                if let Err(error) = certificate.renew() {
+                    tracing::error!(%error, "the server's certificate could not be renewed");
+                }
+                let authority = authority.clone();
+                if let Err(error) = authority.housekeep().await {
+                    tracing::error!(error = &error as &dyn std::error::Error, "housekeeping failed");
+                }
+            }
+            Some(_) = connections.join_next() => {}
+            accepted = listener.accept() => match accepted {
+                Ok((stream, peer)) => match slots.clone().try_acquire_owned() {
+                    Ok(slot) => {
+                        let server = server.clone();
+                        connections.spawn(async move {
+                            server.connection(stream, peer.ip()).await;
+                            drop(slot);
+                        });
+                    }
+                    Err(_) => tracing::warn!(peer = %peer, "too many connections"),
+                },
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+        }
+    }
+    drop(listener);
+    drop(stop);
+    let rest = async { while connections.join_next().await.is_some() {} };
+    if tokio::time::timeout(ms(limits.shutdown_timeout_ms), rest).await.is_err() {
+        connections.shutdown().await;
+    }
+    Ok(())
+}
+
+#[derive(Clone)]
+struct Server {
+    acceptor: TlsAcceptor,
+    router: Router,
+    limits: Arc<Limits>,
+    /// Closes when the authority stops.
+    stopping: watch::Receiver<()>,
+}
+
+impl Server {
+    async fn connection(self, stream: TcpStream, address: IpAddr) {
+        let _ = stream.set_nodelay(true);
+        let handshake = self.acceptor.accept(stream);
+        let stream = match tokio::time::timeout(ms(self.limits.handshake_timeout_ms), handshake).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return tracing::debug!(%address, %error, "TLS failed"),
+            Err(_) => return tracing::debug!(%address, "TLS took too long"),
+        };
+        let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+        let caller = Caller::new(address, certificate.map(|der| der.to_vec()));
+        let mut stopping = self.stopping.clone();
+        let service = service_fn(|request| {
+            let (router, caller, limits) = (self.router.clone(), caller.clone(), self.limits.clone());
+            let stopping = self.stopping.clone();
+            async move {
+                Ok::<_, std::convert::Infallible>(answer(router, caller, &limits, stopping, request).await)
+            }
+        });
+        let stream = Stall::new(stream, ms(self.limits.write_timeout_ms));
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(ms(self.limits.header_timeout_ms))
+            .max_buf_size(HEAD_BYTES_MAX)
+            .serve_connection(TokioIo::new(stream), service);
+        let mut connection = std::pin::pin!(connection);
+        let result = tokio::select! {
+            result = &mut connection => result,
+            _ = stopping.changed() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = result {
+            tracing::debug!(%address, %error, "a connection broke");
+        }
+    }
+}
+
+async fn answer(
+    mut router: Router,
+    caller: Caller,
+    limits: &Limits,
+    mut stopping: watch::Receiver<()>,
+    request: Request<Incoming>,
+) -> Response {
+    let mut request = request.map(Body::new);
+    request.extensions_mut().insert(caller);
+    let work = tokio::time::timeout(ms(limits.request_timeout_ms) + BUNDLE_WAIT_MAX, router.call(request));
+    let unavailable = |detail: &str| {
+        Refused::new(StatusCode::SERVICE_UNAVAILABLE, "busy", detail.to_owned()).into_response()
+    };
+    let mut response = tokio::select! {
+        done = work => match done {
+            Ok(Ok(response)) => response,
+            Ok(Err(never)) => match never {},
+            Err(_) => unavailable("the answer took too long"),
+        },
+        _ = stopping.changed() => unavailable("the authority is stopping"),
+    };
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

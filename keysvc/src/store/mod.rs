@@ -1,0 +1,325 @@
+//! The store: SQLite in one file. One thread writes; what waits is committed together, synced once, and answered
+//! only then. One thread reads, each request in a snapshot of its own that begins after the request came.
+
+mod tx;
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection, OpenFlags};
+use tokio::sync::{mpsc, oneshot};
+
+pub(crate) use tx::{AuditRow, DeviceRow, RevocationRow, RuleRow, TokenRow, Tx, Used};
+
+use crate::error::{Error, OpenError};
+use crate::files;
+
+/// The schema that this program writes.
+const SCHEMA_VERSION: u32 = 1;
+const MIGRATIONS: [&str; SCHEMA_VERSION as usize] = [include_str!("schema.sql")];
+/// `SQMT` as SQLite's application id.
+const APPLICATION_ID: i32 = 0x534d_5154;
+/// Most requests in one commit.
+const BATCH_MAX: usize = 256;
+/// Most requests that wait; more have to wait to wait.
+const QUEUE_MAX: usize = 1024;
+/// How long a new process waits for the old one to let go.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Why the store did not do it. Nothing was changed.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// The database said no: disk full, disk broken, file damaged.
+    #[error("the database failed")]
+    Database(#[source] Cause),
+    /// Something was read that this program does not write.
+    #[error("`{0}` in the database cannot be read")]
+    Corrupt(&'static str),
+    /// Written by a newer program.
+    #[error("the store has schema {found}, newer than {SCHEMA_VERSION}")]
+    Newer {
+        /// Its schema.
+        found: u32,
+    },
+    /// Another program's database.
+    #[error("this is the database of another program")]
+    Foreign,
+    /// The authority is stopping, or the request made it fail.
+    #[error("the store gave no answer")]
+    Stopped,
+}
+
+/// What the database said.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error(transparent)]
+pub struct Cause(Arc<rusqlite::Error>);
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Database(Cause(Arc::new(error)))
+    }
+}
+
+/// A store that is being set up: no threads yet.
+pub(crate) struct Opening {
+    connection: Connection,
+    path: PathBuf,
+    lock: File,
+}
+
+impl Opening {
+    /// Opens or makes the store in `dir`, brings its schema up to date, and proves that it can be written.
+    pub(crate) fn new(dir: &Path) -> Result<Self, OpenError> {
+        let lock = lock(&dir.join("authority.lock"), dir)?;
+        let path = dir.join("authority.db");
+        // SQLite gives its other files the mode of this one.
+        files::touch(&path)?;
+        let connection = open(&path).and_then(|mut connection| {
+            migrate(&mut connection)?;
+            Ok(connection)
+        });
+        let connection = connection.map_err(|source| OpenError::Store { path: path.clone(), source })?;
+        Ok(Self { connection, path, lock })
+    }
+
+    /// Runs `work` in a transaction of its own.
+    pub(crate) fn transaction<T>(
+        &self,
+        work: impl FnOnce(&Tx<'_>) -> Result<T, StoreError>,
+    ) -> Result<T, OpenError> {
+        let run = || {
+            let transaction = self.connection.unchecked_transaction()?;
+            let result = work(&Tx::new(&transaction))?;
+            transaction.commit()?;
+            Ok(result)
+        };
+        run().map_err(|source| OpenError::Store { path: self.path.clone(), source })
+    }
+
+    /// Starts the threads.
+    pub(crate) fn start(self) -> Result<Store, OpenError> {
+        let reader = open(&self.path).and_then(|connection| {
+            connection.pragma_update(None, "query_only", true)?;
+            Ok(connection)
+        });
+        let reader = reader.map_err(|source| OpenError::Store { path: self.path.clone(), source })?;
+        Ok(Store {
+            reader: Worker::start("smqtt-read", "BEGIN", 1, reader, None),
+            writer: Worker::start(
+                "smqtt-write",
+                "BEGIN IMMEDIATE",
+                BATCH_MAX,
+                self.connection,
+                Some(self.lock),
+            ),
+        })
+    }
+}
+
+fn lock(path: &Path, dir: &Path) -> Result<File, OpenError> {
+    let file = files::touch(path)?;
+    let start = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(std::fs::TryLockError::WouldBlock) if start.elapsed() < LOCK_PATIENCE => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            Err(std::fs::TryLockError::WouldBlock) => return Err(OpenError::InUse { path: dir.to_owned() }),
+            Err(std::fs::TryLockError::Error(source)) => {
+                return Err(OpenError::File { verb: "lock", path: path.to_owned(), source });
+            }
+        }
+    }
+}
+
+fn open(path: &Path) -> Result<Connection, StoreError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(Duration::from_secs(5))?;
+    connection.set_prepared_statement_cache_capacity(64);
+    connection.pragma_update(None, "trusted_schema", false)?;
+    connection.pragma_update(None, "foreign_keys", true)?;
+    // An answer is given after the log is on disk, not before.
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "journal_size_limit", 64 << 20)?;
+    Ok(connection)
+}
+
+fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
+    let found: u32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let application: i32 = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
+    let tables: u32 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    if application != APPLICATION_ID && (tables > 0 || application != 0) {
+        return Err(StoreError::Foreign);
+    }
+    if found > SCHEMA_VERSION {
+        return Err(StoreError::Newer { found });
+    }
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+    for migration in &MIGRATIONS[found as usize..] {
+        transaction.execute_batch(migration)?;
+    }
+    transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+    transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+    // A store that cannot be written must be noticed now, not at the first revocation.
+    transaction.execute("UPDATE counters SET value = value + 1 WHERE name = 'probe'", [])?;
+    transaction.commit()?;
+    Ok(())
+}
+
+/// The store. Dropping it waits until everything that was taken is written.
+pub(crate) struct Store {
+    reader: Worker,
+    writer: Worker,
+}
+
+impl Store {
+    /// Runs `work` on a snapshot.
+    pub(crate) async fn read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Tx<'_>) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        self.reader.run(work).await
+    }
+
+    /// Runs `work`, all of it or nothing; answers when it is on disk.
+    pub(crate) async fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Tx<'_>) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        self.writer.run(work).await
+    }
+}
+
+/// Runs in a savepoint; says whether to keep what it did, and what to do when that is certain.
+type Job = Box<dyn FnOnce(&Tx<'_>) -> Ran + Send>;
+
+struct Ran {
+    keep: bool,
+    finish: Box<dyn FnOnce(Result<(), StoreError>) + Send>,
+}
+
+struct Worker {
+    jobs: Option<mpsc::Sender<Job>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Worker {
+    fn start(
+        name: &str,
+        begin: &'static str,
+        batch_max: usize,
+        connection: Connection,
+        lock: Option<File>,
+    ) -> Self {
+        let (jobs, queue) = mpsc::channel(QUEUE_MAX);
+        let work = move || {
+            run_jobs(&connection, begin, batch_max, queue);
+            // The connection ends before the lock does.
+            drop(connection);
+            drop(lock);
+        };
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(work);
+        Self { jobs: Some(jobs), thread: Some(thread.expect("the system gives a thread")) }
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Tx<'_>) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let (answer, answered) = oneshot::channel();
+        let job: Job = Box::new(move |tx| {
+            let result = work(tx);
+            let after = tx.take_after_commit();
+            Ran {
+                keep: result.is_ok(),
+                finish: Box::new(move |committed| {
+                    let result = match committed {
+                        Ok(()) => {
+                            if result.is_ok() {
+                                after.into_iter().for_each(|hook| hook());
+                            }
+                            result
+                        }
+                        Err(error) => result.and(Err(error.into())),
+                    };
+                    // Whoever asked may be gone.
+                    let _ = answer.send(result);
+                }),
+            }
+        });
+        let jobs = self.jobs.as_ref().ok_or(StoreError::Stopped)?;
+        jobs.send(job).await.map_err(|_| StoreError::Stopped)?;
+        answered.await.map_err(|_| StoreError::Stopped)?
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.jobs = None;
+        if let Some(thread) = self.thread.take() {
+            // The last owner may be a job on that very thread.
+            if thread.thread().id() != std::thread::current().id() {
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+fn run_jobs(connection: &Connection, begin: &str, batch_max: usize, mut queue: mpsc::Receiver<Job>) {
+    while let Some(first) = queue.blocking_recv() {
+        if let Err(error) = connection.execute_batch(begin) {
+            tracing::error!(%error, "the store cannot begin a transaction");
+            continue;
+        }
+        let mut finish = Vec::new();
+        let mut next = Some(first);
+        let mut result = Ok(());
+        while let Some(job) = next.take() {
+            match run_job(connection, job) {
+                Ok(ran) => finish.push(ran),
+                Err(error) => result = Err(error),
+            }
+            // After a full or broken disk SQLite has rolled everything back by itself.
+            if result.is_err() || connection.is_autocommit() {
+                break;
+            }
+            if finish.len() < batch_max {
+                next = queue.try_recv().ok();
+            }
+        }
+        if connection.is_autocommit() {
+            result = result.and(Err(StoreError::Stopped));
+        } else if result.is_ok() {
+            result = connection.execute_batch("COMMIT").map_err(StoreError::from);
+        }
+        if let Err(error) = &result {
+            tracing::error!(error = error as &dyn std::error::Error, "the store lost a batch");
+            if !connection.is_autocommit() {
+                let _ = connection.execute_batch("ROLLBACK");
+            }
+        }
+        finish.into_iter().for_each(|done| done(result.clone()));
+    }
+}
+
+type Finish = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
+
+fn run_job(connection: &Connection, job: Job) -> Result<Finish, StoreError> {
+    connection.execute_batch("SAVEPOINT job")?;
+    let tx = Tx::new(connection);
+    // A job that panics is a bug of ours, and must not take the store with it.
+    let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| job(&tx)));
+    let keep = ran.as_ref().is_ok_and(|ran| ran.keep);
+    if !connection.is_autocommit() {
+        let end = if keep { "RELEASE job" } else { "ROLLBACK TO job; RELEASE job" };
+        connection.execute_batch(end)?;
+    }
+    Ok(ran.map_or_else(|_| -> Finish { Box::new(|_| ()) }, |ran| ran.finish))
+}

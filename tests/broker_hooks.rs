@@ -1,0 +1,271 @@
+//! Hooks: refuse, change, be told; orders through the handle.
+
+mod broker_support;
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use broker_support::*;
+use bytes::Bytes;
+use smqtt::{
+    broker::{
+        Admission, Config, ConnectRequest, ConnectVerdict, DefaultVerdict, DeliverVerdict, Delivery, Denial,
+        Disconnection, Hook, HookFuture, NewMessage, Origin, Publication, Stored, SubscribeRequest, Verdict,
+        Whom,
+    },
+    mqtt::*,
+};
+
+type Peer = smqtt::broker::Client;
+
+/// Refuses what is named after a refusal, changes what is named after a change.
+#[derive(Default)]
+struct Rules {
+    ended: Arc<AtomicUsize>,
+}
+
+impl Hook for Rules {
+    fn connect<'a>(&'a self, request: &'a ConnectRequest) -> HookFuture<'a, ConnectVerdict> {
+        Box::pin(async move {
+            if request.user_name.as_deref() == Some("stranger") {
+                let denial = Denial::new(ReasonCode::BadUserNameOrPassword, "who are you");
+                return ConnectVerdict::Deny(denial);
+            }
+            ConnectVerdict::Allow(Admission {
+                identity: request.user_name.clone(),
+                client_id: Some("given".into()),
+                attachment: Some(Arc::new(request.user_properties.len())),
+            })
+        })
+    }
+
+    fn subscribe(&self, client: &Peer, request: &SubscribeRequest<'_>) -> Verdict {
+        assert!(client.attachment.as_ref().is_some_and(|attachment| attachment.is::<usize>()));
+        if request.filter.starts_with("secret") {
+            return Verdict::deny(ReasonCode::NotAuthorized, "not for you");
+        }
+        Verdict::Defer
+    }
+
+    fn publish(&self, _: &Peer, publication: &mut Publication) -> Verdict {
+        let topic = publication.message().topic().clone();
+        match topic.as_str() {
+            "refused" => return Verdict::deny(ReasonCode::QuotaExceeded, "enough"),
+            "odd" => return Verdict::deny(ReasonCode::ServerBusy, "no code of PUBACK"),
+            "cut" => return Verdict::Deny(Denial::new(ReasonCode::NotAuthorized, "out").disconnecting()),
+            "late" if publication.origin() == Origin::Will => {
+                return Verdict::deny(ReasonCode::NotAuthorized, "too late");
+            }
+            "changed" => {
+                publication.set_payload(Bytes::from_static(b"new"));
+                publication.user_properties_mut().push(("checked".into(), "yes".into()));
+                publication.set_attachment(Arc::new(42u32));
+            }
+            _ => {}
+        }
+        Verdict::Defer
+    }
+
+    fn deliver(&self, client: &Peer, delivery: &mut Delivery<'_>) -> DeliverVerdict {
+        if client.client_id == "deaf" {
+            return DeliverVerdict::Drop("deaf".into());
+        }
+        if let Some(number) = delivery.message().attachment().and_then(|any| any.downcast_ref::<u32>()) {
+            let text = format!("{number} {} {}", delivery.is_retained(), delivery.is_resent());
+            delivery.set_payload(text.into());
+        }
+        DeliverVerdict::Deliver
+    }
+
+    fn disconnect(&self, _: &Peer, _: Disconnection) {
+        self.ended.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+async fn ruled() -> TestBroker {
+    TestBroker::with(Config::default(), vec![Box::new(Rules::default())]).await
+}
+
+#[tokio::test]
+async fn a_refused_connect_gets_the_reason() {
+    let broker = ruled().await;
+    for version in [Version::V3, Version::V5] {
+        let mut client = broker.raw().await;
+        client.version = version;
+        let mut hello = connect(version, "x");
+        hello.user_name = Some("stranger".into());
+        client.send(Packet::Connect(Box::new(hello))).await;
+        let connack = client.connack().await;
+        assert_eq!(connack.reason, ReasonCode::BadUserNameOrPassword);
+        let text = (version == Version::V5).then(|| "who are you".into());
+        assert_eq!(connack.properties.reason_string, text);
+        assert_eq!(client.next().await, None);
+    }
+}
+
+#[tokio::test]
+async fn a_hook_may_assign_the_client_id() {
+    let broker = ruled().await;
+    let (_client, connack) = broker.connect(connect(Version::V5, "")).await;
+    assert_eq!(connack.properties.assigned_client_id, Some("given".into()));
+}
+
+#[tokio::test]
+async fn a_refused_message_is_refused_in_its_acknowledgement_or_by_closing() {
+    let broker = ruled().await;
+    let mut reader = broker.v5("reader").await;
+    reader.subscribe("#", QoS::AtMostOnce).await;
+    let mut client = broker.v5("client").await;
+    for qos in [QoS::AtLeastOnce, QoS::ExactlyOnce] {
+        assert_eq!(client.publish(message("refused", "x", qos)).await, ReasonCode::QuotaExceeded);
+        assert_eq!(client.publish(message("odd", "x", qos)).await, ReasonCode::ImplementationSpecificError);
+    }
+    client.publish(message("refused", "x", QoS::AtMostOnce)).await;
+    assert_eq!(client.until_ping().await, []);
+    client.publish(message("cut", "x", QoS::AtMostOnce)).await;
+    assert_eq!(client.closed().await, Some(ReasonCode::NotAuthorized));
+
+    let mut client = broker.v3("client").await;
+    client.publish(message("refused", "x", QoS::AtMostOnce)).await;
+    assert_eq!(client.closed().await, None);
+    assert_eq!(reader.until_ping().await, []);
+}
+
+#[tokio::test]
+async fn a_refused_qos_2_identifier_is_free_again() {
+    let broker = ruled().await;
+    let mut reader = broker.v5("reader").await;
+    reader.subscribe("fine", QoS::AtMostOnce).await;
+    let mut client = broker.v5("client").await;
+    for topic in ["refused", "fine"] {
+        let publish = Publish { packet_id: 1, ..message(topic, "x", QoS::ExactlyOnce) };
+        client.send(Packet::Publish(publish)).await;
+        let Packet::Pubrec(ack) = client.packet().await else { panic!("PUBREC expected") };
+        assert_eq!(ack.reason.is_error(), topic == "refused");
+    }
+    assert_eq!(reader.payload().await, "x");
+}
+
+#[tokio::test]
+async fn refused_filters_are_refused_one_by_one() {
+    let broker = ruled().await;
+    for version in [Version::V3, Version::V5] {
+        let (mut client, _) = broker.connect(connect(version, "client")).await;
+        let subscription =
+            |filter: &str| Subscription { filter: filter.into(), options: SubscriptionOptions::default() };
+        client
+            .send(Packet::Subscribe(Subscribe {
+                packet_id: 1,
+                properties: SubscribeProperties::default(),
+                subscriptions: ["open", "secret/#", "$share/g/secret", "a/#/b"].map(subscription).into(),
+            }))
+            .await;
+        let Packet::Suback(suback) = client.packet().await else { panic!("SUBACK expected") };
+        let codes: Vec<u8> = suback.reasons.iter().map(|reason| *reason as u8).collect();
+        let expected = if version == Version::V5 { [0, 0x87, 0x87, 0x8F] } else { [0, 0x80, 0x80, 0x80] };
+        assert_eq!(codes, expected);
+    }
+}
+
+#[tokio::test]
+async fn hooks_change_messages_for_all_and_for_one() {
+    let broker = ruled().await;
+    let mut deaf = broker.v5("deaf").await;
+    deaf.subscribe("changed", QoS::AtLeastOnce).await;
+    let (mut reader, _) = broker.connect(persistent(Version::V5, "reader")).await;
+    reader.subscribe("changed", QoS::AtLeastOnce).await;
+    let mut writer = broker.v5("writer").await;
+    writer.publish(Publish { retain: true, ..message("changed", "old", QoS::AtLeastOnce) }).await;
+    let got = reader.message().await;
+    assert_eq!(&got.payload[..], b"42 false false");
+    assert_eq!(got.properties.user, vec![("checked".into(), "yes".into())]);
+    reader.vanish(&broker).await;
+    let (mut reader, _) = broker.connect(persistent(Version::V5, "reader")).await;
+    assert_eq!(&reader.message().await.payload[..], b"42 false true");
+    let mut late = broker.v3("late").await;
+    late.subscribe("changed", QoS::AtMostOnce).await;
+    assert_eq!(&late.message().await.payload[..], b"42 true false");
+    assert_eq!(deaf.until_ping().await, []);
+}
+
+#[tokio::test]
+async fn a_will_is_judged_at_connect_and_again_when_it_is_due() {
+    let broker = ruled().await;
+    let mut reader = broker.v5("reader").await;
+    reader.subscribe("late", QoS::AtMostOnce).await;
+    let mut client = broker.raw().await;
+    let mut hello = connect(Version::V5, "client");
+    hello.will = Some(will("refused", "x"));
+    client.send(Packet::Connect(Box::new(hello.clone()))).await;
+    assert_eq!(client.connack().await.reason, ReasonCode::QuotaExceeded);
+    hello.will = Some(will("late", "x"));
+    let (client, _) = broker.connect(hello).await;
+    client.vanish(&broker).await;
+    assert_eq!(settle(&broker, &mut reader).await, []);
+}
+
+#[tokio::test]
+async fn a_broker_may_refuse_what_no_hook_allows() {
+    let mut config = Config::default();
+    config.default_verdict = DefaultVerdict::Deny;
+    let broker = TestBroker::with(config, vec![]).await;
+    let mut client = broker.raw().await;
+    client.send(Packet::Connect(Box::new(connect(Version::V5, "x")))).await;
+    assert_eq!(client.connack().await.reason, ReasonCode::NotAuthorized);
+}
+
+#[tokio::test]
+async fn a_revoked_identity_is_cut_and_forgotten() {
+    let rules = Rules::default();
+    let ended = rules.ended.clone();
+    let broker = TestBroker::with(Config::default(), vec![Box::new(rules)]).await;
+    let alice = |id: &str| {
+        let mut hello = persistent(Version::V5, id);
+        hello.user_name = Some("alice".into());
+        hello.will = Some(will("will", "x"));
+        hello
+    };
+    let mut reader = broker.v5("reader").await;
+    reader.subscribe("will", QoS::AtMostOnce).await;
+    let (mut here, _) = broker.connect(alice("here")).await;
+    here.subscribe("a", QoS::AtLeastOnce).await;
+    let (away, _) = broker.connect(alice("away")).await;
+    away.disconnect().await;
+    let cut = broker.handle.disconnect(
+        Whom::Identity("alice"),
+        ReasonCode::NotAuthorized,
+        "revoked",
+        Stored::Discard,
+    );
+    assert_eq!(cut, 2);
+    assert_eq!(here.closed().await, Some(ReasonCode::NotAuthorized));
+    until(|| ended.load(Ordering::SeqCst) == 2).await;
+    assert_eq!(settle(&broker, &mut reader).await, []);
+    for id in ["here", "away"] {
+        let (_, connack) = broker.connect(alice(id)).await;
+        assert!(!connack.session_present);
+    }
+}
+
+#[tokio::test]
+async fn a_connection_can_be_cut_and_its_session_kept() {
+    let broker = ruled().await;
+    let (mut client, _) = broker.connect(persistent(Version::V3, "client")).await;
+    client.subscribe("a", QoS::AtLeastOnce).await;
+    let whom = Whom::ClientId("client");
+    assert_eq!(broker.handle.disconnect(whom, ReasonCode::AdministrativeAction, "", Stored::Keep), 1);
+    assert_eq!(client.closed().await, None);
+    until(|| broker.handle.connections() == 0).await;
+    let hello = NewMessage {
+        topic: "a".into(),
+        payload: "hi".into(),
+        qos: QoS::AtLeastOnce,
+        ..NewMessage::default()
+    };
+    broker.handle.publish(hello).unwrap();
+    let (mut client, connack) = broker.connect(persistent(Version::V3, "client")).await;
+    assert!(connack.session_present);
+    assert_eq!(client.payload().await, "hi");
+}

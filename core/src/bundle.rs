@@ -324,7 +324,10 @@ impl Bundle {
         if now >= header.expires() {
             return Err(Refusal::Expired);
         }
-        if header.created() > now.saturating_add(CLOCK_SKEW_SECONDS) || header.created() >= header.expires() {
+        let ahead = header.created() > now.saturating_add(CLOCK_SKEW_SECONDS);
+        // A certificate holds for `created`: backdating would keep one that has run out in use for ever.
+        let backdated = !in_grace && header.created().saturating_add(CLOCK_SKEW_SECONDS) < self.epoch.begins;
+        if ahead || backdated || header.created() >= header.expires() {
             return Err(Refusal::Clock);
         }
         self.check_topic(header, topic)

@@ -2,6 +2,7 @@
 // Each test file is a program of its own and uses a part of it.
 #![allow(dead_code)]
 
+pub mod cose;
 pub mod linear;
 pub mod pki;
 pub mod random;

@@ -1,4 +1,9 @@
 //! The SMQTT broker with its hooks.
+//!
+//! [`broker`] is an MQTT 3.1.1 and 5.0 broker that asks [`broker::Hook`]s; [`secure`] is the hook that makes it one
+//! for sealed messages; [`mqtt`] is the wire format.
+#![forbid(unsafe_code)]
 
 pub mod broker;
 pub mod mqtt;
+pub mod secure;

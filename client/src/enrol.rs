@@ -7,7 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use smqtt_core::api::{EnrolRequest, Enrolment, Keys, RenewRequest};
 use smqtt_core::crypto::SigningKey;
-use smqtt_core::identity::fingerprint;
+use smqtt_core::identity::{Role, fingerprint};
 use smqtt_core::token::Token;
 
 use crate::authority::{Authority, RequestError};
@@ -131,7 +131,8 @@ pub async fn refresh(keyring: &SharedKeyring, now: u64, wait: Duration) -> Resul
     }
     // Keys of this epoch may be missing although the bundle is not new: the last try broke in between.
     let behind = keyring.with(|k| k.keys().iter().all(|key| key.epoch() < k.bundle().epoch.number));
-    if done.bundle || behind {
+    let reads = keyring.with(|k| k.signer().identity().role == Role::Device);
+    if reads && (done.bundle || behind) {
         let keys: Keys = authority.get("/v1/keys").await?;
         keyring.with(|k| k.take_keys(&keys.keys))?;
     }

@@ -28,6 +28,8 @@ pub const MESSAGES_MAX: u64 = 1 << 32;
 /// Most bytes that a full envelope adds to a payload.
 pub const OVERHEAD_BYTES_MAX: usize = HEADER_BYTES_MAX + 256;
 
+/// The head of an array of two: header and message.
+const FULL: u8 = 0x82;
 const AAD: &str = "SMQTT-V01 message";
 const ALGORITHM: u8 = 1;
 const A256GCM: u8 = 3;
@@ -59,6 +61,12 @@ pub enum EnvelopeError {
 /// Whether a payload claims to be an envelope.
 pub fn is_sealed(payload: &[u8]) -> bool {
     payload.starts_with(&MAGIC)
+}
+
+/// The full envelope of `header` and a compact envelope that was parsed before.
+pub fn full(header: &[u8], compact: &[u8]) -> Vec<u8> {
+    let message = compact.strip_prefix(&MAGIC).unwrap_or(compact);
+    [&MAGIC, &[FULL][..], header, message].concat()
 }
 
 /// An envelope taken apart, borrowed from the payload. Nothing is verified yet.
@@ -95,7 +103,7 @@ impl<'a> Envelope<'a> {
                 let start = d.position();
                 d.skip().map_err(|_| EnvelopeError::Malformed)?;
                 let (header, message) = (&body[start..d.position()], &body[d.position()..]);
-                if header.len() > HEADER_BYTES_MAX || body[0] != 0x82 {
+                if header.len() > HEADER_BYTES_MAX || body[0] != FULL {
                     return Err(EnvelopeError::Malformed);
                 }
                 Ok(Self { header: Some(header), message: Message::parse(message)? })
@@ -176,7 +184,7 @@ impl<'a> Message<'a> {
 
     /// The full envelope: `header` and this message.
     pub fn full(&self, header: &[u8]) -> Vec<u8> {
-        [&MAGIC, &[0x82][..], header, self.bytes].concat()
+        [&MAGIC, &[FULL][..], header, self.bytes].concat()
     }
 
     /// Whether the message's own signature is by `public_key`; `None` where it has none.

@@ -112,12 +112,14 @@ async fn admit<S: Stream>(
         will: connect.will.clone(),
     };
     let revocations = core.revocations.load(Ordering::SeqCst);
-    let admission = core.hooks.connect(&request).await.map_err(refuse)?;
+    let mut admission = core.hooks.connect(&request).await.map_err(refuse)?;
+    let user_properties = std::mem::take(&mut admission.user_properties);
     let assigned =
         connect.client_id.is_empty().then(|| admission.client_id.clone().unwrap_or_else(random_id));
     let client = client(&connect, request, admission, assigned.clone());
     let will = will(core, &connect, &client).map_err(refuse)?;
-    let (welcome, connack) = settle(core, &connect, client, will, assigned).map_err(refuse)?;
+    let (welcome, mut connack) = settle(core, &connect, client, will, assigned).map_err(refuse)?;
+    connack.properties.user.extend(user_properties);
     if core.revocations.load(Ordering::SeqCst) != revocations {
         // Somebody was revoked while the hooks looked at this one. Whoever it was, the client may simply try again.
         core.discard_link(&welcome.session, welcome.client.connection);

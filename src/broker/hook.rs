@@ -107,6 +107,8 @@ pub struct Admission {
     pub client_id: Option<Text>,
     /// Found again in [`Client::attachment`].
     pub attachment: Option<Attachment>,
+    /// User properties for CONNACK; those of all hooks are sent.
+    pub user_properties: UserProperties,
 }
 
 /// A connection that was let in.
@@ -256,6 +258,7 @@ impl Hooks {
                     admission.identity = admission.identity.or(given.identity);
                     admission.client_id = admission.client_id.or(given.client_id);
                     admission.attachment = admission.attachment.or(given.attachment);
+                    admission.user_properties.extend(given.user_properties);
                 }
                 ConnectVerdict::Deny(denial) => return Err(denial),
                 ConnectVerdict::Defer => {}

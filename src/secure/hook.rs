@@ -1,0 +1,361 @@
+//! The secure-publish hook: identities, topic rules, headers.
+//!
+//! Checked for every message, not once for each header: publisher, topic, policy, epoch, versions, rule.
+//! A compact message counts only from the device that signed its header.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use bytes::Bytes;
+use smqtt_client::mqtt::READER_PROPERTY;
+use smqtt_core::bundle::Bundle;
+use smqtt_core::crypto::sha256;
+use smqtt_core::envelope::{Envelope, full, is_sealed};
+use smqtt_core::header::{Header, KID_BYTES, Kid};
+use smqtt_core::identity::{DeviceId, Role, verify_certificate};
+use smqtt_core::policy::Policy;
+use smqtt_core::rule::{Mode, Rule};
+use smqtt_core::topic::Filter;
+
+use super::headers::Headers;
+use super::view::View;
+use crate::broker::{
+    Admission, Client, ConnectRequest, ConnectVerdict, DeliverVerdict, Delivery, Denial, Hook, HookFuture,
+    Origin, Publication, SubscribeRequest, Verdict,
+};
+use crate::mqtt::{QoS, ReasonCode, Text, Version};
+
+/// What was counted since the start.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Sealed messages let through.
+    pub sealed: AtomicU64,
+    /// Plain messages let through.
+    pub plain: AtomicU64,
+    /// Messages that a `warn` rule would refuse if it were `required`.
+    pub warned: AtomicU64,
+    /// Messages refused.
+    pub refused: AtomicU64,
+    /// Headers verified.
+    pub headers: AtomicU64,
+}
+
+/// Lets in whom the authority knows, and lets through what its rules allow.
+pub struct SecurePublish {
+    view: Arc<View>,
+    headers: Headers,
+    counters: Arc<Counters>,
+    /// Whether clients without a certificate are let in (only a listener without TLS has such).
+    anonymous: bool,
+}
+
+/// A connection, as this hook knows it.
+struct Session {
+    device: Option<DeviceId>,
+    reader: bool,
+    /// Content keys whose header this connection got.
+    introduced: Mutex<HashSet<Kid>>,
+}
+
+/// What goes along with a sealed message: its header, and the full form once somebody needs it.
+struct Sealed {
+    header: Arc<Header>,
+    full: OnceLock<Bytes>,
+}
+
+/// Why something is refused: a word for programs, a sentence for people.
+struct Refused {
+    code: &'static str,
+    text: String,
+    reason: ReasonCode,
+}
+
+impl Refused {
+    fn new(code: &'static str, reason: ReasonCode, text: impl Into<String>) -> Self {
+        Self { code, text: text.into(), reason }
+    }
+
+    fn denial(&self) -> Denial {
+        Denial::new(self.reason, format!("{}: {}", self.code, self.text))
+    }
+}
+
+impl SecurePublish {
+    /// The hook over `view`; `anonymous`: clients without a certificate are let in.
+    pub fn new(view: Arc<View>, anonymous: bool) -> Self {
+        Self { view, headers: Headers::default(), counters: Arc::default(), anonymous }
+    }
+
+    /// What it counts.
+    pub fn counters(&self) -> Arc<Counters> {
+        self.counters.clone()
+    }
+
+    async fn admit(&self, request: &ConnectRequest) -> Result<Admission, Refused> {
+        let wants = request.client_id.as_str();
+        let who = match request.certificates.as_ref().and_then(|chain| chain.first()) {
+            Some(leaf) => Some(self.identify(leaf).await?),
+            None if self.anonymous => None,
+            None => {
+                let text = "a client certificate of the authority is needed";
+                return Err(Refused::new("no-certificate", ReasonCode::NotAuthorized, text));
+            }
+        };
+        let device = who.as_ref().map(|(id, _)| *id);
+        // `name` and `name/anything` belong to the device of that name.
+        let stem = wants.split('/').next().unwrap_or_default();
+        let own = who.as_ref().is_some_and(|(id, name)| stem == *name || id.to_string() == stem);
+        if !wants.is_empty() && !own {
+            if self.view.owner_of(stem).is_none() {
+                // Perhaps it enrolled a moment ago.
+                let _ = self.view.refresh_directory().await;
+            }
+            if self.view.owner_of(stem).is_some_and(|owner| Some(owner) != device) {
+                let text = format!("the client id `{wants}` belongs to another device");
+                return Err(Refused::new("client-id", ReasonCode::ClientIdentifierNotValid, text));
+            }
+        }
+        let property = |(k, v): &(Text, Text)| (k.as_str(), v.as_str()) == READER_PROPERTY;
+        let reader = request.version == Version::V5 && request.user_properties.iter().any(property);
+        let assigned = who.as_ref().map(|(_, name)| {
+            let random: [u8; 8] = smqtt_core::crypto::random();
+            Text::from(format!("{name}/{:016x}", u64::from_be_bytes(random)))
+        });
+        let session = Session { device, reader, introduced: Mutex::default() };
+        let mut admission = Admission::default();
+        admission.identity = device.map(|id| Text::from(id.to_string()));
+        admission.client_id = assigned;
+        admission.attachment = Some(Arc::new(session));
+        if reader {
+            admission.user_properties = vec![(READER_PROPERTY.0.into(), READER_PROPERTY.1.into())];
+        }
+        Ok(admission)
+    }
+
+    /// Who holds this certificate; a device of the authority that was not revoked.
+    async fn identify(&self, leaf: &[u8]) -> Result<(DeviceId, String), Refused> {
+        let refused = |text: String| Refused::new("certificate", ReasonCode::NotAuthorized, text);
+        let verified = verify_certificate(leaf, &self.view.roots(), self.view.now())
+            .map_err(|error| refused(error.to_string()))?;
+        let identity = verified.identity;
+        if identity.role != Role::Device {
+            return Err(refused(format!("a certificate of the role `{}` is no device's", identity.role.name())));
+        }
+        if self.view.peer(identity.id).is_none() {
+            if let Err(error) = self.view.refresh_directory().await {
+                tracing::warn!(%error, device = %identity.id, "cannot ask the authority for a device's attributes");
+            } else if self.view.peer(identity.id).is_none() {
+                return Err(refused("the authority does not know this device".into()));
+            }
+        }
+        let inactive = self.view.peer(identity.id).is_some_and(|peer| !peer.active);
+        if inactive || self.view.bundle().is_revoked(identity.id) {
+            return Err(Refused::new("revoked", ReasonCode::NotAuthorized, "this device was revoked"));
+        }
+        Ok((identity.id, identity.name))
+    }
+
+    /// Whether a device's attributes satisfy `policy`; those of nobody satisfy nothing.
+    fn satisfies(&self, device: Option<DeviceId>, policy: &Option<Policy>) -> bool {
+        match policy {
+            None => true,
+            Some(policy) => device
+                .and_then(|id| self.view.peer(id))
+                .is_some_and(|peer| peer.active && policy.satisfied_by(&peer.attributes)),
+        }
+    }
+
+    fn check_publish(&self, client: &Client, publication: &mut Publication) -> Result<(), Refused> {
+        let Some(session) = session(client) else { return Ok(()) };
+        let bundle = self.view.bundle();
+        let topic = publication.message().topic().clone();
+        let rule = bundle.rule_for(&topic);
+        if let Some(rule) = rule.filter(|rule| !self.satisfies(session.device, &rule.publishers)) {
+            let text = format!("the rule `{}` does not let you publish", rule.filter);
+            return Err(Refused::new("not-allowed", ReasonCode::NotAuthorized, text));
+        }
+        let payload = publication.message().payload().clone();
+        if !is_sealed(&payload) {
+            return self.check_plain(session, publication, rule);
+        }
+        let malformed = |text: &str| Refused::new("broken", ReasonCode::PayloadFormatInvalid, text);
+        let envelope = Envelope::parse(&payload).map_err(|error| malformed(&error.to_string()))?;
+        let header = self.header_of(session, &envelope)?;
+        self.check_header(&bundle, &header, &topic, publication.origin())?;
+        if envelope.header.is_some() {
+            publication.set_payload(Bytes::from(envelope.message.compact()));
+        }
+        publication.set_attachment(Arc::new(Sealed { header, full: OnceLock::new() }));
+        self.counters.sealed.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn check_plain(
+        &self,
+        session: &Session,
+        publication: &Publication,
+        rule: Option<&Rule>,
+    ) -> Result<(), Refused> {
+        let message = publication.message();
+        // An empty retained message is no reading: it takes the kept one away.
+        let clears = message.retain() && message.payload().is_empty() && session.device.is_some();
+        match rule {
+            Some(rule) if rule.mode == Mode::Required && !clears => {
+                let text = format!("the rule `{}` requires messages to be sealed", rule.filter);
+                return Err(Refused::new("plaintext", ReasonCode::PayloadFormatInvalid, text));
+            }
+            Some(rule) if rule.mode == Mode::Warn && !clears => {
+                self.counters.warned.fetch_add(1, Ordering::Relaxed);
+                tracing::warn!(rule = %rule.filter, "a plain message passed where the rule warns");
+            }
+            _ => {}
+        }
+        self.counters.plain.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// The verified header of a message, from the message itself or kept from an earlier one.
+    fn header_of(&self, session: &Session, envelope: &Envelope<'_>) -> Result<Arc<Header>, Refused> {
+        let kid = envelope.message.kid();
+        let foreign = || {
+            let text = "the header is signed by another device than the one connected";
+            Refused::new("publisher", ReasonCode::NotAuthorized, text)
+        };
+        let kept = self.headers.get(kid);
+        let header = match (envelope.header, kept) {
+            (None, None) => {
+                let text = "no header is kept under this kid: send it along";
+                return Err(Refused::new("no-header", ReasonCode::ImplementationSpecificError, text));
+            }
+            (None, Some(kept)) => kept,
+            (Some(bytes), Some(kept)) if kept.as_bytes() == bytes => kept,
+            (Some(_), Some(_)) => {
+                let text = "another header is known under this kid";
+                return Err(Refused::new("kid", ReasonCode::PayloadFormatInvalid, text));
+            }
+            (Some(bytes), None) => self.learn(session, kid, bytes)?,
+        };
+        if Some(header.publisher()) == session.device { Ok(header) } else { Err(foreign()) }
+    }
+
+    fn learn(&self, session: &Session, kid: Kid, bytes: &[u8]) -> Result<Arc<Header>, Refused> {
+        let invalid = |code, text: String| Refused::new(code, ReasonCode::PayloadFormatInvalid, text);
+        if sha256(&[bytes])[..KID_BYTES] != kid.0 {
+            return Err(invalid("kid", "the message belongs to another header".into()));
+        }
+        let header = Header::parse(bytes).map_err(|error| invalid("broken", error.to_string()))?;
+        let publisher = header.publisher();
+        if Some(publisher) != session.device {
+            let text = "the header is signed by another device than the one connected";
+            return Err(Refused::new("publisher", ReasonCode::NotAuthorized, text));
+        }
+        if !self.headers.admit(publisher, self.view.now()) {
+            let text = "too many new headers: use a content key for longer";
+            return Err(Refused::new("headers", ReasonCode::QuotaExceeded, text));
+        }
+        header
+            .verify(&self.view.roots())
+            .map_err(|error| Refused::new("publisher", ReasonCode::NotAuthorized, error.to_string()))?;
+        let header = Arc::new(header);
+        self.headers.keep(header.clone());
+        self.counters.headers.fetch_add(1, Ordering::Relaxed);
+        Ok(header)
+    }
+
+    fn check_header(
+        &self,
+        bundle: &Bundle,
+        header: &Header,
+        topic: &str,
+        origin: Origin,
+    ) -> Result<(), Refused> {
+        // A will was sealed when its client connected, maybe epochs ago; all else must be of now.
+        let checked = match origin {
+            Origin::Will => bundle.check_topic(header, topic),
+            _ => bundle.check(header, topic, self.view.now()),
+        };
+        checked.map_err(|refusal| {
+            Refused::new(refusal.code(), ReasonCode::PayloadFormatInvalid, refusal.to_string())
+        })
+    }
+}
+
+impl Hook for SecurePublish {
+    fn connect<'a>(&'a self, request: &'a ConnectRequest) -> HookFuture<'a, ConnectVerdict> {
+        Box::pin(async move {
+            match self.admit(request).await {
+                Ok(admission) => ConnectVerdict::Allow(admission),
+                Err(refused) => {
+                    tracing::info!(peer = %request.peer, code = refused.code, text = %refused.text, "refused a connection");
+                    ConnectVerdict::Deny(refused.denial())
+                }
+            }
+        })
+    }
+
+    fn subscribe(&self, client: &Client, request: &SubscribeRequest<'_>) -> Verdict {
+        let (Some(session), Ok(filter)) = (session(client), request.filter.parse::<Filter>()) else {
+            return Verdict::Defer;
+        };
+        let bundle = self.view.bundle();
+        let covering = bundle.rules.iter().filter(|rule| rule.filter.covers(&filter));
+        let nearest = covering.min_by_key(|rule| rule.filter.precedence());
+        match nearest {
+            Some(rule) if !self.satisfies(session.device, &rule.subscribers) => {
+                let text = format!("the rule `{}` does not let you subscribe", rule.filter);
+                tracing::info!(client = %client.client_id, rule = %rule.filter, "refused a subscription");
+                Verdict::deny(ReasonCode::NotAuthorized, format!("not-allowed: {text}"))
+            }
+            _ => Verdict::Allow,
+        }
+    }
+
+    fn publish(&self, client: &Client, publication: &mut Publication) -> Verdict {
+        let Err(refused) = self.check_publish(client, publication) else { return Verdict::Allow };
+        self.counters.refused.fetch_add(1, Ordering::Relaxed);
+        tracing::info!(
+            client = %client.client_id,
+            code = refused.code,
+            text = %refused.text,
+            "refused a message"
+        );
+        let denial = refused.denial();
+        // QoS 0 has no acknowledgement to refuse in, and silence would be worse.
+        let silent = publication.message().qos() == QoS::AtMostOnce;
+        Verdict::Deny(if silent { denial.disconnecting() } else { denial })
+    }
+
+    fn deliver(&self, client: &Client, delivery: &mut Delivery<'_>) -> DeliverVerdict {
+        let Some(session) = session(client) else { return DeliverVerdict::Deliver };
+        let message = delivery.message();
+        let bundle = self.view.bundle();
+        if let Some(rule) = bundle.rule_for(message.topic()) {
+            if !self.satisfies(session.device, &rule.subscribers) {
+                return DeliverVerdict::Drop(format!("the rule `{}` keeps it from this client", rule.filter));
+            }
+        }
+        let Some(sealed) = message.attachment().and_then(|any| any.downcast_ref::<Sealed>()) else {
+            return DeliverVerdict::Deliver;
+        };
+        let kid = sealed.header.kid();
+        let known = session.reader
+            && !session.introduced.lock().unwrap_or_else(PoisonError::into_inner).insert(kid);
+        if !known {
+            delivery.set_payload(sealed.full(message.payload()));
+        }
+        DeliverVerdict::Deliver
+    }
+}
+
+impl Sealed {
+    /// Header and message: made once, shared by all who need it.
+    fn full(&self, compact: &Bytes) -> Bytes {
+        let make = || Bytes::from(full(self.header.as_bytes(), compact));
+        self.full.get_or_init(make).clone()
+    }
+}
+
+fn session(client: &Client) -> Option<&Session> {
+    client.attachment.as_ref().and_then(|any| any.downcast_ref())
+}

@@ -1,0 +1,207 @@
+//! What lies on disk: made once, for the owner alone, secrets sealed.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use hyper::StatusCode;
+use smqtt_keysvc::{Authority, Config, OpenError};
+use tempfile::TempDir;
+
+use crate::common::*;
+
+fn files(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files(&path));
+        }
+        found.push(path);
+    }
+    found.sort();
+    found
+}
+
+fn open(dir: &Path) -> Result<Arc<Authority>, OpenError> {
+    Authority::open(dir, Config::default(), clock())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_start_changes_nothing() {
+    let server = Running::start().await;
+    assert!(server.authority.first_start());
+    let device = server.enrol("a", &["x"]).await;
+    let (fingerprint, params) = (server.authority.fingerprint(), server.authority.params());
+    let bundle = server.newest_bundle().await;
+    let admin = ["cert.pem", "key.pem", "root.pem"]
+        .map(|name| std::fs::read(server.path("admin").join(name)).unwrap());
+    let (dir, clock, config) = server.stop().await;
+    let server = Running::again(dir, clock, config).await;
+    assert!(!server.authority.first_start());
+    assert_eq!((server.authority.fingerprint(), server.authority.params()), (fingerprint, params));
+    assert_eq!(server.newest_bundle().await, bundle);
+    let again = ["cert.pem", "key.pem", "root.pem"]
+        .map(|name| std::fs::read(server.path("admin").join(name)).unwrap());
+    assert_eq!(admin, again);
+    assert_eq!(server.client(&device).get("/v1/keys").await.status, StatusCode::OK);
+    let about: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(server.path("admin/authority.json")).unwrap()).unwrap();
+    assert_eq!(about["url"], server.authority.url());
+    assert_eq!(about["fingerprint"], fingerprint.to_string());
+    assert!(matches!(server.authority.verify_audit().await, Ok(Ok(4))));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_owner_can_read_it() {
+    let server = Running::start().await;
+    server.enrol("a", &["x"]).await;
+    let data = server.path("");
+    let paths = files(&data);
+    assert!(paths.iter().any(|path| path.ends_with("authority.db-wal")));
+    for path in paths.iter().chain([&data]) {
+        let mode = std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, if path.is_dir() { 0o700 } else { 0o600 }, "{}", path.display());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_store_holds_no_secret_in_the_clear() {
+    let server = Running::start().await;
+    let device = server.enrol("a", &["x"]).await;
+    let token = server.token("b", &["x"]).await;
+    let key = device.open_key(&device.enrolment.keys[0]);
+    let seal = std::fs::read(server.path("seal/seal.key")).unwrap();
+    assert_eq!(seal.len(), 32);
+    let store = server.path("authority");
+    let (dir, _, _) = server.stop().await;
+    // What is sealed, opened as the authority does it.
+    let connection = rusqlite::Connection::open(store.join("authority.db")).unwrap();
+    let mut secrets = vec![seal.clone(), token.secret.to_vec(), key.encode().to_vec()];
+    for name in ["root-key", "signer-key", "master/fabeo-cp"] {
+        let sealed: Vec<u8> = connection
+            .query_row("SELECT bytes FROM documents WHERE name = ?", [name], |row| row.get(0))
+            .unwrap();
+        let (nonce, sealed) = sealed.split_at(12);
+        let aad = format!("SMQTT-V01 at rest {name}");
+        let key = smqtt_core::crypto::AeadKey::new(seal.as_slice().try_into().unwrap());
+        let secret = key.open(nonce.try_into().unwrap(), aad.as_bytes(), sealed).unwrap();
+        // Of a PKCS #8 key the secret is bytes 36 to 68.
+        secrets.push(if secret.len() == 32 { secret } else { secret[36..68].to_vec() });
+    }
+    drop(connection);
+    for path in files(&store).into_iter().filter(|path| path.is_file()) {
+        let bytes = std::fs::read(&path).unwrap();
+        for secret in &secrets {
+            let found = bytes.windows(secret.len()).any(|window| window == secret);
+            assert!(!found, "{}", path.display());
+        }
+    }
+    drop(dir);
+}
+
+#[test]
+fn what_cannot_be_written_stops_the_start() {
+    let dir = TempDir::new().unwrap();
+    std::fs::write(dir.path().join("file"), "").unwrap();
+    assert!(matches!(open(&dir.path().join("file/data")), Err(OpenError::File { .. })));
+    assert!(matches!(open(Path::new("/proc/none")), Err(OpenError::File { .. })));
+    // A database where it cannot be: it is a directory.
+    std::fs::create_dir_all(dir.path().join("data/authority/authority.db")).unwrap();
+    let error = open(&dir.path().join("data")).err().unwrap();
+    assert!(matches!(error, OpenError::File { .. }), "{error}");
+    assert!(!error.hint().is_empty());
+    std::fs::create_dir_all(dir.path().join("garbage/authority")).unwrap();
+    std::fs::write(dir.path().join("garbage/authority/authority.db"), [7; 4096]).unwrap();
+    assert!(matches!(open(&dir.path().join("garbage")), Err(OpenError::Store { .. })));
+}
+
+#[test]
+fn without_the_right_seal_key_it_does_not_start() {
+    let dir = TempDir::new().unwrap();
+    drop(open(dir.path()).unwrap());
+    let path = dir.path().join("seal/seal.key");
+    let key = std::fs::read(&path).unwrap();
+    std::fs::write(&path, [0; 32]).unwrap();
+    assert!(matches!(open(dir.path()), Err(OpenError::SealKeyWrong { .. })));
+    std::fs::write(&path, &key[1..]).unwrap();
+    assert!(matches!(open(dir.path()), Err(OpenError::SealKeyWrong { .. })));
+    std::fs::remove_file(&path).unwrap();
+    assert!(matches!(open(dir.path()), Err(OpenError::SealKeyMissing { .. })));
+    assert!(!path.exists(), "a new key would hide that the old one is lost");
+    std::fs::write(&path, key).unwrap();
+    assert!(open(dir.path()).is_ok());
+}
+
+#[test]
+fn two_at_a_time_are_one_too_many() {
+    let dir = TempDir::new().unwrap();
+    let first = open(dir.path()).unwrap();
+    assert!(matches!(open(dir.path()), Err(OpenError::InUse { .. })));
+    drop(first);
+    assert!(open(dir.path()).is_ok());
+}
+
+#[test]
+fn a_store_of_a_newer_or_another_program_is_left_alone() {
+    let dir = TempDir::new().unwrap();
+    drop(open(dir.path()).unwrap());
+    let path = dir.path().join("authority/authority.db");
+    let set = |pragma: &str| rusqlite::Connection::open(&path).unwrap().execute_batch(pragma).unwrap();
+    set("PRAGMA user_version = 99");
+    let newer = open(dir.path()).err().unwrap();
+    assert!(newer.hint().contains("newer"), "{newer}");
+    set("PRAGMA user_version = 1; PRAGMA application_id = 5");
+    assert!(matches!(open(dir.path()), Err(OpenError::Store { .. })));
+}
+
+#[test]
+fn a_lost_administrator_is_replaced_and_a_foreign_one_refused() {
+    let (dir, other) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    drop(open(dir.path()).unwrap());
+    drop(open(other.path()).unwrap());
+    let cert = dir.path().join("admin/cert.pem");
+    let first = std::fs::read(&cert).unwrap();
+    for name in ["cert.pem", "key.pem"] {
+        std::fs::copy(other.path().join("admin").join(name), dir.path().join("admin").join(name)).unwrap();
+    }
+    assert!(matches!(open(dir.path()), Err(OpenError::Admin { .. })));
+    std::fs::remove_dir_all(dir.path().join("admin")).unwrap();
+    drop(open(dir.path()).unwrap());
+    assert_ne!(first, std::fs::read(&cert).unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_administrator_is_renewed_at_the_next_start() {
+    let server = Running::start().await;
+    let before = from_pem(&server.path("admin/cert.pem"));
+    // Past the end of its life.
+    server.clock.advance(400 * DAY);
+    let (dir, clock, config) = server.stop().await;
+    let server = Running::again(dir, clock, config).await;
+    assert_ne!(before, from_pem(&server.path("admin/cert.pem")));
+    assert_eq!(server.admin().get("/v1/audit").await.status, StatusCode::OK);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_altered_audit_log_is_noticed() {
+    let alterations = [
+        ("UPDATE audit SET subject = 'b' WHERE number = 3", 3),
+        ("UPDATE audit SET at = at + 1 WHERE number = 1", 1),
+        ("DELETE FROM audit WHERE number = 2", 2),
+        ("DELETE FROM audit WHERE number = 4", 4),
+        ("DELETE FROM audit", 1),
+        ("UPDATE audit SET actor = actor || 'x', action = substr(action, 2) WHERE number = 4", 4),
+    ];
+    for (alteration, first_bad) in alterations {
+        let server = Running::start().await;
+        server.enrol("a", &["x"]).await;
+        assert_eq!(server.authority.verify_audit().await.unwrap(), Ok(4));
+        let (dir, clock, config) = server.stop().await;
+        let store = rusqlite::Connection::open(dir.path().join("data/authority/authority.db")).unwrap();
+        assert!(store.execute(alteration, []).unwrap() > 0);
+        drop(store);
+        let authority = Authority::open(&dir.path().join("data"), config, clock).unwrap();
+        assert_eq!(authority.verify_audit().await.unwrap(), Err(first_bad), "{alteration}");
+    }
+}

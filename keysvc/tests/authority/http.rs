@@ -1,0 +1,182 @@
+//! HTTP as an adversary speaks it: garbage, silence, slowness.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use hyper::{Request, StatusCode};
+use smqtt_keysvc::{BODY_BYTES_MAX, Config, Limits};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::common::*;
+
+fn impatient() -> Config {
+    let limits = Limits {
+        handshake_timeout_ms: 300,
+        header_timeout_ms: 300,
+        body_timeout_ms: 300,
+        write_timeout_ms: 300,
+        ..Limits::default()
+    };
+    Config { limits, ..Config::default() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_refusal_is_a_problem() {
+    let server = Running::start().await;
+    let admin = server.admin();
+    let post = || Request::post("/v1/tokens").header("content-type", "application/json");
+    admin.get("/").await.problem(404, "not-found");
+    admin.get("/v1/nothing?x=%ff").await.problem(404, "not-found");
+    admin.get("/v1/tokens").await.problem(405, "method");
+    admin.delete("/v1/health").await.problem(405, "method");
+    admin.send(Request::builder().method("BREW").uri("/v1/root"), Bytes::new()).await.problem(405, "method");
+    admin.send(Request::post("/v1/tokens"), "{}".into()).await.problem(415, "media-type");
+    let text = Request::post("/v1/tokens").header("content-type", "text/plain");
+    admin.send(text, "{}".into()).await.problem(415, "media-type");
+    admin.send(post(), vec![b' '; BODY_BYTES_MAX + 1].into()).await.problem(413, "too-large");
+    let deep = "[".repeat(BODY_BYTES_MAX);
+    for body in ["", "{", "null", "[]", "{\"name\": 5}", "{\"name\": \"a\", \"name\": \"b\"}", "\u{0}", &deep]
+    {
+        admin.send(post(), body.to_owned().into()).await.problem(400, "json");
+    }
+    admin.send(post(), Bytes::from_static(b"{\"name\": \"\xff\"}")).await.problem(400, "json");
+    admin.get("/v1/audit?after=x").await.problem(400, "bad-request");
+    admin.get("/v1/devices?after=x").await.problem(400, "bad-request");
+    admin.delete("/v1/rules").await.problem(400, "bad-request");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_of_unknown_length_is_cut_off_as_well() {
+    let server = Running::start().await;
+    let mut stream = server.admin().stream().await.unwrap();
+    let head = "POST /v1/tokens HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let chunk = format!("8000\r\n{}\r\n", " ".repeat(0x8000));
+    for _ in 0..3 {
+        let _ = stream.write_all(chunk.as_bytes()).await;
+    }
+    let mut start = [0; 12];
+    stream.read_exact(&mut start).await.unwrap();
+    assert_eq!(&start, b"HTTP/1.1 413");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn silent_and_slow_connections_are_closed_while_others_are_served() {
+    let server = Running::with(impatient()).await;
+    let began = Instant::now();
+    let mut silent = Vec::new();
+    for _ in 0..200 {
+        silent.push(TcpStream::connect(server.address).await.unwrap());
+    }
+    let client = server.anonymous();
+    let mut half_heads = Vec::new();
+    for _ in 0..20 {
+        let mut stream = client.stream().await.unwrap();
+        stream.write_all(b"GET /v1/health HTTP/1.1\r\nhost:").await.unwrap();
+        half_heads.push(stream);
+    }
+    assert_eq!(client.get("/v1/health").await.status, StatusCode::OK);
+    for mut stream in silent {
+        assert_eq!(stream.read(&mut [0; 64]).await.unwrap_or(0), 0);
+    }
+    for mut stream in half_heads {
+        let mut rest = Vec::new();
+        let _ = stream.read_to_end(&mut rest).await;
+        assert!(!rest.starts_with(b"HTTP/1.1 200"));
+    }
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drip_of_header_bytes_wins_no_time() {
+    let server = Running::with(impatient()).await;
+    let mut stream = server.anonymous().stream().await.unwrap();
+    let drip = async {
+        loop {
+            if stream.write_all(b"a").await.is_err() || stream.flush().await.is_err() {
+                return;
+            }
+            match tokio::time::timeout(Duration::from_millis(50), stream.read(&mut [0; 512])).await {
+                Ok(Ok(0) | Err(_)) => return,
+                _ => {}
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), drip).await.expect("the connection is closed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_does_not_come_is_not_waited_for() {
+    let server = Running::with(impatient()).await;
+    let mut stream = server.admin().stream().await.unwrap();
+    let head = "POST /v1/tokens HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 10\r\n\r\n{";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    let read = tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut answer)).await;
+    assert!(read.is_ok(), "the connection is closed");
+    let answer = String::from_utf8_lossy(&answer);
+    assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("/problems/timeout"), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn garbage_before_and_within_tls_ends_the_connection() {
+    let server = Running::start().await;
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    let mut rest = Vec::new();
+    let _ = stream.read_to_end(&mut rest).await;
+    assert!(!rest.starts_with(b"HTTP"));
+    for garbage in
+        [&b"\x00\xff\r\n\r\n"[..], b"GET\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &[b'a'; 40_000]]
+    {
+        let mut stream = server.anonymous().stream().await.unwrap();
+        let _ = stream.write_all(garbage).await;
+        let mut rest = Vec::new();
+        let read = tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut rest)).await;
+        assert!(read.is_ok(), "the connection is closed");
+        assert!(!rest.starts_with(b"HTTP/1.1 2"));
+    }
+    assert_eq!(server.anonymous().get("/v1/health").await.status, StatusCode::OK);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_the_limit_connections_are_dropped_and_the_slots_come_back() {
+    let mut config = impatient();
+    config.limits.connections_max = 2;
+    let server = Running::with(config).await;
+    let held = [
+        TcpStream::connect(server.address).await.unwrap(),
+        TcpStream::connect(server.address).await.unwrap(),
+    ];
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let mut third = TcpStream::connect(server.address).await.unwrap();
+    assert_eq!(third.read(&mut [0; 1]).await.unwrap_or(0), 0);
+    for mut stream in held {
+        assert_eq!(stream.read(&mut [0; 64]).await.unwrap_or(0), 0);
+    }
+    assert_eq!(server.anonymous().get("/v1/health").await.status, StatusCode::OK);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stopping_does_not_wait_for_those_who_wait() {
+    let server = Running::start().await;
+    let admin = server.admin();
+    let waiting = tokio::spawn(async move { admin.get("/v1/bundle?after=1&wait=60").await });
+    let idle = server.anonymous().connect().await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let began = Instant::now();
+    server.stop().await;
+    assert!(began.elapsed() < Duration::from_secs(5));
+    waiting.await.unwrap().problem(503, "busy");
+    drop(idle);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_root_is_in_the_chain_for_devices_that_know_its_fingerprint_alone() {
+    let server = Running::start().await;
+    let stream = server.anonymous().stream().await.unwrap();
+    let chain = stream.get_ref().1.peer_certificates().unwrap();
+    assert_eq!(chain.len(), 2);
+    assert_eq!(smqtt_core::identity::fingerprint(&chain[1]).unwrap(), server.authority.fingerprint());
+}

@@ -1,0 +1,11 @@
+//! The authority over real HTTPS: each test in a directory of its own, on a port of its own, at a time it chooses.
+
+mod common;
+
+mod bundles;
+mod data_dir;
+mod enrolment;
+mod epochs;
+mod http;
+mod revocation;
+mod roles;

@@ -1,0 +1,991 @@
+//! Frozen vectors, most of them broken: an independent implementation can be held against them, and
+//! this one notices when a byte of it changes. Byte strings are hexadecimal.
+//!
+//! `SMQTT_WRITE_VECTORS=1 cargo test -p smqtt-core --test vectors` writes them anew. Those with signatures
+//! come out different each time; to write them anew is to make a new version of the protocol.
+
+mod common;
+
+use bls12_381::{G1Affine, G1Projective, Scalar};
+use common::cose::{self, BUNDLE_AAD, HEADER_AAD};
+use common::linear::Matrix;
+use common::pki::{Pki, VALID};
+use common::witness::{self, Coins, Encapsulation, hkdf};
+use common::{NOW, hex, policy, suite, unhex};
+use serde_json::{Value, json};
+use smqtt_core::attribute::{Attributes, Label, Versions};
+use smqtt_core::bundle::{Bundle, Epoch};
+use smqtt_core::crypto::Secret32;
+use smqtt_core::envelope::{ContentKey, Envelope, MAGIC};
+use smqtt_core::header::{Draft, Header};
+use smqtt_core::identity::{DeviceId, Fingerprint, Role};
+use smqtt_core::policy::{Policy, Template};
+use smqtt_core::rule::{Mode, Rule};
+use smqtt_core::suite::{Master, Params, Scope, SuiteId, UserKey};
+use smqtt_core::token::Token;
+
+/// The vectors of this name, from their file; written first if the environment asks for it.
+fn vectors(name: &str, generate: impl Fn() -> Value) -> Value {
+    let path = format!("{}/tests/vectors/{name}.json", env!("CARGO_MANIFEST_DIR"));
+    if std::env::var_os("SMQTT_WRITE_VECTORS").is_some() {
+        std::fs::write(&path, serde_json::to_string_pretty(&generate()).unwrap() + "\n").unwrap();
+    }
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+fn text<'a>(value: &'a Value, key: &str) -> &'a str {
+    value[key].as_str().unwrap_or_else(|| panic!("`{key}` is text in {value}"))
+}
+
+fn bytes(value: &Value, key: &str) -> Vec<u8> {
+    unhex(text(value, key))
+}
+
+fn array<const N: usize>(value: &Value, key: &str) -> [u8; N] {
+    bytes(value, key).try_into().unwrap()
+}
+
+fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
+    let list = value[key].as_array().unwrap_or_else(|| panic!("`{key}` is a list"));
+    assert!(!list.is_empty(), "`{key}` has vectors");
+    list
+}
+
+/// The name of an error: its variant without what it carries.
+fn name(error: impl std::fmt::Debug) -> String {
+    let text = format!("{error:?}");
+    text.split(['(', ' ', '{']).next().unwrap().to_owned()
+}
+
+/// The names of errors from outside to inside: `Suite/Inconsistent`.
+fn path(error: impl std::fmt::Debug) -> String {
+    let text = format!("{error:?}");
+    text.trim_end_matches(')').split('(').map(|part| name(Raw(part))).collect::<Vec<_>>().join("/")
+}
+
+struct Raw<'a>(&'a str);
+
+impl std::fmt::Debug for Raw<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+fn scalar_hex(scalar: &Scalar) -> String {
+    let mut bytes = scalar.to_bytes();
+    bytes.reverse();
+    hex(bytes)
+}
+
+// --- fabeo-cp -------------------------------------------------------------------------------------
+
+fn fabeo_setup(coins: u8) -> (Params, Master) {
+    suite().setup(&Secret32::new([coins; 32]))
+}
+
+fn versions_of(texts: &[(&str, u32)]) -> Versions {
+    let mut versions = Versions::default();
+    for (attribute, version) in texts {
+        versions.set(&attribute.parse().unwrap(), *version).unwrap();
+    }
+    versions
+}
+
+fn fabeo_key(attributes: &str, versions: &Versions, epoch: u64, coins: u8) -> Value {
+    let labels = attributes.parse::<Attributes>().unwrap().labels(versions, epoch);
+    let key = suite().keygen(&fabeo_setup(1).1, epoch, &labels, &Secret32::new([coins; 32]));
+    json!({
+        "attributes": attributes, "versions": hex(versions.encode()), "epoch": epoch, "coins": hex([coins; 32]),
+        "t": scalar_hex(&witness::t(&[coins; 32])),
+        "labels": labels.iter().map(|label| hex(label.as_bytes())).collect::<Vec<_>>(),
+        "key": hex(key.encode()),
+    })
+}
+
+fn fabeo_encapsulation(policy: &str, versions: &Versions, epoch: u64, m: u8) -> Value {
+    let (params, m) = (fabeo_setup(1).0, [m; 32]);
+    let access = common::policy(policy).access(versions, epoch);
+    let coins = Coins::derive(params.id(), &access, &m);
+    let matrix = Matrix::of(&access);
+    let mut made = Encapsulation::honest(&matrix, &coins);
+    let shared = witness::shared_element(&witness::alpha(&[1; 32]), coins.s());
+    made.d = witness::xor(&m, &made.mask(&shared));
+    let (encapsulation, secret) =
+        suite().encapsulate(&params, Scope::Policy(&access), b"context", &Secret32::new(m)).unwrap();
+    assert_eq!(made.bytes(), encapsulation, "witness and suite agree before anything is frozen");
+    json!({
+        "policy": policy, "versions": hex(versions.encode()), "epoch": epoch,
+        "access": hex(witness::access_cbor(&access)),
+        "context": hex(b"context"), "m": hex(m),
+        "s": scalar_hex(coins.s()),
+        "drawn": coins.values[1..].iter().map(scalar_hex).collect::<Vec<_>>(),
+        "shares": matrix.shares(&coins.values).iter().map(scalar_hex).collect::<Vec<_>>(),
+        "occurrences": matrix.rows.iter().map(|row| row.occurrence).collect::<Vec<_>>(),
+        "per_occurrence": coins.per_occurrence.iter().map(scalar_hex).collect::<Vec<_>>(),
+        "c": hex(made.c_bytes()), "shared_element": hex(witness::gt_bytes(&shared)),
+        "mask": hex(made.mask(&shared)), "d": hex(made.d),
+        "encapsulation": hex(encapsulation), "secret": hex(secret.expose()),
+    })
+}
+
+/// What an attacker makes of the encapsulation of `a or b` (C1, C2, rows a, b, epoch, d), and the answer it gets.
+fn fabeo_broken(original: &Value) -> Vec<Value> {
+    let good = bytes(original, "encapsulation");
+    let matrix = Matrix::of(&policy("a or b").access(&Versions::default(), 7));
+    let parsed = Encapsulation::parse(&good, &matrix);
+    let mut out = Vec::new();
+    let mut put = |what: &str, bad: Vec<u8>, error: &str| {
+        out.push(json!({ "what": what, "encapsulation": hex(bad), "error": error }));
+    };
+    let flipped = |at: usize, bits: u8| {
+        let mut bad = good.clone();
+        bad[at] ^= bits;
+        bad
+    };
+    let with = |at: usize, head: u8, len: usize, last: u8| {
+        let mut bad = good.clone();
+        bad[at..at + len].fill(0);
+        (bad[at], bad[at + len - 1]) = (head, last);
+        bad
+    };
+    put("cut short", good[..good.len() - 1].to_vec(), "Malformed");
+    put("empty", vec![], "Malformed");
+    put("a byte longer", [&good[..], &[0]].concat(), "Malformed");
+    put("a row longer", [&good[..288], &good[240..]].concat(), "Malformed");
+    put("d: first bit", flipped(336, 0x80), "Inconsistent");
+    put("d: last bit", flipped(367, 1), "Inconsistent");
+    for (at, what) in
+        [(0, "C1"), (96, "C2"), (192, "the row of a"), (240, "the row of b"), (288, "the row of the epoch")]
+    {
+        put(&format!("{what}: the other sign"), flipped(at, 0x20), "Inconsistent");
+    }
+    for (at, len, what) in
+        [(0, 96, "C1"), (96, 96, "C2"), (192, 48, "the row of a"), (288, 48, "the row of the epoch")]
+    {
+        put(&format!("{what}: the identity"), with(at, 0xc0, len, 0), "Malformed");
+        put(&format!("{what}: not marked as compressed"), flipped(at, 0x80), "Malformed");
+        put(
+            &format!("{what}: a coordinate above the modulus"),
+            {
+                let mut bad = good.clone();
+                bad[at..at + len].fill(0xff);
+                bad[at] = 0x9f;
+                bad
+            },
+            "Malformed",
+        );
+    }
+    put("the row of a: on no point of the curve", with(192, 0x80, 48, 1), "Malformed");
+    put("the row of a: (0, 2), of order 3", with(192, 0x80, 48, 0), "Malformed");
+    put("the row of b, which the key does not use: the identity", with(240, 0xc0, 48, 0), "Inconsistent");
+    let three = witness::g1(
+        &G1Affine::from_compressed_unchecked(&with(192, 0x80, 48, 0)[192..240].try_into().unwrap())
+            .unwrap()
+            .to_compressed(),
+    );
+    for (row, shift, what) in [
+        (0, three, "a plus (0, 2)"),
+        (0, -three, "a plus (0, -2)"),
+        (1, three, "b plus (0, 2)"),
+        (2, three, "the epoch plus (0, 2)"),
+    ] {
+        let mut bad = parsed.clone();
+        bad.c3[row] += shift;
+        put(&format!("the row of {what}"), bad.bytes(), "Inconsistent");
+    }
+    let mut bad = parsed.clone();
+    bad.c3.swap(0, 1);
+    put("rows of a and b exchanged", bad.bytes(), "Inconsistent");
+    let mut bad = parsed.clone();
+    (bad.c1, bad.c2[0]) = (bad.c2[0], bad.c1);
+    put("C1 and C2 exchanged", bad.bytes(), "Inconsistent");
+    // Another valid encapsulation of nothing, multiplied in.
+    let mut coins = Coins::derive(&[0; 16], &policy("a or b").access(&Versions::default(), 7), &[9; 32]);
+    for (delta, what) in [(0, "shared element kept"), (5, "shared element moved by Y^5")] {
+        coins.values[0] = Scalar::from(delta);
+        let factor = Encapsulation::honest(&matrix, &coins);
+        let mut moved = parsed.clone();
+        moved.c1 += factor.c1;
+        moved.c2[0] += factor.c2[0];
+        moved.c3.iter_mut().zip(&factor.c3).for_each(|(a, b)| *a += b);
+        put(&format!("re-randomised, {what}"), moved.bytes(), "Inconsistent");
+        let m = array::<32>(original, "m");
+        let s = Coins::derive(fabeo_setup(1).0.id(), &policy("a or b").access(&Versions::default(), 7), &m)
+            .s()
+            + coins.s();
+        moved.d = witness::xor(&m, &moved.mask(&witness::shared_element(&witness::alpha(&[1; 32]), &s)));
+        put(&format!("re-randomised, {what}, m masked again"), moved.bytes(), "Inconsistent");
+    }
+    out
+}
+
+fn fabeo_generate() -> Value {
+    let (params, master) = fabeo_setup(1);
+    let v0 = Versions::default();
+    let raised = versions_of(&[("role=nurse", 2)]);
+    let hash = |label: &Label| {
+        let point = witness::hash(label.as_bytes(), witness::LABEL_TAG);
+        json!({ "label": hex(label.as_bytes()), "meaning": format!("{label:?}"), "point": hex(G1Affine::from(point).to_compressed()) })
+    };
+    let a_or_b = fabeo_encapsulation("a or b", &v0, 7, 0x22);
+    let key = unhex(text(&fabeo_key("a", &v0, 7, 2), "key"));
+    let good_params = params.encode();
+    let y = good_params.len() - 576;
+    let mut one = good_params.clone();
+    one[y..].fill(0);
+    one[y + 47] = 1;
+    let edited = |source: &[u8], at: usize, to: &[u8]| {
+        let mut out = source.to_vec();
+        out[at..at + to.len()].copy_from_slice(to);
+        hex(out)
+    };
+    let material = key.len() - (96 + 48 * 3);
+    let generator = G1Affine::from(G1Projective::generator()).to_compressed();
+    let mut order_three = [0; 48];
+    order_three[0] = 0x80;
+    json!({
+        "about": "fabeo-cp: every step from coins to secret; scalars are 32 bytes big-endian. `broken` are encapsulations \
+                  for the first encapsulation's policy and the first key; whether one is refused as Malformed or as \
+                  Inconsistent is for an implementation to choose.",
+        "setup": {
+            "coins": hex([1; 32]), "alpha": hex(master.expose().expose()), "params": hex(&good_params), "params_id": hex(params.id()),
+        },
+        "b": hex(G1Affine::from(witness::b()).to_compressed()),
+        "hash": [
+            hash(&Label::attribute(&"a".parse().unwrap(), 0)),
+            hash(&Label::attribute(&"ward=3".parse().unwrap(), 0)),
+            hash(&Label::attribute(&"role=nurse".parse().unwrap(), 2)),
+            hash(&Label::attribute(&"\"Straße\"=\"Große 1\"".parse().unwrap(), 0)),
+            hash(&Label::bit("level", 31, true, 0)),
+            hash(&Label::epoch(7)),
+            hash(&Label::epoch(u64::MAX)),
+        ],
+        "keys": [
+            fabeo_key("a", &v0, 7, 2),
+            fabeo_key("b", &v0, 7, 3),
+            fabeo_key("b, c, d", &v0, 7, 4),
+            fabeo_key("a", &v0, 8, 5),
+            fabeo_key("role=nurse, ward=3", &raised, 7, 6),
+            fabeo_key("role=nurse, ward=3", &v0, 7, 7),
+            fabeo_key("level=5", &v0, 7, 8),
+            fabeo_key("", &v0, 7, 9),
+        ],
+        "encapsulations": [
+            a_or_b,
+            fabeo_encapsulation("a", &v0, 7, 0x23),
+            fabeo_encapsulation("a and (a or b)", &v0, 7, 0x24),
+            fabeo_encapsulation("2 of (a, b, c and d, a or c)", &v0, 7, 0x25),
+            fabeo_encapsulation("role=nurse and ward=3", &raised, 7, 0x26),
+            fabeo_encapsulation("3 of (a, b, c, d, 2 of (a, b, c))", &v0, 7, 0x27),
+            fabeo_encapsulation("level>=4 and level<=6", &v0, 7, 0x28),
+        ],
+        "broken": fabeo_broken(&a_or_b),
+        "broken_scopes": [
+            { "what": "or became and", "policy": "a and b", "epoch": 7, "key": 0, "error": "NotSatisfied" },
+            { "what": "a label exchanged", "policy": "a or c", "epoch": 7, "key": 0, "error": "Inconsistent" },
+            { "what": "order", "policy": "b or a", "epoch": 7, "key": 0, "error": "Inconsistent" },
+            { "what": "another epoch", "policy": "a or b", "epoch": 8, "key": 3, "error": "Inconsistent" },
+            { "what": "a label less", "policy": "a", "epoch": 7, "key": 0, "error": "Malformed" },
+        ],
+        "broken_params": [
+            { "what": "Y = 1", "params": hex(&one) },
+            { "what": "Y = 0", "params": edited(&one, y + 47, &[0]) },
+            { "what": "Y outside the group of prime order", "params": edited(&good_params, y, &[good_params[y] ^ 1]) },
+            { "what": "a coordinate above the modulus", "params": edited(&good_params, y, &[0xff; 48]) },
+            { "what": "cut short", "params": hex(&good_params[..good_params.len() - 1]) },
+            { "what": "a byte longer", "params": hex([&good_params[..], &[0]].concat()) },
+            { "what": "an evaluation-only suite", "params": hex([&[0x82, 0x63], &b"bsw"[..], &good_params[10..]].concat()) },
+            { "what": "a long array head", "params": hex([&[0x98, 2], &good_params[1..]].concat()) },
+            { "what": "a user secret key", "params": hex(&key) },
+        ],
+        "broken_keys": [
+            { "what": "K1 is the identity", "key": edited(&key, material, &[&[0xc0][..], &[0; 95]].concat()) },
+            { "what": "K3 has order 3", "key": edited(&key, material + 96, &order_three) },
+            { "what": "K of a label has order 3", "key": edited(&key, material + 144, &order_three) },
+            { "what": "K1 is no point", "key": edited(&key, material, &[0xff; 96]) },
+            { "what": "a point too many", "key": hex([&key[..material - 1], &[(96 + 48 * 4) as u8], &key[material..], &generator].concat()) },
+            { "what": "cut short", "key": hex(&key[..key.len() - 1]) },
+            { "what": "a byte longer", "key": hex([&key[..], &[0]].concat()) },
+            { "what": "public parameters", "key": hex(&good_params) },
+            { "what": "empty", "key": "" },
+        ],
+    })
+}
+
+#[test]
+fn fabeo_cp() {
+    let file = vectors("fabeo-cp", fabeo_generate);
+    assert!(file == fabeo_generate(), "every byte comes out as it was frozen");
+
+    let setup = &file["setup"];
+    let (params, master) = suite().setup(&Secret32::new(array(setup, "coins")));
+    assert_eq!(master.expose().expose(), &array::<32>(setup, "alpha"));
+    assert_eq!(Params::decode(&bytes(setup, "params")).unwrap(), params);
+    assert_eq!(params.id(), &array::<16>(setup, "params_id"));
+
+    let keys: Vec<(Attributes, u64, UserKey)> = list(&file, "keys")
+        .iter()
+        .map(|vector| {
+            let key = UserKey::decode(&bytes(vector, "key")).unwrap();
+            (text(vector, "attributes").parse().unwrap(), key.epoch(), key)
+        })
+        .collect();
+    for vector in list(&file, "encapsulations") {
+        let policy = policy(text(vector, "policy"));
+        let versions = Versions::decode(&bytes(vector, "versions")).unwrap();
+        let epoch = vector["epoch"].as_u64().unwrap();
+        let access = policy.access(&versions, epoch);
+        assert_eq!(access.encode(), bytes(vector, "access"));
+        let scope = Scope::Policy(&access);
+        let (context, m) = (bytes(vector, "context"), Secret32::new(array(vector, "m")));
+        let (encapsulation, secret) = suite().encapsulate(&params, scope, &context, &m).unwrap();
+        assert_eq!(
+            (&encapsulation, secret.expose()),
+            (&bytes(vector, "encapsulation"), &array(vector, "secret"))
+        );
+        let mut opened = 0;
+        for (_, _, key) in &keys {
+            let held = |label: &Label| key.labels().contains(label);
+            let result = suite().decapsulate(&params, key, scope, &context, &encapsulation);
+            match access.satisfied_by(&held) {
+                true => assert_eq!(result, Ok(secret.clone())),
+                false => assert_eq!(name(result.unwrap_err()), "NotSatisfied"),
+            }
+            opened += usize::from(access.satisfied_by(&held));
+        }
+        assert!((1..keys.len()).contains(&opened) || text(vector, "policy").starts_with('3'), "{policy}");
+    }
+
+    let first = &file["encapsulations"][0];
+    let access = policy(text(first, "policy")).access(&Versions::default(), 7);
+    for vector in list(&file, "broken") {
+        let bad = bytes(vector, "encapsulation");
+        let refused = suite().decapsulate(&params, &keys[0].2, Scope::Policy(&access), b"context", &bad);
+        assert_eq!(name(refused.unwrap_err()), text(vector, "error"), "{}", text(vector, "what"));
+    }
+    for vector in list(&file, "broken_scopes") {
+        let access =
+            policy(text(vector, "policy")).access(&Versions::default(), vector["epoch"].as_u64().unwrap());
+        let key = &keys[vector["key"].as_u64().unwrap() as usize].2;
+        let bad = bytes(first, "encapsulation");
+        let refused = suite().decapsulate(&params, key, Scope::Policy(&access), b"context", &bad);
+        assert_eq!(name(refused.unwrap_err()), text(vector, "error"), "{}", text(vector, "what"));
+    }
+    for vector in list(&file, "broken_params") {
+        assert!(Params::decode(&bytes(vector, "params")).is_err(), "{}", text(vector, "what"));
+    }
+    for vector in list(&file, "broken_keys") {
+        assert!(UserKey::decode(&bytes(vector, "key")).is_err(), "{}", text(vector, "what"));
+    }
+}
+
+// --- header, message, bundle ----------------------------------------------------------------------
+
+const TOPIC: &str = "ward/3/temperature";
+
+fn envelope_generate() -> Value {
+    let pki = Pki::new();
+    let publisher = pki.device(1);
+    let (params, master) = fabeo_setup(1);
+    let versions = versions_of(&[("role=nurse", 2)]);
+    let filter = "ward/3/#".parse().unwrap();
+    let wanted = policy("role=nurse and ward=3");
+    let draft = Draft {
+        params: &params,
+        epoch: 7,
+        versions: &versions,
+        policy: &wanted,
+        created: NOW,
+        expires: NOW + 3600,
+        filter: &filter,
+    };
+    let m = [0x33; 32];
+    let (header, content) = Header::seal_with(&draft, &publisher, &Secret32::new(m)).unwrap();
+    let access = header.access();
+    let (_, secret) =
+        suite().encapsulate(&params, Scope::Policy(&access), HEADER_AAD, &Secret32::new(m)).unwrap();
+    let key: [u8; 32] = hkdf(header.hash(), secret.expose(), &[b"SMQTT-V01 key"]);
+    let iv: [u8; 12] = hkdf(header.hash(), secret.expose(), &[b"SMQTT-V01 iv"]);
+    let aad = cose::encode(&ciborium::Value::Array(vec![
+        "SMQTT-V01 message".into(),
+        TOPIC.into(),
+        cose::bytes(header.hash()),
+        cose::bytes([1; 16]),
+    ]));
+
+    let payloads: [&[u8]; 4] = [b"38.5", b"", b"{\"temperature\": 38.5}", &[0xff; 300]];
+    let mut messages = Vec::new();
+    for (counter, payload) in payloads.into_iter().enumerate() {
+        let compact = content.seal(TOPIC, payload, None).unwrap();
+        let mut nonce = iv;
+        nonce[11] ^= counter as u8;
+        let protected = cose::decode(&compact[5..]).into_array().unwrap().remove(0).into_bytes().unwrap();
+        let structure =
+            ciborium::Value::Array(vec!["Encrypt0".into(), cose::bytes(protected), cose::bytes(&aad)]);
+        messages.push(json!({
+            "topic": TOPIC, "counter": counter, "payload": hex(payload), "external_aad": hex(&aad),
+            "enc_structure": hex(cose::encode(&structure)), "nonce": hex(nonce), "compact": hex(compact),
+        }));
+    }
+    let signed = content.seal(TOPIC, b"38.5", Some(publisher.key())).unwrap();
+    let compact = unhex(text(&messages[0], "compact"));
+    let full = Envelope::parse(&compact).unwrap().message.full(header.as_bytes());
+
+    let labels = "role=nurse, ward=3".parse::<Attributes>().unwrap().labels(&versions, 7);
+    let reader = suite().keygen(&master, 7, &labels, &Secret32::new([6; 32]));
+    let outsider = suite().keygen(&master, 7, &[Label::epoch(7)], &Secret32::new([9; 32]));
+
+    let mut broken = Vec::new();
+    let mut put = |what: &str, topic: &str, payload: Vec<u8>| {
+        let vector = json!({ "what": what, "topic": topic, "envelope": hex(&payload), "key": "reader" });
+        let error = envelope_open(&[pki.root.clone()], &params, &reader, topic, &payload).expect_err(what);
+        broken.push((vector, error));
+    };
+    let around = |header: &[u8]| [&MAGIC[..], &[0x82], header, &compact[5..]].concat();
+    let flipped = |at: usize| {
+        let mut bad = full.clone();
+        bad[at] ^= 1;
+        bad
+    };
+    put("empty", TOPIC, vec![]);
+    put("plaintext", TOPIC, b"38.5".to_vec());
+    put("the tag alone", TOPIC, MAGIC.to_vec());
+    put("a compact envelope without its header", TOPIC, compact.clone());
+    put("cut short", TOPIC, full[..full.len() - 1].to_vec());
+    put("a byte longer", TOPIC, [&full[..], &[0]].concat());
+    put(
+        "header and message exchanged",
+        TOPIC,
+        [&MAGIC[..], &[0x82], &compact[5..], header.as_bytes()].concat(),
+    );
+    put("another topic", "ward/4/temperature", full.clone());
+    put("the last byte of the AES-GCM tag flipped", TOPIC, flipped(full.len() - 1));
+    put("kid flipped", TOPIC, flipped(full.len() - compact.len() + 5 + 7));
+    put("a byte of the header's signature flipped", TOPIC, flipped(6 + header.as_bytes().len() - 1));
+    put("a byte of the certificate flipped", TOPIC, flipped(300));
+    let encapsulation = full.windows(32).position(|w| w == &header.encapsulation()[..32]).unwrap();
+    put("a byte of the encapsulation flipped, not signed again", TOPIC, flipped(encapsulation + 200));
+    type Edit = fn(&mut Vec<(ciborium::Value, ciborium::Value)>);
+    let edits: [(&str, Edit); 9] = [
+        ("the policy edited and signed again", |f| {
+            *cose::field(f, 5) = cose::bytes(policy("role=nurse or ward=3").encode());
+        }),
+        ("the versions left out and signed again", |f| f.retain(|(key, _)| *key != 4.into())),
+        ("the encapsulation flipped and signed again", |f| {
+            let ciborium::Value::Bytes(bytes) = cose::field(f, 6) else { panic!("bytes") };
+            bytes[200] ^= 1;
+        }),
+        ("only the times edited and signed again: another header than the message's", |f| {
+            *cose::field(f, 9) = (NOW + 7200).into()
+        }),
+        ("an evaluation-only suite", |f| *cose::field(f, 1) = "bsw".into()),
+        ("another publisher than the certificate's", |f| *cose::field(f, 7) = cose::bytes([2; 16])),
+        ("other public parameters", |f| *cose::field(f, 2) = cose::bytes([2; 16])),
+        ("fields in another order", |f| f.swap(0, 1)),
+        ("a field too many", |f| f.push((11.into(), 0.into()))),
+    ];
+    for (what, edit) in edits {
+        put(what, TOPIC, around(&cose::edited(header.as_bytes(), &publisher, HEADER_AAD, edit)));
+    }
+    let payload = &cose::parts(header.as_bytes())[1];
+    put("signed as a bundle", TOPIC, around(&cose::sign1(&publisher, BUNDLE_AAD, payload)));
+    let other = pki.device(2);
+    put(
+        "signed by another device, with its certificate",
+        TOPIC,
+        around(&cose::sign1(&other, HEADER_AAD, payload)),
+    );
+    put(
+        "signed by another device, with the publisher's certificate",
+        TOPIC,
+        around(&cose::sign1_with(other.key(), publisher.certificate(), HEADER_AAD, payload)),
+    );
+    for role in [Role::Broker, Role::Admin, Role::Authority] {
+        let signer = pki.signer(role, 1, VALID);
+        put(
+            &format!("signed by one of the role {}", role.name()),
+            TOPIC,
+            around(&cose::sign1(&signer, HEADER_AAD, payload)),
+        );
+    }
+    let expired = pki.signer(Role::Device, 1, (2020, 2025));
+    put("a certificate that had run out", TOPIC, around(&cose::sign1(&expired, HEADER_AAD, payload)));
+    let foreign = Pki::new();
+    put(
+        "a certificate of another root",
+        TOPIC,
+        around(&cose::sign1(&foreign.device(1), HEADER_AAD, payload)),
+    );
+    let mut bad = Envelope::parse(&signed).unwrap().message.full(header.as_bytes());
+    let signature = 6 + header.as_bytes().len() + 1 + 2 + 24 + 1 + 1 + 2;
+    bad[signature + 20] ^= 1;
+    put("the message's own signature flipped", TOPIC, bad);
+    let by_reader = content.seal(TOPIC, b"38.5", Some(other.key())).unwrap();
+    put(
+        "the message signed by somebody else",
+        TOPIC,
+        Envelope::parse(&by_reader).unwrap().message.full(header.as_bytes()),
+    );
+    let mut broken: Vec<Value> = broken
+        .into_iter()
+        .map(|(mut vector, error)| {
+            vector["error"] = error.into();
+            vector
+        })
+        .collect();
+    broken.push(json!({
+        "what": "a key that does not satisfy the policy", "topic": TOPIC, "envelope": hex(&full), "key": "outsider",
+        "error": "open: Suite/NotSatisfied",
+    }));
+
+    json!({
+        "about": "A header (randomised signature: frozen as bytes), messages under it, and what to refuse. `error` names the \
+                  step that fails and the error. `m` are the coins of the encapsulation.",
+        "root": hex(&pki.root), "params": hex(params.encode()),
+        "reader": hex(reader.encode()), "outsider": hex(outsider.encode()),
+        "header": {
+            "bytes": hex(header.as_bytes()), "hash": hex(header.hash()), "kid": header.kid().to_string(),
+            "policy": "role=nurse and ward=3", "versions": hex(versions.encode()), "epoch": 7, "filter": "ward/3/#",
+            "publisher": header.publisher().to_string(), "created": NOW, "expires": NOW + 3600,
+            "m": hex(m), "encapsulation": hex(header.encapsulation()), "secret": hex(secret.expose()),
+        },
+        "content_key": hex(key), "context_iv": hex(iv),
+        "messages": messages,
+        "full": hex(full), "signed": { "topic": TOPIC, "payload": hex(b"38.5"), "compact": hex(signed) },
+        "broken": broken,
+        "bundle": bundle_generate(&pki, &header, &params, &versions),
+    })
+}
+
+/// From bytes to plaintext as a reader goes about it; the error says at which step.
+fn envelope_open(
+    roots: &[Vec<u8>],
+    params: &Params,
+    key: &UserKey,
+    topic: &str,
+    payload: &[u8],
+) -> Result<Vec<u8>, String> {
+    let envelope = Envelope::parse(payload).map_err(|e| format!("envelope: {}", path(e)))?;
+    let header = envelope.header.ok_or("envelope: NoHeader")?;
+    let header = Header::parse(header).map_err(|e| format!("header: {}", path(e)))?;
+    let certificate = header.verify(roots).map_err(|e| format!("verify: {}", path(e)))?;
+    let content = header.open(params, key).map_err(|e| format!("open: {}", path(e)))?;
+    let message = envelope.message;
+    match message.verify(&certificate.public_key, topic, header.hash(), header.publisher()) {
+        Some(false) => Err("message: Signature".to_owned()),
+        _ => content.open(topic, &message).map_err(|e| format!("message: {}", path(e))),
+    }
+}
+
+fn bundle_generate(pki: &Pki, header: &Header, params: &Params, versions: &Versions) -> Value {
+    let rule = |filter: &str, mode, template: Option<&str>| Rule {
+        filter: filter.parse().unwrap(),
+        mode,
+        policy: template.map(|t| t.parse::<Template>().unwrap()),
+        publishers: Some(policy("sensor")),
+        subscribers: None,
+    };
+    let bundle = Bundle {
+        tenant: pki.tenant,
+        number: 41,
+        issued: NOW - 60,
+        expires: NOW + 86_400,
+        epoch: Epoch { number: 7, begins: NOW - 60, ends: NOW + 86_340 },
+        grace: 600,
+        rules: vec![
+            rule("ward/+/temperature", Mode::Required, Some("role=nurse and ward=$1")),
+            rule("ward/+/door", Mode::Warn, Some("role=guard")),
+            rule("open/#", Mode::Open, None),
+        ],
+        versions: versions.clone(),
+        revoked: vec![DeviceId([8; 16]), DeviceId([9; 16])],
+        params: vec![*params.id()],
+    };
+    let authority = pki.authority();
+    let good = bundle.sign(&authority);
+    let mut broken = Vec::new();
+    let mut put = |what: &str, bytes: Vec<u8>| {
+        let error = Bundle::verify(&bytes, &pki.roots()).expect_err(what);
+        broken.push(json!({ "what": what, "bytes": hex(bytes), "error": path(error) }));
+    };
+    put("cut short", good[..good.len() - 1].to_vec());
+    put("a byte longer", [&good[..], &[0]].concat());
+    let mut bad = good.clone();
+    *bad.last_mut().unwrap() ^= 1;
+    put("a byte of the signature flipped", bad);
+    put("signed by a device", bundle.sign(&pki.device(1)));
+    put("signed by a broker", bundle.sign(&pki.signer(Role::Broker, 1, VALID)));
+    put("signed by an administrator", bundle.sign(&pki.signer(Role::Admin, 1, VALID)));
+    put("signed under another root", bundle.sign(&Pki::new().authority()));
+    put(
+        "signed when the certificate had run out",
+        bundle.sign(&pki.signer(Role::Authority, 1, (2020, 2025))),
+    );
+    put("signed as a header", cose::sign1(&authority, HEADER_AAD, &cose::parts(&good)[1]));
+    put("revoked devices out of order", {
+        let edit = |f: &mut Vec<_>| {
+            *cose::field(f, 11) = ciborium::Value::Array(vec![cose::bytes([9; 16]), cose::bytes([8; 16])]);
+        };
+        cose::edited(&good, &authority, BUNDLE_AAD, edit)
+    });
+    put(
+        "another tenant",
+        cose::edited(&good, &authority, BUNDLE_AAD, |f| *cose::field(f, 1) = cose::bytes([0; 8])),
+    );
+    put("a header", header.as_bytes().to_vec());
+    let checks = [
+        (TOPIC, NOW),
+        (TOPIC, NOW + 3600),
+        (TOPIC, NOW - 301),
+        ("ward/4/temperature", NOW),
+        ("ward/3/door", NOW),
+        ("ward/3/unruled", NOW),
+    ];
+    let checks: Vec<Value> = checks
+        .into_iter()
+        .map(|(topic, now)| {
+            let answer = bundle.check(header, topic, now).map_or_else(|refusal| refusal.code(), |()| "ok");
+            json!({ "topic": topic, "now": now, "answer": answer })
+        })
+        .collect();
+    json!({ "bytes": hex(good), "number": 41, "broken": broken, "checks": checks })
+}
+
+#[test]
+fn envelopes_and_bundles() {
+    let file = vectors("envelope", envelope_generate);
+    let (root, params) = (bytes(&file, "root"), Params::decode(&bytes(&file, "params")).unwrap());
+    let key = |name: &str| UserKey::decode(&bytes(&file, name)).unwrap();
+    let roots = [root];
+
+    let vector = &file["header"];
+    let header = Header::parse(&bytes(vector, "bytes")).unwrap();
+    header.verify(&roots).unwrap();
+    assert_eq!(
+        (header.hash(), header.kid().to_string()),
+        (&array(vector, "hash"), text(vector, "kid").to_owned())
+    );
+    assert_eq!(header.policy(), &text(vector, "policy").parse::<Policy>().unwrap());
+    assert_eq!(header.versions().encode(), bytes(vector, "versions"));
+    assert_eq!((header.epoch(), header.created(), header.expires()), (7, NOW, NOW + 3600));
+    assert_eq!(header.filter().as_str(), text(vector, "filter"));
+    let m = Secret32::new(array(vector, "m"));
+    let access = header.access();
+    let (encapsulation, secret) =
+        suite().encapsulate(&params, Scope::Policy(&access), HEADER_AAD, &m).unwrap();
+    assert_eq!((&encapsulation[..], secret.expose()), (header.encapsulation(), &array(vector, "secret")));
+    assert_eq!(hkdf(header.hash(), secret.expose(), &[b"SMQTT-V01 key"]), array::<32>(&file, "content_key"));
+    assert_eq!(hkdf(header.hash(), secret.expose(), &[b"SMQTT-V01 iv"]), array::<12>(&file, "context_iv"));
+
+    // The reader's content key seals the same bytes that the publisher's did.
+    let content: ContentKey = header.open(&params, &key("reader")).unwrap();
+    for vector in list(&file, "messages") {
+        let (topic, payload, compact) =
+            (text(vector, "topic"), bytes(vector, "payload"), bytes(vector, "compact"));
+        assert_eq!(content.seal(topic, &payload, None).unwrap(), compact);
+        let message = Envelope::parse(&compact).unwrap().message;
+        assert_eq!(message.counter(), vector["counter"].as_u64().unwrap());
+        assert_eq!(content.open(topic, &message).unwrap(), payload);
+    }
+    let full = bytes(&file, "full");
+    assert_eq!(envelope_open(&roots, &params, &key("reader"), TOPIC, &full).unwrap(), b"38.5");
+    let signed = bytes(&file["signed"], "compact");
+    let full = Envelope::parse(&signed).unwrap().message.full(header.as_bytes());
+    assert!(Envelope::parse(&full).unwrap().message.is_signed());
+    assert_eq!(envelope_open(&roots, &params, &key("reader"), TOPIC, &full).unwrap(), b"38.5");
+
+    for vector in list(&file, "broken") {
+        let (topic, payload) = (text(vector, "topic"), bytes(vector, "envelope"));
+        let refused = envelope_open(&roots, &params, &key(text(vector, "key")), topic, &payload);
+        assert_eq!(refused.unwrap_err(), text(vector, "error"), "{}", text(vector, "what"));
+    }
+
+    let vector = &file["bundle"];
+    let bundle = Bundle::verify(&bytes(vector, "bytes"), &roots).unwrap();
+    assert_eq!(bundle.number, vector["number"].as_u64().unwrap());
+    for check in list(vector, "checks") {
+        let (topic, now) = (text(check, "topic"), check["now"].as_u64().unwrap());
+        let answer = bundle.check(&header, topic, now).map_or_else(|refusal| refusal.code(), |()| "ok");
+        assert_eq!(answer, text(check, "answer"), "{topic} at {now}");
+    }
+    for vector in list(vector, "broken") {
+        let refused = Bundle::verify(&bytes(vector, "bytes"), &roots).unwrap_err();
+        assert_eq!(path(refused), text(vector, "error"), "{}", text(vector, "what"));
+    }
+}
+
+// --- policies -------------------------------------------------------------------------------------
+
+fn policy_generate() -> Value {
+    let good = [
+        "a",
+        "role=nurse",
+        "ward=3",
+        "ward=03",
+        "ward=4294967295",
+        "ward=4294967296",
+        "a and b and c",
+        "a and (b and c)",
+        "a or b and c",
+        "(a or b) and c",
+        "2 of (a, b, c)",
+        "1 of (a, b)",
+        "2 of (a, b)",
+        "level>=3",
+        "level>2",
+        "level<=0",
+        "level<4294967295",
+        "level>=0",
+        "\"and\" and \"a b\"=\"c=d\"",
+        "\"Straße\"=\"Große \\\"1\\\"\"",
+        "ROLE=nurse AND Ward=\"3\"",
+        "2 of (a, b and c, 2 of (d, e, f))",
+        "(role=ac-controller or role=heater-controller) and location=home-7 or role=fire-alarm",
+    ];
+    let good: Vec<Value> = good
+        .into_iter()
+        .map(|text| {
+            let policy = policy(text);
+            json!({
+                "text": text, "canonical": policy.to_string(), "cbor": hex(policy.encode()), "leaf_cost": policy.leaf_cost(),
+                "access_in_epoch_7": hex(witness::access_cbor(&policy.access(&Versions::default(), 7))),
+            })
+        })
+        .collect();
+    let deep = format!("{}a{}", "(".repeat(33), ")".repeat(33));
+    let many = vec!["a"; 257].join(" or ");
+    let broken_texts = [
+        "",
+        "a and",
+        "a b",
+        "not a",
+        "a != 3",
+        "a and or b",
+        "(a",
+        "a)",
+        "\"a",
+        "\"a\\b\"",
+        "a=",
+        "=a",
+        "and",
+        "0 of (a, b)",
+        "3 of (a, b)",
+        "x of (a, b)",
+        "2 of a",
+        "level>=x",
+        "level>4294967295",
+        "level<0",
+        "level>=4294967296",
+        "a & b",
+        "a = \"\"",
+        "ward=$1",
+        "a=>3",
+        "a;b",
+        &deep,
+        &many,
+    ];
+    let broken_texts: Vec<Value> = broken_texts
+        .into_iter()
+        .map(|text| {
+            let error = text.parse::<Policy>().expect_err(text);
+            json!({ "text": text, "error": name(error.kind()), "column": error.column() })
+        })
+        .collect();
+    let leaf = "83006161f6";
+    let broken_cbor = [
+        ("empty", String::new()),
+        ("an empty array", "80".into()),
+        ("not an array", "00".into()),
+        ("a gate of no children", "820380".into()),
+        ("an `and` of one", format!("820381{leaf}")),
+        ("`and` in `and`", format!("82038282038 2{leaf}{leaf}{leaf}").replace(' ', "")),
+        ("`1 of`, which is `or`", format!("83050182{leaf}{leaf}")),
+        ("`2 of` two, which is `and`", format!("83050282{leaf}{leaf}")),
+        ("`0 of`", format!("83050082{leaf}{leaf}")),
+        ("`3 of` two", format!("83050382{leaf}{leaf}")),
+        ("no such gate", format!("820681{leaf}")),
+        ("a leaf of two", "82006161".into()),
+        ("an empty name", "830060f6".into()),
+        ("an empty value", "8300616160".into()),
+        ("an integer as text", "830061616133".into()),
+        ("an integer in more bytes than needed", "83006161180 3".replace(' ', "")),
+        ("an integer above 32 bits", "830061611b0000000100000000".into()),
+        ("a negative integer", "8300616120".into()),
+        ("a control character", "8300610af6".into()),
+        ("text that is no UTF-8", "830061fff6".into()),
+        ("bytes left over", format!("{leaf}00")),
+        ("a long array head", format!("9803{}", &leaf[2..])),
+        ("an indefinite array", format!("9f{}ff", &leaf[2..])),
+        ("a placeholder", "830061618101".into()),
+        ("a comparison without a bound", "830161 61f6".replace(' ', "")),
+        (
+            "33 gates deep",
+            format!("{}{leaf}{}", format!("82048 2{leaf}82038 2{leaf}").replace(' ', "").repeat(17), ""),
+        ),
+        ("10,000 gates deep", format!("{}{leaf}", "820381".repeat(10_000))),
+        ("257 leaves", format!("8204990101{}", leaf.repeat(257))),
+    ];
+    let broken_cbor: Vec<Value> = broken_cbor
+        .into_iter()
+        .map(|(what, cbor)| {
+            let error = Policy::decode(&unhex(&cbor)).expect_err(what);
+            json!({ "what": what, "cbor": cbor, "error": path(error) })
+        })
+        .collect();
+    let sets = [
+        ("a, role=nurse, ward=3", vec![("role=nurse", 2), ("ward=3", 1)]),
+        ("ward=3, ward=4, ward", vec![("ward", 5)]),
+        ("", vec![]),
+    ];
+    let sets: Vec<Value> = sets
+        .into_iter()
+        .map(|(text, raised)| {
+            let (set, versions) = (text.parse::<Attributes>().unwrap(), versions_of(&raised));
+            let labels: Vec<String> = set.labels(&versions, 7).iter().map(|label| hex(label.as_bytes())).collect();
+            json!({ "attributes": text, "cbor": hex(set.encode()), "versions": hex(versions.encode()), "labels_in_epoch_7": labels })
+        })
+        .collect();
+    let templates = [
+        ("role=nurse and ward=$1", vec!["3"]),
+        ("a=$2 or b=$1", vec!["x y", "4 or admin"]),
+        ("a=$1", vec![""]),
+        ("a=$2", vec!["x"]),
+    ];
+    let templates: Vec<Value> = templates
+        .into_iter()
+        .map(|(text, levels)| {
+            let template = text.parse::<Template>().unwrap();
+            let policy = template.instantiate(&levels);
+            let answer = policy.map_or_else(|e| format!("error: {}", name(e)), |policy| policy.to_string());
+            json!({ "text": text, "cbor": hex(template.encode()), "levels": levels, "policy": answer })
+        })
+        .collect();
+    json!({
+        "about": "Policies: text, canonical text, deterministic CBOR, and the formula over labels that a suite works on. \
+                  `broken_texts` and `broken_cbor` are to be refused.",
+        "good": good, "broken_texts": broken_texts, "broken_cbor": broken_cbor, "sets": sets, "templates": templates,
+    })
+}
+
+#[test]
+fn policies() {
+    let file = vectors("policy", policy_generate);
+    for vector in list(&file, "good") {
+        let policy = policy(text(vector, "text"));
+        assert_eq!(policy.to_string(), text(vector, "canonical"));
+        assert_eq!(policy.encode(), bytes(vector, "cbor"));
+        assert_eq!(Policy::decode(&bytes(vector, "cbor")).unwrap(), policy);
+        assert_eq!(text(vector, "canonical").parse::<Policy>().unwrap(), policy);
+        assert_eq!(policy.access(&Versions::default(), 7).encode(), bytes(vector, "access_in_epoch_7"));
+        assert_eq!(policy.leaf_cost() as u64, vector["leaf_cost"].as_u64().unwrap());
+    }
+    for vector in list(&file, "broken_texts") {
+        let error = text(vector, "text").parse::<Policy>().unwrap_err();
+        assert_eq!(
+            (name(error.kind()), error.column() as u64),
+            (text(vector, "error").into(), vector["column"].as_u64().unwrap())
+        );
+    }
+    for vector in list(&file, "broken_cbor") {
+        let error = Policy::decode(&bytes(vector, "cbor")).expect_err(text(vector, "what"));
+        assert_eq!(path(error), text(vector, "error"), "{}", text(vector, "what"));
+    }
+    for vector in list(&file, "sets") {
+        let set: Attributes = text(vector, "attributes").parse().unwrap();
+        assert_eq!(
+            (set.encode(), Attributes::decode(&set.encode()).unwrap()),
+            (bytes(vector, "cbor"), set.clone())
+        );
+        let labels = set.labels(&Versions::decode(&bytes(vector, "versions")).unwrap(), 7);
+        let labels: Vec<Value> = labels.iter().map(|label| hex(label.as_bytes()).into()).collect();
+        assert_eq!(labels, list(vector, "labels_in_epoch_7"));
+    }
+    for vector in list(&file, "templates") {
+        let template = text(vector, "text").parse::<Template>().unwrap();
+        assert_eq!(template.encode(), bytes(vector, "cbor"));
+        assert_eq!(Template::decode(&template.encode()).unwrap(), template);
+        let levels: Vec<&str> = list(vector, "levels").iter().map(|l| l.as_str().unwrap()).collect();
+        let policy = template.instantiate(&levels);
+        let answer = policy.map_or_else(|e| format!("error: {}", name(e)), |policy| policy.to_string());
+        assert_eq!(answer, text(vector, "policy"));
+    }
+}
+
+// --- tokens ---------------------------------------------------------------------------------------
+
+fn token_generate() -> Value {
+    let token = |url: &str, expires| Token {
+        url: url.into(),
+        fingerprint: Fingerprint([1; 32]),
+        id: [2; 16],
+        secret: [3; 16],
+        expires,
+    };
+    let good = [
+        token("https://127.0.0.1:8443", NOW),
+        token("https://keys.example.org", 0),
+        token("https://[::1]:1", u64::MAX),
+    ];
+    let text = good[0].expose();
+    let body = &text[7..];
+    let broken = [
+        ("empty", String::new()),
+        ("something else", "hello".into()),
+        ("the prefix alone", "smqtt1.".into()),
+        ("another version", format!("smqtt2.{body}")),
+        ("cut short", text[..text.len() - 1].into()),
+        ("cut by four characters", text[..text.len() - 4].into()),
+        ("longer by four characters", format!("{}AAAA", *text)),
+        ("padded", format!("{}==", *text)),
+        (
+            "in the standard alphabet",
+            format!("smqtt1.{}", body.replacen('_', "/", 1).replacen('-', "+", 1).replacen('A', "+", 1)),
+        ),
+        ("white space inside", format!("{} {}", &text[..20], &text[20..])),
+        ("another letter in front", format!("x{}", *text)),
+        ("an array of four", format!("smqtt1.hH{}", &body[2..])),
+        ("not CBOR", "smqtt1._____w".into()),
+        ("too long", format!("smqtt1.{}", "A".repeat(1100))),
+    ];
+    let good: Vec<Value> = good
+        .iter()
+        .map(|token| {
+            json!({
+                "token": *token.expose(), "url": token.url, "fingerprint": token.fingerprint.to_string(),
+                "id": hex(token.id), "secret": hex(token.secret), "expires": token.expires,
+            })
+        })
+        .collect();
+    let broken: Vec<Value> = broken
+        .into_iter()
+        .map(|(what, text)| {
+            let error = Token::parse(&text).expect_err(what);
+            json!({ "what": what, "token": text, "error": name(error) })
+        })
+        .collect();
+    json!({ "about": "Enrolment tokens.", "good": good, "broken": broken })
+}
+
+#[test]
+fn tokens() {
+    let file = vectors("token", token_generate);
+    for vector in list(&file, "good") {
+        let token = Token::parse(text(vector, "token")).unwrap();
+        assert_eq!(
+            (&token.url[..], token.fingerprint.to_string()),
+            (text(vector, "url"), text(vector, "fingerprint").into())
+        );
+        assert_eq!((token.id, token.secret), (array(vector, "id"), array(vector, "secret")));
+        assert_eq!(token.expires, vector["expires"].as_u64().unwrap());
+        assert_eq!(*token.expose(), text(vector, "token"));
+    }
+    for vector in list(&file, "broken") {
+        let error = Token::parse(text(vector, "token")).expect_err(text(vector, "what"));
+        assert_eq!(name(error), text(vector, "error"), "{}", text(vector, "what"));
+    }
+}
+
+#[test]
+fn vectors_name_the_suite_that_is_frozen() {
+    assert_eq!(SuiteId::FabeoCp.name(), "fabeo-cp");
+}

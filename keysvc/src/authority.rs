@@ -11,7 +11,7 @@ mod keys;
 mod rules;
 mod tokens;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use rustls::crypto::aws_lc_rs::default_provider;
@@ -38,6 +38,8 @@ pub(crate) use devices::PAGE_MAX as DEVICES_PAGE_MAX;
 const SUITES: [SuiteId; 1] = [SuiteId::FabeoCp];
 /// How long the authority's own certificates are valid.
 const OWN_CERTIFICATE_SECONDS: u64 = 90 * 86_400;
+/// How often to look for what may be forgotten.
+const TIDY_SECONDS: u64 = 3600;
 /// For how long used tokens and expired certificates are remembered.
 const REMEMBER_SECONDS: u64 = 2 * 86_400;
 
@@ -50,7 +52,9 @@ pub struct Authority {
     bundle: watch::Sender<bundle::Published>,
     keygen: Semaphore,
     denials: Mutex<audit::Denials>,
-    forgot: Mutex<u64>,
+    /// When the hourly work was done.
+    tidied: Mutex<u64>,
+    admin_dir: PathBuf,
     url: String,
     first_start: bool,
 }
@@ -92,12 +96,11 @@ impl Authority {
             opening.transaction(|tx| create(tx, &config, &seal, now))?;
         }
         let secrets = Secrets::load(&opening, seal, now)?;
-        if opening.transaction(|tx| tx.document("bundle"))?.is_none() {
-            opening.transaction(|tx| bundle::write(tx, &config, &secrets, now))?;
-        }
-        let published = opening.transaction(bundle::load)?;
+        let published = match opening.transaction(|tx| bundle::load(tx, &config))? {
+            Some(published) if now < published.resign_at => published,
+            _ => opening.transaction(|tx| bundle::write(tx, &config, &secrets, now))?,
+        };
         let url = config.url();
-        let published = published.ok_or_else(|| secrets.seal.wrong())?;
         admin::ensure(&opening, &secrets, &admin_dir, &url, now)?;
 
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -109,7 +112,8 @@ impl Authority {
             bundle: watch::Sender::new(published),
             keygen: Semaphore::new(cores),
             denials: Mutex::default(),
-            forgot: Mutex::default(),
+            tidied: Mutex::new(now),
+            admin_dir,
             url,
             first_start,
         };
@@ -166,22 +170,39 @@ impl Authority {
         } else if now >= resign_at {
             self.resign_bundle(now).await?;
         }
-        self.forget(now).await
+        self.tidy(now).await
     }
 
-    /// Once an hour: certificates and tokens that have been over for long.
-    async fn forget(&self, now: u64) -> Result<(), Error> {
+    /// Once an hour: forgets certificates and tokens that have been over for long, and renews the administrator.
+    async fn tidy(self: &Arc<Self>, now: u64) -> Result<(), Error> {
         {
-            let mut forgot = self.forgot.lock().unwrap_or_else(PoisonError::into_inner);
-            if now < forgot.saturating_add(3600) {
+            let mut tidied = self.tidied.lock().unwrap_or_else(PoisonError::into_inner);
+            if now < tidied.saturating_add(TIDY_SECONDS) {
                 return Ok(());
             }
-            *forgot = now;
+            *tidied = now;
         }
         let before = now.saturating_sub(REMEMBER_SECONDS.max(self.config.renewal_window_seconds()));
         let count = self.store.write(move |tx| Ok(tx.forget_before(before)?)).await?;
         if count > 0 {
             tracing::info!(count, "forgot expired certificates and tokens");
+        }
+        let renewed = match admin::due(&self.secrets, &self.admin_dir, now) {
+            Ok(None) => return Ok(()),
+            Ok(Some(renewal)) => {
+                let this = self.clone();
+                let record = move |tx: &Tx<'_>| {
+                    renewal.record(tx, &this.secrets, now)?;
+                    Ok(renewal)
+                };
+                self.store.write(record).await?.write(&self.admin_dir)
+            }
+            Err(error) => Err(error),
+        };
+        if let Err(error) = renewed {
+            // The next start says so, too, and stops there.
+            let error = &error as &dyn std::error::Error;
+            tracing::error!(error, "the administrator's certificate could not be renewed");
         }
         Ok(())
     }

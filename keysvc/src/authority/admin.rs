@@ -12,9 +12,25 @@ use super::{OWN_CERTIFICATE_SECONDS, Secrets, audit, is_due};
 use crate::error::OpenError;
 use crate::files;
 use crate::pki::{Issued, Leaf, Usage, pem, point};
-use crate::store::{DeviceRow, Opening};
+use crate::store::{DeviceRow, Opening, StoreError, Tx};
 
 const NAME: &str = "admin";
+const CERTIFICATE: &str = "cert.pem";
+const KEY: &str = "key.pem";
+
+/// An administrator as the files have it.
+struct Files {
+    certificate: Zeroizing<Vec<u8>>,
+    key: SigningKey,
+    identity: Identity,
+}
+
+/// A certificate to take the place of the one in the files.
+pub(super) struct Renewal {
+    identity: Identity,
+    public_key: Vec<u8>,
+    issued: Issued,
+}
 
 /// Sees to it that `dir` holds a certificate of an active administrator with a third of its life before it.
 pub(super) fn ensure(
@@ -24,34 +40,22 @@ pub(super) fn ensure(
     url: &str,
     now: u64,
 ) -> Result<(), OpenError> {
-    let (cert_path, key_path) = (dir.join("cert.pem"), dir.join("key.pem"));
-    match (files::read(&cert_path)?, files::read(&key_path)?.map(Zeroizing::new)) {
-        (Some(certificate), Some(key)) => {
-            files::warn_if_others_read(&key_path);
-            let wrong = || OpenError::Admin { path: cert_path.clone() };
-            let certificate = from_pem("CERTIFICATE", &certificate).ok_or_else(wrong)?;
-            let key = from_pem("PRIVATE KEY", &key).and_then(|der| SigningKey::from_pkcs8(&der));
-            let key = key.ok_or_else(|| OpenError::Admin { path: key_path.clone() })?;
-            let identity = identity_of(secrets, &certificate, &key).ok_or_else(wrong)?;
+    match load(secrets, dir)? {
+        Some(files) => {
             let known = opening.transaction(|tx| {
                 let active = |row: DeviceRow| row.role == Role::Admin && row.revocation.is_none();
-                let ours = tx.certificate(identity.id, key.public_key())?.is_some();
-                Ok(ours && tx.device(identity.id)?.is_some_and(active))
+                let ours = tx.certificate(files.identity.id, files.key.public_key())?.is_some();
+                Ok(ours && tx.device(files.identity.id)?.is_some_and(active))
             })?;
             if !known {
-                return Err(wrong());
+                return Err(OpenError::Admin { path: dir.join(CERTIFICATE) });
             }
-            if is_due(&certificate, secrets.root.certificate(), now) {
-                let issued = issue(secrets, &identity, &key, now);
-                opening.transaction(|tx| {
-                    tx.insert_certificate(identity.id, key.public_key(), &issued)?;
-                    tx.renew_device(identity.id, &[], issued.not_after)?;
-                    audit::append(tx, &secrets.seal, now, "authority", "renew", &subject(&identity))
-                })?;
-                files::write_secret(&cert_path, pem("CERTIFICATE", &issued.der).as_bytes())?;
+            if let Some(renewal) = renewal(secrets, files, now) {
+                opening.transaction(|tx| renewal.record(tx, secrets, now))?;
+                renewal.write(dir)?;
             }
         }
-        _ => create(opening, secrets, &cert_path, &key_path, now)?,
+        None => create(opening, secrets, dir, now)?,
     }
     let root = pem("CERTIFICATE", secrets.root.certificate());
     let fingerprint = secrets.root.fingerprint().to_string();
@@ -65,14 +69,51 @@ pub(super) fn ensure(
     Ok(())
 }
 
+/// A new certificate for the administrator in `dir`, if it is time. The store knew the old one at the start.
+pub(super) fn due(secrets: &Secrets, dir: &Path, now: u64) -> Result<Option<Renewal>, OpenError> {
+    Ok(load(secrets, dir)?.and_then(|files| renewal(secrets, files, now)))
+}
+
+fn renewal(secrets: &Secrets, files: Files, now: u64) -> Option<Renewal> {
+    if !is_due(&files.certificate, secrets.root.certificate(), now) {
+        return None;
+    }
+    let issued = issue(secrets, &files.identity, &files.key, now);
+    Some(Renewal { identity: files.identity, public_key: files.key.public_key().to_vec(), issued })
+}
+
+impl Renewal {
+    pub(super) fn record(&self, tx: &Tx<'_>, secrets: &Secrets, now: u64) -> Result<(), StoreError> {
+        // While we run, the files may have become somebody else's.
+        if tx.certificate(self.identity.id, &self.public_key)?.is_none() {
+            return Err(StoreError::Corrupt("admin"));
+        }
+        tx.insert_certificate(self.identity.id, &self.public_key, &self.issued)?;
+        tx.renew_device(self.identity.id, &[], self.issued.not_after)?;
+        audit::append(tx, &secrets.seal, now, "authority", "renew", &subject(&self.identity))
+    }
+
+    pub(super) fn write(&self, dir: &Path) -> Result<(), OpenError> {
+        files::write_secret(&dir.join(CERTIFICATE), pem("CERTIFICATE", &self.issued.der).as_bytes())
+    }
+}
+
+/// Key and certificate; `None` where one of them is missing.
+fn load(secrets: &Secrets, dir: &Path) -> Result<Option<Files>, OpenError> {
+    let (cert_path, key_path) = (dir.join(CERTIFICATE), dir.join(KEY));
+    let (certificate, key) = (files::read(&cert_path)?, files::read(&key_path)?.map(Zeroizing::new));
+    let (Some(certificate), Some(key)) = (certificate, key) else { return Ok(None) };
+    files::warn_if_others_read(&key_path);
+    let wrong = || OpenError::Admin { path: cert_path.clone() };
+    let certificate = from_pem("CERTIFICATE", &certificate).ok_or_else(wrong)?;
+    let key = from_pem("PRIVATE KEY", &key).and_then(|der| SigningKey::from_pkcs8(&der));
+    let key = key.ok_or_else(|| OpenError::Admin { path: key_path.clone() })?;
+    let identity = identity_of(secrets, &certificate, &key).ok_or_else(wrong)?;
+    Ok(Some(Files { certificate, key, identity }))
+}
+
 /// A new administrator in the place of one whose files are lost.
-fn create(
-    opening: &Opening,
-    secrets: &Secrets,
-    cert_path: &Path,
-    key_path: &Path,
-    now: u64,
-) -> Result<(), OpenError> {
+fn create(opening: &Opening, secrets: &Secrets, dir: &Path, now: u64) -> Result<(), OpenError> {
     let key = SigningKey::generate();
     let identity = Identity {
         tenant: secrets.root.fingerprint().tenant(),
@@ -101,8 +142,8 @@ fn create(
         audit::append(tx, &secrets.seal, now, "authority", "create-admin", &subject(&identity))
     })?;
     let key = Zeroizing::new(pem("PRIVATE KEY", key.expose_pkcs8()));
-    files::write_secret(key_path, key.as_bytes())?;
-    files::write_secret(cert_path, pem("CERTIFICATE", &issued.der).as_bytes())
+    files::write_secret(&dir.join(KEY), key.as_bytes())?;
+    files::write_secret(&dir.join(CERTIFICATE), pem("CERTIFICATE", &issued.der).as_bytes())
 }
 
 fn issue(secrets: &Secrets, identity: &Identity, key: &SigningKey, now: u64) -> Issued {

@@ -23,6 +23,7 @@ const TEXT_BYTES_MAX: usize = 512;
 /// Most rows in one answer.
 pub(crate) const PAGE_MAX: usize = 1000;
 /// Most refusals that are written in one minute; the rest is counted. Whoever may be refused must not fill the disk.
+/// Counted apart: those whom anybody can provoke, and those that take a certificate or the secret of a token.
 const DENIALS_PER_MINUTE_MAX: u64 = 120;
 const HEAD: &str = "audit-head";
 
@@ -30,7 +31,27 @@ const HEAD: &str = "audit-head";
 #[derive(Default)]
 pub(super) struct Denials {
     minute: u64,
-    count: u64,
+    of_anybody: u64,
+    of_holders: u64,
+}
+
+impl Denials {
+    /// Counts a refusal. How many of earlier minutes were not written, or `None` where this one is not to be, either.
+    fn count(&mut self, now: u64, error: &Error) -> Option<u64> {
+        let mut unwritten = 0;
+        if self.minute != now / 60 {
+            unwritten = self.of_anybody.saturating_sub(DENIALS_PER_MINUTE_MAX)
+                + self.of_holders.saturating_sub(DENIALS_PER_MINUTE_MAX);
+            *self = Self { minute: now / 60, ..Self::default() };
+        }
+        let count = match error {
+            Error::TokenUsed | Error::TokenExpired | Error::NameTaken { .. } => &mut self.of_holders,
+            Error::Role { .. } | Error::Revoked | Error::UnknownCaller => &mut self.of_holders,
+            _ => &mut self.of_anybody,
+        };
+        *count += 1;
+        (*count <= DENIALS_PER_MINUTE_MAX).then_some(unwritten)
+    }
 }
 
 /// Appends a row to the log.
@@ -141,8 +162,10 @@ impl Authority {
     ) -> Error {
         let code = error.code();
         tracing::info!(actor, action, subject, code, "refused");
-        let Some(unwritten) = self.count_denial() else { return error };
-        let (seal, now) = (self.secrets.seal.clone(), self.now());
+        let now = self.now();
+        let counted = self.denials.lock().unwrap_or_else(PoisonError::into_inner).count(now, &error);
+        let Some(unwritten) = counted else { return error };
+        let seal = self.secrets.seal.clone();
         let write = self.store.write(move |tx| {
             if unwritten > 0 {
                 append(tx, &seal, now, "authority", "refusals not written", &unwritten.to_string())?;
@@ -154,19 +177,6 @@ impl Authority {
             tracing::error!(error = &error as &dyn std::error::Error, "a refusal could not be written down");
         }
         error
-    }
-
-    /// How many refusals of an earlier minute were not written, or `None` where this one is not to be, either.
-    fn count_denial(&self) -> Option<u64> {
-        let minute = self.now() / 60;
-        let mut denials = self.denials.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = denials.count;
-        if denials.minute != minute {
-            *denials = Denials { minute, count: 1 };
-            return Some(before.saturating_sub(DENIALS_PER_MINUTE_MAX));
-        }
-        denials.count += 1;
-        (denials.count <= DENIALS_PER_MINUTE_MAX).then_some(0)
     }
 }
 
@@ -185,6 +195,18 @@ fn record(row: AuditRow) -> AuditRecord {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_flood_of_refusals_is_counted_and_hides_no_alarm() {
+        let mut denials = Denials::default();
+        for _ in 0..DENIALS_PER_MINUTE_MAX {
+            assert_eq!(denials.count(60, &Error::CertificateRequired), Some(0));
+        }
+        assert_eq!(denials.count(119, &Error::CertificateRequired), None);
+        assert_eq!(denials.count(119, &Error::TokenUsed), Some(0));
+        assert_eq!(denials.count(120, &Error::TokenUnknown), Some(1));
+        assert_eq!(denials.count(180, &Error::TokenUnknown), Some(0));
+    }
 
     #[test]
     fn texts_are_bounded_and_printable() {

@@ -61,10 +61,10 @@ pub(super) fn write(
     Ok(Published::new(&bundle, bytes))
 }
 
-/// The bundle that was stored; `None` where it is not ours.
-pub(super) fn load(tx: &Tx<'_>) -> Result<Option<Published>, StoreError> {
+/// The bundle that was stored; `None` where there is none, or it says something else than the configuration.
+pub(super) fn load(tx: &Tx<'_>, config: &Config) -> Result<Option<Published>, StoreError> {
     let (Some(bytes), Some(root)) = (tx.document("bundle")?, tx.document("root")?) else { return Ok(None) };
-    let bundle = Bundle::verify(&bytes, &[root]).ok();
+    let bundle = Bundle::verify(&bytes, &[root]).ok().filter(|bundle| bundle.grace == config.grace_seconds);
     Ok(bundle.map(|bundle| Published::new(&bundle, bytes)))
 }
 

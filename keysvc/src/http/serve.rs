@@ -52,21 +52,13 @@ pub async fn serve(
     };
     let slots = Arc::new(Semaphore::new(limits.connections_max));
     let mut connections = JoinSet::new();
-    let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
-    housekeeping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    // Not in the loop below: a slow disk must not keep it from accepting.
+    let mut housekeeping = JoinSet::new();
+    housekeeping.spawn(keep_house(authority, certificate));
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
         tokio::select! {
             () = &mut shutdown => break,
-            _ = housekeeping.tick() => {
-                if let Err(error) = certificate.renew() {
-                    tracing::error!(%error, "the server's certificate could not be renewed");
-                }
-                let authority = authority.clone();
-                if let Err(error) = authority.housekeep().await {
-                    tracing::error!(error = &error as &dyn std::error::Error, "housekeeping failed");
-                }
-            }
             Some(_) = connections.join_next() => {}
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) => match slots.clone().try_acquire_owned() {
@@ -88,11 +80,26 @@ pub async fn serve(
     }
     drop(listener);
     drop(stop);
+    housekeeping.shutdown().await;
     let rest = async { while connections.join_next().await.is_some() {} };
     if tokio::time::timeout(ms(limits.shutdown_timeout_ms), rest).await.is_err() {
         connections.shutdown().await;
     }
     Ok(())
+}
+
+async fn keep_house(authority: Arc<Authority>, certificate: Arc<tls::Certificate>) {
+    let mut tick = tokio::time::interval(HOUSEKEEPING);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        if let Err(error) = certificate.renew() {
+            tracing::error!(%error, "the server's certificate could not be renewed");
+        }
+        if let Err(error) = authority.housekeep().await {
+            tracing::error!(error = &error as &dyn std::error::Error, "housekeeping failed");
+        }
+    }
 }
 
 #[derive(Clone)]

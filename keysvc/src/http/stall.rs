@@ -70,3 +70,36 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Stall<S> {
         self.guard(context, |stream, context| stream.poll_shutdown(context))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(8);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_takes_nothing_is_given_up() {
+        let (ours, _theirs) = duplex(16);
+        let mut stream = Stall::new(ours, LIMIT);
+        stream.write_all(&[0; 16]).await.unwrap();
+        let began = tokio::time::Instant::now();
+        assert_eq!(stream.write_all(&[0; 16]).await.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert_eq!(began.elapsed(), LIMIT);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_takes_its_time_is_not() {
+        let (ours, mut theirs) = duplex(16);
+        let mut stream = Stall::new(ours, LIMIT);
+        let reading = tokio::spawn(async move {
+            for _ in 0..10 {
+                tokio::time::sleep(LIMIT - Duration::from_secs(1)).await;
+                theirs.read_exact(&mut [0; 16]).await.unwrap();
+            }
+        });
+        stream.write_all(&[0; 160]).await.unwrap();
+        reading.await.unwrap();
+    }
+}

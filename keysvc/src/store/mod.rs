@@ -323,3 +323,78 @@ fn run_job(connection: &Connection, job: Job) -> Result<Finish, StoreError> {
     }
     Ok(ran.map_or_else(|_| -> Finish { Box::new(|_| ()) }, |ran| ran.finish))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let dir = tempfile::TempDir::new().unwrap();
+        let store = Opening::new(dir.path()).unwrap().start().unwrap();
+        (dir, store)
+    }
+
+    async fn value(store: &Store) -> u64 {
+        store.read(|tx| Ok(tx.counter("revision")?)).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_fails_or_panics_leaves_nothing_and_takes_nobody_along() {
+        let (_dir, store) = store();
+        let hooks = Arc::new(AtomicUsize::new(0));
+        let bump = |fate: u8| {
+            let hooks = hooks.clone();
+            store.write(move |tx| {
+                let value = tx.bump("revision")?;
+                tx.after_commit(move || {
+                    hooks.fetch_add(1, Ordering::SeqCst);
+                });
+                match fate {
+                    0 => Ok(value),
+                    1 => Err(Error::Busy),
+                    _ => panic!("a bug"),
+                }
+            })
+        };
+        // Polled together, so that they are taken together.
+        let (a, b, c, d) = tokio::join!(bump(0), bump(1), bump(2), bump(0));
+        assert_eq!((a.unwrap(), d.unwrap()), (1, 2));
+        assert!(matches!(b, Err(Error::Busy)));
+        assert!(matches!(c, Err(Error::Store(StoreError::Stopped))));
+        assert_eq!(value(&store).await, 2);
+        assert_eq!(hooks.load(Ordering::SeqCst), 2);
+    }
+
+    #[tokio::test]
+    async fn a_batch_that_cannot_be_committed_is_acknowledged_to_nobody() {
+        let (dir, store) = store();
+        // Another process that holds the database: the batch cannot begin.
+        let other = Connection::open(dir.path().join("authority.db")).unwrap();
+        other.execute_batch("BEGIN IMMEDIATE").unwrap();
+        let refused = store.write(|tx| Ok(tx.bump("revision")?)).await;
+        assert!(matches!(refused, Err(Error::Store(_))));
+        other.execute_batch("ROLLBACK").unwrap();
+        assert_eq!(store.write(|tx| Ok(tx.bump("revision")?)).await.unwrap(), 1);
+    }
+
+    #[tokio::test]
+    async fn an_answer_of_the_writer_is_seen_by_the_next_reader() {
+        let (_dir, store) = store();
+        for expected in 1..200 {
+            store.write(|tx| Ok(tx.bump("revision")?)).await.unwrap();
+            assert_eq!(value(&store).await, expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn whoever_asked_may_go_and_the_work_is_done_all_the_same() {
+        let (_dir, store) = store();
+        let pending = store.write(|tx| Ok(tx.bump("revision")?));
+        // Polled once: it is in the queue, and then forgotten.
+        let _ = tokio::time::timeout(Duration::ZERO, pending).await;
+        store.write(|_| Ok(())).await.unwrap();
+        assert_eq!(value(&store).await, 1);
+    }
+}

@@ -184,6 +184,20 @@ async fn an_old_administrator_is_renewed_at_the_next_start() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_administrator_is_renewed_without_a_start_as_well() {
+    let server = Running::start().await;
+    let (before, key) = admin_identity(&server.path("admin"));
+    server.clock.advance(59 * DAY);
+    server.authority.housekeep().await.unwrap();
+    assert_eq!(before, from_pem(&server.path("admin/cert.pem")));
+    server.clock.advance(2 * DAY);
+    server.authority.housekeep().await.unwrap();
+    let (after, same_key) = admin_identity(&server.path("admin"));
+    assert!(before != after && key == same_key);
+    assert_eq!(server.admin().get("/v1/audit").await.status, StatusCode::OK);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_altered_audit_log_is_noticed() {
     let alterations = [
         ("UPDATE audit SET subject = 'b' WHERE number = 3", 3),

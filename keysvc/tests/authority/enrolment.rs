@@ -253,7 +253,7 @@ async fn a_certificate_is_renewed_with_the_same_key_or_another() {
     let fresh = DeviceKeys::generate();
     let answer = server.client(&device).post("/v1/renew", &fresh.renewal()).await;
     let device = Device::new(fresh, answer.json());
-    assert_eq!(device.open_keys(&device.enrolment.keys).len(), 1);
+    assert!(!device.open_keys(&device.enrolment.keys).is_empty());
     let read = verify_certificate(&device.certificate(), &server.roots(), server.now()).unwrap();
     assert_eq!(
         (read.identity.id, read.public_key[..].to_vec()),

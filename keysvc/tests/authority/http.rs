@@ -97,9 +97,9 @@ async fn a_drip_of_header_bytes_wins_no_time() {
             if stream.write_all(b"a").await.is_err() || stream.flush().await.is_err() {
                 return;
             }
-            match tokio::time::timeout(Duration::from_millis(50), stream.read(&mut [0; 512])).await {
-                Ok(Ok(0) | Err(_)) => return,
-                _ => {}
+            let read = tokio::time::timeout(Duration::from_millis(50), stream.read(&mut [0; 512])).await;
+            if let Ok(Ok(0) | Err(_)) = read {
+                return;
             }
         }
     };

@@ -84,9 +84,9 @@ async fn a_certificate_of_another_authority_gets_no_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_certificates_of_the_authority_itself_open_no_door() {
+async fn a_device_that_the_store_does_not_know_is_refused() {
     let server = Running::start().await;
-    // A device whose row is gone: the store is older than the certificate.
+    // As after the restore of a backup that is older than the certificate.
     let device = server.enrol("a", &[]).await;
     let (dir, clock, config) = server.stop().await;
     let store = rusqlite::Connection::open(dir.path().join("data/authority/authority.db")).unwrap();

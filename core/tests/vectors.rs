@@ -62,7 +62,7 @@ fn path(error: impl std::fmt::Debug) -> String {
     let text = format!("{error:?}");
     let variants =
         text.split(['(', ')', ' ', '{']).filter(|part| part.starts_with(|c: char| c.is_ascii_uppercase()));
-    variants.collect::<Vec<_>>().join("/")
+    variants.take(2).collect::<Vec<_>>().join("/")
 }
 
 fn scalar_hex(scalar: &Scalar) -> String {

@@ -1,0 +1,53 @@
+#!/usr/bin/env python3
+"""Writes the frozen vectors of core into corpus/, one file a vector."""
+
+import hashlib, json, pathlib
+
+here = pathlib.Path(__file__).parent
+vectors = {p.stem: json.loads(p.read_text()) for p in (here / "../core/tests/vectors").glob("*.json")}
+
+
+def put(target, data):
+    folder = here / "corpus" / target
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / hashlib.sha256(data).hexdigest()[:16]).write_bytes(data)
+
+
+def strings(value):
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from strings(item)
+    elif isinstance(value, str):
+        yield value
+
+
+def binary(text):
+    try:
+        return bytes.fromhex(text)
+    except ValueError:
+        return text.encode()
+
+
+for text in strings(vectors["policy"]):
+    put("policy", binary(text))
+    put("decapsulate", b"\xc0" + text.encode())
+for text in strings(vectors["envelope"]):
+    put("envelope", binary(text))
+    put("token", binary(text))
+for text in strings(vectors["envelope"]["bundle"]):
+    put("bundle", binary(text))
+for text in strings(vectors["fabeo-cp"]):
+    put("key", binary(text))
+    put("decapsulate", b"\x41" + binary(text))
+for text in strings(vectors["token"]):
+    put("token", binary(text))
+for at in range(0, 368, 16):
+    put("decapsulate", bytes([1, at >> 8, at & 255, 1]))
+put("token", b"ward/+/bed/#\nward/3/bed/7")
+for packet in [
+    "101000044d5154540402003c000461626364", "101100044d5154540502003c000000046162636400"[:38], "300700036162630102",
+    "320900036162630001003132", "82080001000361626301", "8209000100000361626301", "c000", "d000", "e000", "40020001",
+]:
+    put("mqtt_codec", bytes.fromhex(packet))

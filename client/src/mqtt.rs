@@ -187,6 +187,13 @@ pub struct Published {
     pub full: bool,
 }
 
+/// A message on its way: see [`Client::start`].
+#[derive(Debug)]
+pub struct Sent {
+    published: Published,
+    notice: PublishNotice,
+}
+
 #[derive(Debug, Default)]
 struct Link {
     smqtt: bool,
@@ -405,18 +412,38 @@ impl Client {
     /// # Errors
     /// [`MqttError`]: the broker does not have it, or may not.
     pub async fn publish(&self, order: &Order<'_>) -> Result<Published, MqttError> {
-        let mut force_full = false;
+        let sent = self.start(order).await?;
+        self.finish(order, sent).await
+    }
+
+    /// Seals and hands over to the connection, in the order of the calls; [`Client::finish`] waits.
+    ///
+    /// # Errors
+    /// [`MqttError`]: nothing was sent.
+    pub async fn start(&self, order: &Order<'_>) -> Result<Sent, MqttError> {
+        let (published, notice) = self.send(order, false).await?;
+        Ok(Sent { published, notice })
+    }
+
+    /// Waits until the broker has what [`Client::start`] sent. What it refuses for a reason that passes
+    /// is sealed and sent again.
+    ///
+    /// # Errors
+    /// [`MqttError`]: the broker does not have it, or may not.
+    pub async fn finish(&self, order: &Order<'_>, sent: Sent) -> Result<Published, MqttError> {
+        let Sent { mut published, mut notice } = sent;
         for _ in 0..RESENDS_MAX {
-            let (published, notice) = self.send(order, force_full).await?;
-            match self.outcome(notice).await? {
+            let refusal = match self.outcome(notice).await? {
                 None => return Ok(published),
-                Some(refusal) if refusal.is_code("no-header") => {
+                Some(refusal) => refusal,
+            };
+            match refusal.code() {
+                "no-header" => {
                     if let Some(kid) = published.kid {
                         lock(&self.link).introduced.remove(&kid);
                     }
-                    force_full = true;
                 }
-                Some(refusal) if refusal.is_code("version") || refusal.is_code("epoch") => {
+                "version" | "epoch" => {
                     // The broker knows a newer bundle, or we do: get the newest, and seal anew.
                     let waited = refresh(&self.keyring, (self.now)(), Duration::from_secs(1)).await;
                     if let Err(error) = waited {
@@ -424,13 +451,13 @@ impl Client {
                     }
                     lock(&self.sealer).forget();
                 }
-                Some(refusal) => return Err(MqttError::Refused(refusal.0)),
+                _ => return Err(MqttError::Refused(refusal.0)),
             }
+            (published, notice) = self.send(order, true).await?;
         }
         Err(MqttError::Refused("the same message was refused again and again".into()))
     }
 
-    /// Seals and hands over to the connection, in order.
     async fn send(&self, order: &Order<'_>, force_full: bool) -> Result<(Published, PublishNotice), MqttError> {
         let now = (self.now)();
         let outgoing = self.keyring.with(|keyring| {
@@ -538,8 +565,8 @@ impl Client {
 struct Refusal(String);
 
 impl Refusal {
-    fn is_code(&self, code: &str) -> bool {
-        self.0.split(':').next() == Some(code)
+    fn code(&self) -> &str {
+        self.0.split(':').next().unwrap_or_default()
     }
 }
 

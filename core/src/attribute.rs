@@ -457,6 +457,14 @@ impl Label {
         &self.0
     }
 
+    /// The attribute it stands for, and in which version; `None` for bits and epochs.
+    pub fn to_attribute(&self) -> Option<(Attribute, u32)> {
+        match Parts::decode(&self.0) {
+            Ok(Parts::Attribute(attribute, version)) => Some((attribute, version)),
+            _ => None,
+        }
+    }
+
     /// The same label at version 0: what remains when versions do not count.
     pub fn unversioned(&self) -> Self {
         match Parts::decode(&self.0) {

@@ -56,6 +56,7 @@ pub struct Authority {
     tidied: Mutex<u64>,
     admin_dir: PathBuf,
     url: String,
+    broker_url: RwLock<Option<String>>,
     first_start: bool,
 }
 
@@ -105,6 +106,7 @@ impl Authority {
 
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let authority = Self {
+            broker_url: RwLock::new(config.broker_url.clone()),
             config,
             clock,
             secrets,
@@ -129,6 +131,11 @@ impl Authority {
     /// The address that tokens name, `https://host:port`.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Tells whoever enrols from now on where the broker is, `mqtts://host:port`, in place of the configured address.
+    pub fn set_broker_url(&self, url: String) {
+        *self.broker_url.write().unwrap_or_else(PoisonError::into_inner) = Some(url);
     }
 
     /// Whether this start made the authority.

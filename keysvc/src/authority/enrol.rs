@@ -1,6 +1,6 @@
 //! Enrolment and renewal: a device's keys become a certificate and user secret keys.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -244,7 +244,7 @@ impl Authority {
             params: self.params().into_iter().map(|params| STANDARD.encode(params)).collect(),
             bundle: STANDARD.encode(&self.bundle.borrow().bytes),
             keys,
-            broker: self.config.broker_url.clone(),
+            broker: self.broker_url.read().unwrap_or_else(PoisonError::into_inner).clone(),
         })
     }
 }

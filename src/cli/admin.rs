@@ -1,0 +1,352 @@
+//! `smqtt token`, `rule`, `device`, `epoch`: administration, over HTTPS like anybody.
+
+use std::path::Path;
+
+use clap::{Args, Subcommand};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+use serde::{Deserialize, Serialize};
+use smqtt_client::authority::Authority;
+use smqtt_client::files::read_bounded;
+use smqtt_client::tls;
+use smqtt_core::api::{Device, NewToken, Revocation, Rotation, Rule, RuleSet, TokenRequest};
+use smqtt_core::attribute::Attributes;
+use smqtt_core::policy::{Policy, Template};
+use smqtt_core::rule::Mode;
+use smqtt_core::topic::Filter;
+use zeroize::Zeroizing;
+
+use super::config::SiteArgs;
+use super::failure::Failure;
+use super::{date, print_line};
+
+const FILE_BYTES_MAX: usize = 64 << 10;
+
+/// `smqtt token`.
+#[derive(Subcommand)]
+pub enum TokenCommand {
+    /// Make a token for one device: the last line of standard output
+    New(NewTokenArgs),
+}
+
+/// Arguments of `smqtt token new`.
+#[derive(Args)]
+pub struct NewTokenArgs {
+    /// The name it will have
+    name: String,
+    /// Its attributes, `name=value`
+    attributes: Vec<String>,
+    /// For a broker, not a device
+    #[arg(long, conflicts_with = "attributes")]
+    broker: bool,
+    /// A name or address under which clients reach that broker; may be repeated
+    #[arg(long = "host", value_name = "HOST", requires = "broker")]
+    hosts: Vec<String>,
+    /// How long the token is good for, such as 30m, 24h or 7d
+    #[arg(long, value_name = "TIME", value_parser = seconds)]
+    ttl: Option<u64>,
+    #[command(flatten)]
+    site: SiteArgs,
+}
+
+/// `smqtt rule`.
+#[derive(Subcommand)]
+pub enum RuleCommand {
+    /// Set the rule of a topic filter
+    Set(SetRuleArgs),
+    /// List the rules
+    List(ListArgs),
+    /// Remove the rule of a topic filter
+    Remove(RemoveRuleArgs),
+}
+
+/// Arguments of `smqtt rule set`.
+#[derive(Args)]
+pub struct SetRuleArgs {
+    /// The topic filter
+    filter: String,
+    /// Whether messages must be sealed: open, warn or required [default: required if there is a policy]
+    #[arg(long, value_parser = ["open", "warn", "required"])]
+    mode: Option<String>,
+    /// Who can read: `$1` stands for the level that the first `+` matches
+    #[arg(long)]
+    policy: Option<String>,
+    /// Who may publish
+    #[arg(long, value_name = "POLICY")]
+    publishers: Option<String>,
+    /// Who may subscribe
+    #[arg(long, value_name = "POLICY")]
+    subscribers: Option<String>,
+    #[command(flatten)]
+    site: SiteArgs,
+}
+
+/// Arguments of `smqtt rule remove`.
+#[derive(Args)]
+pub struct RemoveRuleArgs {
+    /// The topic filter
+    filter: String,
+    #[command(flatten)]
+    site: SiteArgs,
+}
+
+/// Arguments of every `list`.
+#[derive(Args)]
+pub struct ListArgs {
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    site: SiteArgs,
+}
+
+/// `smqtt device`.
+#[derive(Subcommand)]
+pub enum DeviceCommand {
+    /// List devices and brokers
+    List(ListArgs),
+    /// Show one
+    Show(ShowArgs),
+    /// Revoke one, for good: no new keys or certificates, live session cut, versions of its attributes raised
+    Revoke(ShowArgs),
+}
+
+/// Arguments of `smqtt device show` and `revoke`.
+#[derive(Args)]
+pub struct ShowArgs {
+    /// Its name or identifier
+    device: String,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    site: SiteArgs,
+}
+
+/// `smqtt epoch`.
+#[derive(Subcommand)]
+pub enum EpochCommand {
+    /// Begin a new epoch now
+    Rotate(ListArgs),
+}
+
+/// The authority whose administrator's certificate is in `data`.
+pub fn administrator(data: &Path) -> Result<Authority, Failure> {
+    #[derive(Deserialize)]
+    struct Where {
+        url: String,
+    }
+    let dir = data.join("admin");
+    let read = |name: &str| {
+        read_bounded(&dir.join(name), FILE_BYTES_MAX).map_err(|error| {
+            let hint = format!("`--data` names the directory of `smqtt up`; is it `{}`?", data.display());
+            Failure::new("cannot act as administrator").because(&error).hint(hint)
+        })
+    };
+    let damaged = |name: &str| Failure::new(format!("`{}` is damaged", dir.join(name).display()));
+    let place: Where =
+        serde_json::from_slice(&read("authority.json")?).map_err(|_| damaged("authority.json"))?;
+    let certificate = |name: &str| {
+        CertificateDer::from_pem_slice(&read(name)?).map(|der| der.to_vec()).map_err(|_| damaged(name))
+    };
+    let (root, own) = (certificate("root.pem")?, certificate("cert.pem")?);
+    let key = Zeroizing::new(read("key.pem")?);
+    let key = PrivatePkcs8KeyDer::from_pem_slice(&key).map_err(|_| damaged("key.pem"))?;
+    let tls = tls::client_config(&[root], Some((&own, key.secret_pkcs8_der())))
+        .map_err(|error| Failure::new("cannot set up TLS").because(&error))?;
+    Ok(Authority::new(&place.url, tls)?)
+}
+
+fn of_site(site: &SiteArgs) -> Result<Authority, Failure> {
+    administrator(&site.load()?.1)
+}
+
+/// `smqtt token …`
+pub async fn token(command: &TokenCommand) -> Result<(), Failure> {
+    let TokenCommand::New(args) = command;
+    Attributes::parse(&args.attributes).map_err(|error| {
+        let failure = Failure::new(error.to_string());
+        error.hint().map_or(Failure::new(error.to_string()), |hint| failure.hint(hint))
+    })?;
+    let request = TokenRequest {
+        name: args.name.clone(),
+        role: if args.broker { "broker" } else { "device" }.into(),
+        attributes: args.attributes.clone(),
+        ttl_seconds: args.ttl,
+        hosts: args.hosts.clone(),
+    };
+    let answer: NewToken = of_site(&args.site)?.post("/v1/tokens", &request).await?;
+    eprintln!("token for `{}`, good for one enrolment until {}", args.name, date(answer.expires));
+    print_line(Zeroizing::new(answer.token.clone()).as_bytes())
+}
+
+/// `smqtt rule …`
+pub async fn rule(command: &RuleCommand) -> Result<(), Failure> {
+    match command {
+        RuleCommand::Set(args) => set_rule(args).await,
+        RuleCommand::List(args) => {
+            let rules: Vec<Rule> = of_site(&args.site)?.get("/v1/rules").await?;
+            if args.json {
+                return print_json(&rules);
+            }
+            for rule in &rules {
+                let part = |name: &str, text: &Option<String>| {
+                    text.as_ref().map_or(String::new(), |text| format!("  {name} {text}"))
+                };
+                print_line(format!(
+                    "{}  {}{}{}{}",
+                    rule.filter,
+                    rule.mode,
+                    part("policy", &rule.policy),
+                    part("publishers", &rule.publishers),
+                    part("subscribers", &rule.subscribers)
+                ))?;
+            }
+            Ok(())
+        }
+        RuleCommand::Remove(args) => {
+            let path = format!("/v1/rules?filter={}", percent(&args.filter));
+            let answer: RuleSet = of_site(&args.site)?.delete(&path).await?;
+            eprintln!("removed; bundle {} tells everyone", answer.bundle);
+            Ok(())
+        }
+    }
+}
+
+async fn set_rule(args: &SetRuleArgs) -> Result<(), Failure> {
+    // Parsed here as well, so that a slip is shown in place.
+    args.filter.parse::<Filter>().map_err(|error| {
+        Failure::new(format!("`{}` is not a topic filter", args.filter)).because(&error)
+    })?;
+    args.policy.as_deref().map(Template::parse).transpose()?;
+    for policy in [&args.publishers, &args.subscribers].into_iter().flatten() {
+        Policy::parse(policy)?;
+    }
+    let default = if args.policy.is_some() { Mode::Required } else { Mode::Open };
+    let rule = Rule {
+        filter: args.filter.clone(),
+        mode: args.mode.clone().unwrap_or_else(|| default.name().to_owned()),
+        policy: args.policy.clone(),
+        publishers: args.publishers.clone(),
+        subscribers: args.subscribers.clone(),
+    };
+    let answer: RuleSet = of_site(&args.site)?.put("/v1/rules", &rule).await?;
+    for warning in &answer.warnings {
+        eprintln!("warning: {warning}");
+    }
+    eprintln!("set; bundle {} tells everyone", answer.bundle);
+    Ok(())
+}
+
+/// `smqtt device …`
+pub async fn device(command: &DeviceCommand) -> Result<(), Failure> {
+    match command {
+        DeviceCommand::List(args) => {
+            let devices: Vec<Device> = of_site(&args.site)?.get("/v1/devices").await?;
+            if args.json {
+                return print_json(&devices);
+            }
+            for device in &devices {
+                print_line(format!(
+                    "{}  {}  {}  {}  {}",
+                    device.name,
+                    device.role,
+                    device.status,
+                    device.id,
+                    device.attributes.join(", ")
+                ))?;
+            }
+            Ok(())
+        }
+        DeviceCommand::Show(args) => {
+            let path = format!("/v1/devices/{}", percent(&args.device));
+            let device: Device = of_site(&args.site)?.get(&path).await?;
+            if args.json {
+                return print_json(&device);
+            }
+            print_line(format!("name         {}", device.name))?;
+            print_line(format!("id           {}", device.id))?;
+            print_line(format!("role         {}", device.role))?;
+            print_line(format!("status       {}", device.status))?;
+            print_line(format!("attributes   {}", device.attributes.join(", ")))?;
+            print_line(format!("enrolled     {}", date(device.enrolled)))?;
+            print_line(format!("certificate  until {}", date(device.certificate_expires)))?;
+            device.revoked.map_or(Ok(()), |at| print_line(format!("revoked      {}", date(at))))
+        }
+        DeviceCommand::Revoke(args) => {
+            let path = format!("/v1/devices/{}/revoke", percent(&args.device));
+            let done: Revocation = of_site(&args.site)?.post(&path, &serde_json::json!({})).await?;
+            if args.json {
+                return print_json(&done);
+            }
+            print_line(format!("revoked      {} ({}) at {}", done.name, done.id, date(done.revoked)))?;
+            print_line(format!("versions     raised for {}", or_nothing(&done.raised.join(", "))))?;
+            print_line(format!("bundle       {} tells brokers and publishers", done.bundle))?;
+            print_line("it can still read what was sealed before; what is sealed from now on is closed to it")
+        }
+    }
+}
+
+fn or_nothing(text: &str) -> &str {
+    if text.is_empty() { "nothing: it had no attributes" } else { text }
+}
+
+/// `smqtt epoch …`
+pub async fn epoch(command: &EpochCommand) -> Result<(), Failure> {
+    let EpochCommand::Rotate(args) = command;
+    let done: Rotation = of_site(&args.site)?.post("/v1/epoch/rotate", &serde_json::json!({})).await?;
+    if args.json {
+        return print_json(&done);
+    }
+    print_line(format!("epoch {} has begun; bundle {} tells everyone", done.epoch, done.bundle))
+}
+
+fn print_json(value: &impl Serialize) -> Result<(), Failure> {
+    let json = serde_json::to_string_pretty(value);
+    print_line(json.map_err(|error| Failure::new("cannot print").because(&error))?)
+}
+
+/// Percent-encoding for a path segment or a query's value (RFC 3986, section 2.1).
+fn percent(text: &str) -> String {
+    let encode = |b: u8| match b {
+        b if b.is_ascii_alphanumeric() || b"-._~".contains(&b) => char::from(b).to_string(),
+        b => format!("%{b:02X}"),
+    };
+    text.bytes().map(encode).collect()
+}
+
+/// `90`, `90s`, `30m`, `24h`, `7d` as seconds.
+fn seconds(text: &str) -> Result<u64, String> {
+    let (number, unit) = match text.trim_end_matches(|c: char| c.is_ascii_alphabetic()) {
+        number if number.len() + 1 >= text.len() => (number, &text[number.len()..]),
+        _ => return Err("a number and s, m, h or d, such as 24h".into()),
+    };
+    let factor = match unit {
+        "" | "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => return Err("a number and s, m, h or d, such as 24h".into()),
+    };
+    let number: u64 = number.parse().map_err(|_| "a number and s, m, h or d, such as 24h".to_owned())?;
+    number.checked_mul(factor).filter(|s| *s > 0).ok_or_else(|| "out of range".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_units() {
+        assert_eq!(seconds("24h"), Ok(86_400));
+        assert_eq!(seconds("90"), Ok(90));
+        for bad in ["", "h", "1w", "-1h", "0", "1hh", "99999999999999999999d"] {
+            assert!(seconds(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn filters_survive_a_url() {
+        assert_eq!(percent("ward/+/a b#"), "ward%2F%2B%2Fa%20b%23");
+    }
+}

@@ -1,0 +1,72 @@
+//! `smqtt authority`: the key authority alone.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use clap::Args;
+use smqtt_keysvc::{Authority, SystemClock};
+use tokio::net::TcpListener;
+
+use super::config::{Config, SiteArgs};
+use super::failure::Failure;
+use super::print_line;
+
+/// Arguments of `smqtt authority`.
+#[derive(Args)]
+pub struct AuthorityArgs {
+    #[command(flatten)]
+    site: SiteArgs,
+    /// Where HTTPS listens; port 0 takes a free one
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<SocketAddr>,
+}
+
+/// Runs until Ctrl-C.
+pub async fn run(args: &AuthorityArgs) -> Result<(), Failure> {
+    let (mut config, data) = args.site.load()?;
+    config.authority.listen = args.listen.unwrap_or(config.authority.listen);
+    let (listener, authority) = open(&mut config, &data).await?;
+    print_line(format!("authority    {}", authority.url()))?;
+    print_line(format!("fingerprint  {}", authority.fingerprint()))?;
+    smqtt_keysvc::serve(authority, listener, stop_signal()).await?;
+    Ok(())
+}
+
+/// Binds the socket and opens the authority in `data`.
+pub async fn open(config: &mut Config, data: &Path) -> Result<(TcpListener, Arc<Authority>), Failure> {
+    let listener = bind(config.authority.listen).await?;
+    config.authority.listen = listener.local_addr().map_err(|e| cannot_listen(config.authority.listen, &e))?;
+    let authority = Authority::open(data, config.authority.clone(), Arc::new(SystemClock))?;
+    Ok((listener, authority))
+}
+
+/// Listens on `address`.
+pub async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address).await.map_err(|error| cannot_listen(address, &error))
+}
+
+fn cannot_listen(address: SocketAddr, error: &std::io::Error) -> Failure {
+    let hint = match error.kind() {
+        std::io::ErrorKind::AddrInUse => {
+            "another program listens there: stop it, or choose another port in the configuration"
+        }
+        std::io::ErrorKind::PermissionDenied => "ports below 1024 need privileges: choose a higher one",
+        _ => "give an address of this machine",
+    };
+    Failure::new(format!("cannot listen on {address}")).because(error).hint(hint)
+}
+
+/// Ends with Ctrl-C or SIGTERM.
+pub async fn stop_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut interrupt), Ok(mut terminate)) =
+        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+}

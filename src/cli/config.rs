@@ -1,0 +1,91 @@
+//! The configuration file of authority and broker, and where things are by default.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde::Deserialize;
+use smqtt_client::files::read_bounded;
+
+use super::failure::Failure;
+
+const CONFIG_BYTES_MAX: usize = 1 << 20;
+
+/// Everything that a configuration file can say; unknown keys are refused.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The data directory; relative to the file.
+    pub data: Option<PathBuf>,
+    /// The key authority.
+    pub authority: smqtt_keysvc::Config,
+    /// The broker.
+    pub broker: BrokerConfig,
+}
+
+/// The broker's part.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BrokerConfig {
+    /// Where MQTT over TLS listens.
+    pub listen: SocketAddr,
+    /// Where MQTT without TLS listens, for clients without a certificate.
+    pub plain: Option<SocketAddr>,
+    /// Names and addresses of the broker's certificate, besides this machine's own.
+    pub hosts: Vec<String>,
+}
+
+impl Default for BrokerConfig {
+    fn default() -> Self {
+        Self { listen: ([127, 0, 0, 1], 8883).into(), plain: None, hosts: Vec::new() }
+    }
+}
+
+/// Where data and configuration are.
+#[derive(Args, Clone)]
+pub struct SiteArgs {
+    /// The data directory
+    #[arg(long, value_name = "DIR", env = "SMQTT_DATA")]
+    pub data: Option<PathBuf>,
+    /// A configuration file (TOML)
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+impl SiteArgs {
+    /// The configuration and the data directory.
+    pub fn load(&self) -> Result<(Config, PathBuf), Failure> {
+        let config = match &self.config {
+            None => Config::default(),
+            Some(path) => read(path)?,
+        };
+        let beside = |dir: &PathBuf| match &self.config {
+            Some(file) => file.parent().unwrap_or(Path::new(".")).join(dir),
+            None => dir.clone(),
+        };
+        let data = match (&self.data, &config.data) {
+            (Some(dir), _) => dir.clone(),
+            (None, Some(dir)) => beside(dir),
+            (None, None) => home("site")?,
+        };
+        Ok((config, data))
+    }
+}
+
+fn read(path: &Path) -> Result<Config, Failure> {
+    let bytes = read_bounded(path, CONFIG_BYTES_MAX)?;
+    let text = String::from_utf8(bytes).map_err(|error| {
+        Failure::new(format!("`{}` is not a configuration", path.display())).because(&error)
+    })?;
+    toml::from_str(&text)
+        .map_err(|error| Failure::new(format!("`{}` is not a configuration", path.display())).because(&error))
+}
+
+/// `~/.local/share/smqtt/NAME`, or below `XDG_DATA_HOME`.
+pub fn home(name: &str) -> Result<PathBuf, Failure> {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let base = set("XDG_DATA_HOME").or_else(|| set("HOME").map(|home| home.join(".local/share")));
+    base.map(|base| base.join("smqtt").join(name)).ok_or_else(|| {
+        Failure::new("neither HOME nor XDG_DATA_HOME is set").hint("give `--data` or `--dir`")
+    })
+}

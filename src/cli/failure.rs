@@ -1,0 +1,106 @@
+//! How a command ends badly: what, why, and what to do about it.
+
+use std::error::Error;
+use std::process::ExitCode;
+
+use smqtt_client::authority::RequestError;
+use smqtt_client::enrol::EnrolError;
+use smqtt_client::files::FileError;
+use smqtt_client::keyring::KeyringError;
+use smqtt_client::mqtt::MqttError;
+use smqtt_core::policy::ParseError;
+use smqtt_keysvc::OpenError;
+
+/// A message, its causes and a hint; printed to stderr, exit code 1.
+#[derive(Debug)]
+pub struct Failure {
+    text: String,
+    causes: Vec<String>,
+    hint: Option<String>,
+}
+
+impl Failure {
+    /// A failure with this message.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self { text: text.into(), causes: Vec::new(), hint: None }
+    }
+
+    /// Adds `error` and what caused it.
+    pub fn because(mut self, error: &dyn Error) -> Self {
+        let mut cause = Some(error);
+        while let Some(error) = cause {
+            let text = error.to_string();
+            if self.causes.last() != Some(&text) && self.text != text {
+                self.causes.push(text);
+            }
+            cause = error.source();
+        }
+        self
+    }
+
+    /// Adds what to do about it.
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    fn of(error: &dyn Error, hint: Option<String>) -> Self {
+        Self { hint, ..Self::new(error.to_string()).because(error) }
+    }
+
+    /// Prints it.
+    pub fn report(&self) -> ExitCode {
+        eprint!("error: {}", self.text);
+        for cause in &self.causes {
+            eprint!(": {cause}");
+        }
+        eprintln!();
+        if let Some(hint) = &self.hint {
+            eprintln!("hint: {hint}");
+        }
+        ExitCode::FAILURE
+    }
+}
+
+impl From<RequestError> for Failure {
+    fn from(error: RequestError) -> Self {
+        Self::of(&error, error.hint())
+    }
+}
+
+impl From<EnrolError> for Failure {
+    fn from(error: EnrolError) -> Self {
+        Self::of(&error, error.hint())
+    }
+}
+
+impl From<KeyringError> for Failure {
+    fn from(error: KeyringError) -> Self {
+        Self::of(&error, error.hint().map(str::to_owned))
+    }
+}
+
+impl From<MqttError> for Failure {
+    fn from(error: MqttError) -> Self {
+        Self::of(&error, error.hint().map(str::to_owned))
+    }
+}
+
+impl From<FileError> for Failure {
+    fn from(error: FileError) -> Self {
+        Self::of(&error, Some("check owner, permissions and free space".into()))
+    }
+}
+
+impl From<OpenError> for Failure {
+    fn from(error: OpenError) -> Self {
+        Self::of(&error, Some(error.hint().to_owned()))
+    }
+}
+
+impl From<ParseError> for Failure {
+    /// With the policy and a mark under the place.
+    fn from(error: ParseError) -> Self {
+        Self::new(error.report().to_string())
+    }
+}

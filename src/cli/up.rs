@@ -1,0 +1,184 @@
+//! `smqtt up`: authority and broker, one command, two processes.
+//!
+//! This process is the authority. The broker is a child of its own, with a directory and keys of its own, which faces the
+//! network without the master secret key in reach; it ends with its parent, however that ends.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::Arc;
+
+use clap::Args;
+use smqtt_client::enrol::enrol;
+use smqtt_client::keyring::{Keyring, KeyringError};
+use smqtt_core::api::{NewToken, TokenRequest};
+use smqtt_core::token::Token;
+use smqtt_keysvc::Authority;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+
+use super::admin::administrator;
+use super::authority::{self, stop_signal};
+use super::config::{BrokerConfig, SiteArgs};
+use super::failure::Failure;
+use super::print_line;
+
+/// Arguments of `smqtt up`.
+#[derive(Args)]
+pub struct UpArgs {
+    #[command(flatten)]
+    site: SiteArgs,
+    /// Where the authority listens; port 0 takes a free one
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    authority: Option<SocketAddr>,
+    /// Where the broker listens; port 0 takes a free one
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    broker: Option<SocketAddr>,
+    /// Where the broker listens without TLS, for clients without a certificate; loopback only
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    plain: Option<SocketAddr>,
+}
+
+/// Runs until Ctrl-C.
+pub async fn run(args: &UpArgs) -> Result<(), Failure> {
+    let (mut config, data) = args.site.load()?;
+    config.authority.listen = args.authority.unwrap_or(config.authority.listen);
+    config.broker.listen = args.broker.unwrap_or(config.broker.listen);
+    config.broker.plain = args.plain.or(config.broker.plain);
+    let (listener, authority) = authority::open(&mut config, &data).await?;
+    if config.authority.broker_url.is_none() && config.broker.listen.port() != 0 {
+        authority.set_broker_url(broker_url(&config.broker, config.broker.listen));
+    }
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let mut serving = tokio::spawn(smqtt_keysvc::serve(authority.clone(), listener, async {
+        let _ = stopped.await;
+    }));
+    let working = async {
+        enrol_broker(&data, &config.broker).await?;
+        let mut broker = start_broker(&data, &config.broker)?;
+        let addresses = wait_ready(&mut broker, &config.broker).await?;
+        if config.authority.broker_url.is_none() {
+            authority.set_broker_url(broker_url(&config.broker, addresses.tls));
+        }
+        print_summary(&authority, &addresses, &data)?;
+        Ok(broker)
+    };
+    let result = tokio::select! {
+        started = working => match started {
+            Ok(broker) => watch(broker, &mut serving).await,
+            Err(failure) => Err(failure),
+        },
+        () = stop_signal() => Ok(()),
+    };
+    let _ = stop.send(());
+    if !serving.is_finished() {
+        let _ = serving.await;
+    }
+    result
+}
+
+/// Until Ctrl-C, or until one of the two ends by itself.
+async fn watch(
+    mut broker: Child,
+    serving: &mut tokio::task::JoinHandle<Result<(), smqtt_keysvc::OpenError>>,
+) -> Result<(), Failure> {
+    tokio::select! {
+        () = stop_signal() => {
+            // The child reads the end of its input, and takes leave of its clients.
+            drop(broker.stdin.take());
+            let _ = tokio::time::timeout(std::time::Duration::from_secs(5), broker.wait()).await;
+            Ok(())
+        }
+        status = broker.wait() => {
+            let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());
+            Err(Failure::new(format!("the broker ended by itself: {status}")).hint("its last lines say why"))
+        }
+        served = serving => match served {
+            Ok(Err(error)) => Err(error.into()),
+            _ => Err(Failure::new("the authority ended by itself")),
+        },
+    }
+}
+
+struct Addresses {
+    tls: SocketAddr,
+    plain: Option<SocketAddr>,
+}
+
+/// The broker's keys are made in its own directory; the token goes through memory alone.
+async fn enrol_broker(data: &Path, config: &BrokerConfig) -> Result<(), Failure> {
+    let dir = data.join("broker");
+    match Keyring::load(&dir) {
+        Ok(_) => return Ok(()),
+        Err(KeyringError::NotEnrolled(_)) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let request = TokenRequest {
+        name: "broker".into(),
+        role: "broker".into(),
+        attributes: Vec::new(),
+        ttl_seconds: Some(600),
+        hosts: config.hosts.clone(),
+    };
+    let answer: NewToken = administrator(data)?.post("/v1/tokens", &request).await?;
+    let token = Token::parse(&answer.token).map_err(|e| Failure::new("the authority's token").because(&e))?;
+    enrol(&token, &dir, smqtt_client::system_now()).await?;
+    Ok(())
+}
+
+fn start_broker(data: &Path, config: &BrokerConfig) -> Result<Child, Failure> {
+    let failed = |error: &std::io::Error| Failure::new("cannot start the broker's process").because(error);
+    let program = std::env::current_exe().map_err(|e| failed(&e))?;
+    let mut command = Command::new(program);
+    command.arg("broker").arg("--dir").arg(data.join("broker"));
+    command.arg("--listen").arg(config.listen.to_string()).arg("--until-stdin-ends");
+    if let Some(plain) = config.plain {
+        command.arg("--plain").arg(plain.to_string());
+    }
+    // A Ctrl-C in the terminal is for the parent, which then tells the child.
+    command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped());
+    command.spawn().map_err(|e| failed(&e))
+}
+
+/// Reads the child's addresses off its output.
+async fn wait_ready(broker: &mut Child, config: &BrokerConfig) -> Result<Addresses, Failure> {
+    let ended = || Failure::new("the broker did not start");
+    let stdout = broker.stdout.take().ok_or_else(ended)?;
+    let mut lines = BufReader::new(stdout).lines();
+    let (mut tls, mut plain) = (None, None);
+    while tls.is_none() || plain.is_some() != config.plain.is_some() {
+        let line = lines.next_line().await.ok().flatten().ok_or_else(ended)?;
+        let url = line.split_whitespace().last().unwrap_or_default();
+        tls = tls.or_else(|| url.strip_prefix("mqtts://")?.parse().ok());
+        plain = plain.or_else(|| url.strip_prefix("mqtt://")?.parse().ok());
+    }
+    Ok(Addresses { tls: tls.ok_or_else(ended)?, plain })
+}
+
+/// Where clients find the broker: its first name, else its address.
+fn broker_url(config: &BrokerConfig, listen: SocketAddr) -> String {
+    match config.hosts.first() {
+        Some(host) if host.contains(':') => format!("mqtts://[{host}]:{}", listen.port()),
+        Some(host) => format!("mqtts://{host}:{}", listen.port()),
+        None if listen.ip().is_unspecified() => format!("mqtts://localhost:{}", listen.port()),
+        None => format!("mqtts://{listen}"),
+    }
+}
+
+fn print_summary(authority: &Arc<Authority>, broker: &Addresses, data: &Path) -> Result<(), Failure> {
+    let state = if authority.first_start() { "set up" } else { "opened" };
+    print_line(format!("data         {} ({state})", data.display()))?;
+    print_line(format!("authority    {}", authority.url()))?;
+    print_line(format!("broker       mqtts://{}", broker.tls))?;
+    if let Some(plain) = broker.plain {
+        print_line(format!("broker       mqtt://{plain} (no TLS, no identities)"))?;
+    }
+    print_line(format!("fingerprint  {}", authority.fingerprint()))?;
+    let data = data.display();
+    print_line("next:")?;
+    print_line(format!(
+        "  smqtt rule set 'ward/+/temperature' --mode required --policy 'role=nurse and ward=$1' --data {data}"
+    ))?;
+    print_line(format!("  smqtt token new nurse-1 role=nurse ward=3 --data {data} | tail -1 | smqtt enrol --dir nurse-1"))?;
+    print_line("  smqtt subscribe -t 'ward/+/temperature' --dir nurse-1")
+}

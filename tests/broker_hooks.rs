@@ -37,6 +37,7 @@ impl Hook for Rules {
                 identity: request.user_name.clone(),
                 client_id: Some("given".into()),
                 attachment: Some(Arc::new(request.user_properties.len())),
+                ..Admission::default()
             })
         })
     }

@@ -8,7 +8,7 @@ use super::{
     core::Core,
     handshake::{self, Peer},
     hook::Denial,
-    message::{Message, Origin, Publication},
+    message::{Message, Publication},
     transport::Stream,
 };
 use crate::mqtt::{PublishProperties, QoS, ReasonCode, Text, WireProperties, topic_is_valid};
@@ -85,7 +85,7 @@ impl BrokerHandle {
             publisher: None,
             attachment: None,
         };
-        self.core.publish_internal(Publication { message, origin: Origin::Publish })
+        self.core.publish_internal(Publication::internal(message))
     }
 
     /// Serves a client over any stream, such as one end of a pipe. Returns when the connection ends.

@@ -73,6 +73,24 @@ impl Message {
     }
 }
 
+#[cfg(test)]
+impl Message {
+    /// One from inside, without properties.
+    pub(crate) fn internal(topic: Text, payload: Bytes) -> Self {
+        Self {
+            topic,
+            payload,
+            qos: QoS::AtMostOnce,
+            retain: false,
+            properties: PublishProperties::default(),
+            wire: WireProperties::default(),
+            expires_at: None,
+            publisher: None,
+            attachment: None,
+        }
+    }
+}
+
 /// Bookkeeping of one message, roughly.
 const MESSAGE_OVERHEAD_BYTES: usize = 128;
 
@@ -130,6 +148,11 @@ impl Publication {
     /// Attaches something for deliver hooks, in place of what an earlier hook attached.
     pub fn set_attachment(&mut self, attachment: Attachment) {
         self.message.attachment = Some(attachment);
+    }
+
+    /// One that hooks have nothing to do with.
+    pub(crate) fn internal(message: Message) -> Self {
+        Self { message, origin: Origin::Publish }
     }
 
     pub(crate) fn from_publish(

@@ -293,3 +293,56 @@ impl Trie {
         self.nodes.len() - self.free.len()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mqtt::{SubscriptionId, filter_matches};
+
+    fn session() -> Arc<Session> {
+        Arc::new(Session::new("c".into(), None))
+    }
+
+    fn subscribed(id: u32) -> Subscribed {
+        Subscribed { options: Default::default(), id: Some(SubscriptionId(id)) }
+    }
+
+    #[test]
+    fn the_tree_agrees_with_the_plain_comparison() {
+        let filters = [
+            "#", "+", "a", "a/#", "a/+", "+/+", "a/b", "a//b", "/", "+/", "/#", "$x/#", "$x/+", "+/b/#",
+            "a/+/#",
+        ];
+        let topics = ["a", "a/b", "a/b/c", "a//b", "/", "//", "$x", "$x/a", "$x/b/c", "b", "x/b"];
+        let mut trie = Trie::default();
+        let sessions: Vec<_> = filters.iter().map(|_| session()).collect();
+        for (filter, session) in filters.iter().zip(&sessions) {
+            trie.insert(filter, None, session, subscribed(1));
+        }
+        for topic in topics {
+            let mut found: Vec<u64> =
+                trie.matches(topic).each.iter().map(|target| target.session.key).collect();
+            found.sort_unstable();
+            let matching = filters.iter().zip(&sessions).filter(|(filter, _)| filter_matches(filter, topic));
+            let expected: Vec<u64> = matching.map(|(_, session)| session.key).collect();
+            assert_eq!(found, expected, "{topic}");
+        }
+    }
+
+    #[test]
+    fn what_is_removed_leaves_no_node_behind() {
+        let (mut trie, session) = (Trie::default(), session());
+        for round in 0..2 {
+            for filter in ["a/b/c", "a/+/#", "a/b", "#"] {
+                trie.insert(filter, None, &session, subscribed(1));
+                trie.insert(filter, Some("g"), &session, subscribed(1));
+            }
+            for filter in ["a/b", "#", "a/b/c", "a/+/#", "not/there"] {
+                trie.remove(filter, Some("g"), session.key);
+                trie.remove(filter, None, session.key);
+            }
+            assert_eq!(trie.len(), 1, "round {round}");
+        }
+        assert!(trie.matches("a/b/c").is_empty());
+    }
+}

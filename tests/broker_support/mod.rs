@@ -9,7 +9,7 @@ use smqtt::{
     mqtt::*,
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::oneshot,
     task::JoinHandle,
@@ -18,6 +18,10 @@ use tokio::{
 
 /// Nothing here takes that long unless it is broken.
 pub const DEADLINE: Duration = Duration::from_secs(20);
+
+/// What a test client runs over.
+pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
 pub struct TestBroker {
     pub address: SocketAddr,
@@ -59,7 +63,25 @@ impl TestBroker {
     pub async fn raw(&self) -> Client {
         let stream = TcpStream::connect(self.address).await.unwrap();
         stream.set_nodelay(true).unwrap();
-        Client { stream, input: BytesMut::new(), version: Version::V5, next_id: 0 }
+        Client::over(stream)
+    }
+
+    /// A client at the other end of a pipe, for tests that stop the clock: sockets do not stop with it.
+    pub fn pipe(&self) -> Client {
+        let (ours, theirs) = tokio::io::duplex(1 << 16);
+        let handle = self.handle.clone();
+        tokio::spawn(async move { handle.serve(theirs, ([127, 0, 0, 1], 1).into()).await });
+        Client::over(ours)
+    }
+
+    /// Connects through a pipe and expects success.
+    pub async fn pipe_connect(&self, connect: Connect) -> (Client, Connack) {
+        let mut client = self.pipe();
+        client.version = connect.version;
+        client.send(Packet::Connect(Box::new(connect))).await;
+        let connack = client.connack().await;
+        assert_eq!(connack.reason, ReasonCode::Success);
+        (client, connack)
     }
 
     /// Connects and expects success; gives CONNACK too.
@@ -124,13 +146,17 @@ pub fn will(topic: &str, payload: &str) -> Will {
 }
 
 pub struct Client {
-    pub stream: TcpStream,
+    pub stream: Box<dyn Io>,
     pub input: BytesMut,
     pub version: Version,
     pub next_id: u16,
 }
 
 impl Client {
+    pub fn over(stream: impl Io + 'static) -> Self {
+        Self { stream: Box::new(stream), input: BytesMut::new(), version: Version::V5, next_id: 0 }
+    }
+
     pub async fn send(&mut self, packet: Packet) {
         let mut out = BytesMut::new();
         packet.encode(self.version, &mut out).unwrap();
@@ -294,10 +320,20 @@ pub async fn until(mut condition: impl FnMut() -> bool) {
 /// Publishes a mark with a second client and waits for it: whatever was published before has been delivered.
 pub async fn settle(broker: &TestBroker, subscriber: &mut Client) -> Vec<Packet> {
     let topic = "mark/of/the/test";
-    subscriber.subscribe(topic, QoS::AtLeastOnce).await;
+    let options = SubscriptionOptions { qos: QoS::AtLeastOnce, ..SubscriptionOptions::default() };
+    let subscriptions = vec![Subscription { filter: topic.into(), options }];
+    let packet_id = subscriber.id();
+    let properties = SubscribeProperties::default();
+    subscriber.send(Packet::Subscribe(Subscribe { packet_id, properties, subscriptions })).await;
+    let mut packets = Vec::new();
+    loop {
+        match subscriber.packet().await {
+            Packet::Suback(_) => break,
+            packet => packets.push(packet),
+        }
+    }
     let mut marker = broker.v5("marker").await;
     marker.publish(message(topic, "mark", QoS::AtLeastOnce)).await;
-    let mut packets = Vec::new();
     loop {
         match subscriber.packet().await {
             Packet::Publish(publish) if publish.topic == topic => {

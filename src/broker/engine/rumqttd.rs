@@ -234,3 +234,90 @@ fn now<F: Future>(future: F) -> Option<F::Output> {
         Poll::Pending => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::{
+        message::{Message, Publication},
+        trie::Targets,
+    };
+
+    fn routed(payload: String) -> Routed {
+        let message = Message::internal("a".into(), payload.into());
+        let message = Publication::internal(message).accept().expect("no properties");
+        Routed { message, targets: Arc::new(Targets::default()), from: 0, ack: None }
+    }
+
+    type Seen = Arc<Mutex<Vec<String>>>;
+
+    fn sink() -> (Sink, Seen) {
+        let seen = Seen::default();
+        let sink = {
+            let seen = seen.clone();
+            Arc::new(move |batch: Vec<Routed>| {
+                let payload = |routed: Routed| String::from_utf8_lossy(&routed.message.payload).into_owned();
+                seen.lock().extend(batch.into_iter().map(payload));
+            })
+        };
+        (sink, seen)
+    }
+
+    async fn expect(seen: &Seen, count: usize) {
+        let all = async {
+            while seen.lock().len() < count {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), all).await.expect("all messages come back");
+        let expected: Vec<String> = (0..count).map(|number| number.to_string()).collect();
+        assert_eq!(*seen.lock(), expected);
+    }
+
+    #[tokio::test]
+    async fn messages_come_back_once_and_in_order() {
+        let (sink, seen) = sink();
+        let engine = Rumqttd::start(sink).expect("a router starts");
+        for first in (0..10_000).step_by(10) {
+            engine.submit((first..first + 10).map(|number| routed(number.to_string())).collect());
+            engine.room().await;
+        }
+        expect(&seen, 10_000).await;
+        assert_eq!(engine.shared.way.lock().underway_bytes, 0);
+    }
+
+    #[tokio::test]
+    async fn a_router_that_dies_loses_nothing_and_is_replaced() {
+        let (sink, seen) = sink();
+        let engine = Rumqttd::start(sink).expect("a router starts");
+        engine.submit(vec![routed("0".into())]);
+        expect(&seen, 1).await;
+        // The topic that panics rumqttd 0.20.
+        let poison =
+            Packet::Publish(Publish::new(Bytes::from_static("é".as_bytes()), Bytes::new(), false), None);
+        let _ = engine.shared.way.lock().link.as_mut().map(|link| now(link.send(poison)));
+        for number in 1..100 {
+            engine.submit(vec![routed(number.to_string())]);
+        }
+        expect(&seen, 100).await;
+        let replaced = async {
+            while engine.shared.way.lock().link.is_none() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), replaced).await.expect("a new router starts");
+        engine.submit(vec![routed("100".into())]);
+        expect(&seen, 101).await;
+    }
+
+    #[test]
+    fn what_the_router_skips_is_delivered_all_the_same() {
+        let underway = (0..5).map(|number| routed(number.to_string())).collect();
+        let mut way = Way { link: None, next_offset: 12, underway, underway_bytes: 5 };
+        assert_eq!(way.take_until(6).len(), 0);
+        assert_eq!(way.take_until(9).len(), 3);
+        assert_eq!(way.take_until(9).len(), 0);
+        assert_eq!(way.take_until(99).len(), 2);
+        assert_eq!(way.underway_bytes, 0);
+    }
+}

@@ -376,7 +376,7 @@ fn headers_signed_by_forgers_are_refused() {
 
     // An honest signature over an edited header: the encapsulation knows what it was made for.
     let reader = world.reader();
-    let edits: [(&str, fn(&mut Vec<(Value, Value)>)); 4] = [
+    let edits: [(&str, cose::Edit); 4] = [
         ("policy", |f| *cose::field(f, 5) = cose::bytes(policy("role=nurse or ward=3").encode())),
         ("epoch", |f| *cose::field(f, 3) = 8.into()),
         ("no versions", |f| f.retain(|(key, _)| *key != 4.into())),
@@ -436,7 +436,7 @@ fn the_other_signature_makes_a_header_under_which_nothing_opens() {
 fn headers_have_one_encoding() {
     let world = World::new();
     let (header, _) = world.seal();
-    let parse = |edit: fn(&mut Vec<(Value, Value)>)| {
+    let parse = |edit: cose::Edit| {
         Header::parse(&cose::edited(header.as_bytes(), &world.publisher, HEADER_AAD, edit)).map(drop)
     };
     assert_eq!(parse(|_| ()), Ok(()));
@@ -447,7 +447,7 @@ fn headers_have_one_encoding() {
         });
         assert_eq!(Header::parse(&bytes).unwrap_err(), HeaderError::UnknownSuite, "{suite}");
     }
-    let malformed: [(&str, fn(&mut Vec<(Value, Value)>)); 14] = [
+    let malformed: [(&str, cose::Edit); 14] = [
         ("a field too many", |f| f.push((11.into(), 0.into()))),
         ("a field twice", |f| f.push(f[9].clone())),
         ("another order", |f| f.swap(0, 1)),
@@ -635,11 +635,11 @@ fn bundles_have_one_encoding() {
     let world = World::new();
     let authority = world.pki.authority();
     let bytes = world.bundle().sign(&authority);
-    let verify = |edit: fn(&mut Vec<(Value, Value)>)| {
+    let verify = |edit: cose::Edit| {
         Bundle::verify(&cose::edited(&bytes, &authority, BUNDLE_AAD, edit), &world.pki.roots()).map(drop)
     };
     assert_eq!(verify(|_| ()), Ok(()));
-    let malformed: [(&str, fn(&mut Vec<(Value, Value)>)); 9] = [
+    let malformed: [(&str, cose::Edit); 9] = [
         ("a field too many", |f| f.push((13.into(), 0.into()))),
         ("another order", |f| f.swap(0, 1)),
         ("a field missing", |f| drop(f.pop())),

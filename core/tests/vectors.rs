@@ -432,7 +432,7 @@ fn envelope_generate() -> Value {
     let mut broken = Vec::new();
     let mut put = |what: &str, topic: &str, payload: Vec<u8>| {
         let vector = json!({ "what": what, "topic": topic, "envelope": hex(&payload), "key": "reader" });
-        let error = envelope_open(&[pki.root.clone()], &params, &reader, topic, &payload).expect_err(what);
+        let error = envelope_open(&pki.roots(), &params, &reader, topic, &payload).expect_err(what);
         broken.push((vector, error));
     };
     let around = |header: &[u8]| [&MAGIC[..], &[0x82], header, &compact[5..]].concat();
@@ -460,8 +460,7 @@ fn envelope_generate() -> Value {
     put("a byte of the certificate flipped", TOPIC, flipped(300));
     let encapsulation = full.windows(32).position(|w| w == &header.encapsulation()[..32]).unwrap();
     put("a byte of the encapsulation flipped, not signed again", TOPIC, flipped(encapsulation + 200));
-    type Edit = fn(&mut Vec<(ciborium::Value, ciborium::Value)>);
-    let edits: [(&str, Edit); 9] = [
+    let edits: [(&str, cose::Edit); 9] = [
         ("the policy edited and signed again", |f| {
             *cose::field(f, 5) = cose::bytes(policy("role=nurse or ward=3").encode());
         }),

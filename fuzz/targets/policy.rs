@@ -44,10 +44,16 @@ fuzz_target!(|data: &[u8]| {
             assert_eq!(template.to_string().parse::<Template>().expect("it prints what it reads"), template);
         }
         if let Ok(attribute) = text.parse::<Attribute>() {
-            assert_eq!(attribute.to_string().parse::<Attribute>().expect("it prints what it reads"), attribute);
+            assert_eq!(
+                attribute.to_string().parse::<Attribute>().expect("it prints what it reads"),
+                attribute
+            );
         }
         if let Ok(attributes) = text.parse::<Attributes>() {
-            assert_eq!(attributes.to_string().parse::<Attributes>().expect("it prints what it reads"), attributes);
+            assert_eq!(
+                attributes.to_string().parse::<Attributes>().expect("it prints what it reads"),
+                attributes
+            );
         }
     }
 });

@@ -7,7 +7,11 @@ use smqtt_core::token::Token;
 use smqtt_core::topic::{Filter, check_topic};
 
 fuzz_target!(|data: &[u8]| {
-    _ = (read_certificate(data), fingerprint(data), verify_certificate(data, &[data.to_vec()], 1_800_000_000));
+    _ = (
+        read_certificate(data),
+        fingerprint(data),
+        verify_certificate(data, &[data.to_vec()], 1_800_000_000),
+    );
     let Ok(text) = std::str::from_utf8(data) else { return };
     if let Ok(token) = Token::parse(text) {
         assert_eq!(*token.expose(), text.trim());

@@ -3,7 +3,8 @@
 use serde_json::Value;
 
 pub fn envelope() -> Value {
-    serde_json::from_str(include_str!("../../core/tests/vectors/envelope.json")).expect("the vectors are JSON")
+    serde_json::from_str(include_str!("../../core/tests/vectors/envelope.json"))
+        .expect("the vectors are JSON")
 }
 
 pub fn bytes(value: &Value) -> Vec<u8> {

@@ -47,23 +47,23 @@ pub fn parts(sign1: &[u8]) -> [Vec<u8>; 3] {
     [protected, payload, signature].map(|part| part.into_bytes().unwrap())
 }
 
+/// The fields of a map.
+pub type Fields = Vec<(Value, Value)>;
+/// A change to them.
+pub type Edit = fn(&mut Fields);
+
 /// The payload of a `COSE_Sign1` as a list of fields.
-pub fn fields(sign1: &[u8]) -> Vec<(Value, Value)> {
+pub fn fields(sign1: &[u8]) -> Fields {
     decode(&parts(sign1)[1]).into_map().unwrap()
 }
 
 /// The value of a field.
-pub fn field(fields: &mut Vec<(Value, Value)>, key: i64) -> &mut Value {
+pub fn field(fields: &mut [(Value, Value)], key: i64) -> &mut Value {
     &mut fields.iter_mut().find(|(k, _)| *k == key.into()).expect("the field is there").1
 }
 
 /// `sign1` with its fields changed and signed again by `signer`.
-pub fn edited(
-    sign1: &[u8],
-    signer: &Signer,
-    aad: &[u8],
-    edit: impl FnOnce(&mut Vec<(Value, Value)>),
-) -> Vec<u8> {
+pub fn edited(sign1: &[u8], signer: &Signer, aad: &[u8], edit: impl FnOnce(&mut Fields)) -> Vec<u8> {
     let mut fields = fields(sign1);
     edit(&mut fields);
     self::sign1(signer, aad, &encode(&Value::Map(fields)))

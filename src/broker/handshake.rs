@@ -188,11 +188,11 @@ fn check(connect: &Connect, limits: &Limits) -> Result<(), Denial> {
     if connect.client_id.len() > limits.client_id_bytes_max {
         return Err(Denial::new(ReasonCode::ClientIdentifierNotValid, "client id too long"));
     }
-    if let Some(will) = &connect.will {
-        if will.topic.len() > limits.topic_bytes_max || will.topic.levels().count() > limits.topic_levels_max
-        {
-            return Err(Denial::new(ReasonCode::TopicNameInvalid, "topic of the will too long"));
-        }
+    let too_long = |will: &Will| {
+        will.topic.len() > limits.topic_bytes_max || will.topic.levels().count() > limits.topic_levels_max
+    };
+    if connect.will.as_ref().is_some_and(too_long) {
+        return Err(Denial::new(ReasonCode::TopicNameInvalid, "topic of the will too long"));
     }
     Ok(())
 }

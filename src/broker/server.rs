@@ -58,7 +58,7 @@ impl Broker {
         let engine: Box<dyn Engine> = match kind {
             EngineKind::Direct => Box::new(Direct::new(sink)),
             EngineKind::Rumqttd => {
-                Box::new(Rumqttd::start(sink).map_err(|error| BrokerError::Engine(error.into()))?)
+                Box::new(Rumqttd::start(sink).map_err(|error| BrokerError::Engine(error))?)
             }
         };
         let _ = core.engine.set(engine);

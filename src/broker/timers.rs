@@ -16,19 +16,25 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 
 #[derive(Default)]
 pub(crate) struct Timers {
-    /// The number tells entries of the same time apart.
-    entries: Mutex<(BTreeMap<(Timestamp, u64), Weak<Session>>, u64)>,
+    entries: Mutex<Entries>,
     changed: Notify,
+}
+
+#[derive(Default)]
+struct Entries {
+    /// The number tells entries of the same time apart.
+    sessions: BTreeMap<(Timestamp, u64), Weak<Session>>,
+    last_number: u64,
 }
 
 impl Timers {
     /// Has the session looked at then.
     pub(crate) fn add(&self, at: Timestamp, session: &Arc<Session>) {
         let mut entries = self.entries.lock();
-        entries.1 += 1;
-        let number = entries.1;
-        entries.0.insert((at, number), Arc::downgrade(session));
-        let first = entries.0.first_key_value().is_some_and(|((_, first), _)| *first == number);
+        entries.last_number += 1;
+        let number = entries.last_number;
+        entries.sessions.insert((at, number), Arc::downgrade(session));
+        let first = entries.sessions.first_key_value().is_some_and(|((_, first), _)| *first == number);
         drop(entries);
         if first {
             self.changed.notify_one();
@@ -37,15 +43,15 @@ impl Timers {
 
     fn due(&self, now: Timestamp) -> Vec<Arc<Session>> {
         let mut entries = self.entries.lock();
-        let later = entries.0.split_off(&(Timestamp(now.0.saturating_add(1)), 0));
-        std::mem::replace(&mut entries.0, later)
+        let later = entries.sessions.split_off(&(Timestamp(now.0.saturating_add(1)), 0));
+        std::mem::replace(&mut entries.sessions, later)
             .into_values()
             .filter_map(|session| session.upgrade())
             .collect()
     }
 
     fn next(&self) -> Option<Timestamp> {
-        self.entries.lock().0.first_key_value().map(|((at, _), _)| *at)
+        self.entries.lock().sessions.first_key_value().map(|((at, _), _)| *at)
     }
 }
 

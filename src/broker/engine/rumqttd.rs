@@ -62,7 +62,7 @@ struct Way {
 
 impl Rumqttd {
     /// Starts a router and the task that takes back what it gives. Needs a tokio runtime.
-    pub(crate) fn start(sink: Sink) -> Result<Self, LinkError> {
+    pub(crate) fn start(sink: Sink) -> Result<Self, Box<LinkError>> {
         let (link, rx) = start_router()?;
         let way = Way { link: Some(link), next_offset: 0, underway: VecDeque::new(), underway_bytes: 0 };
         let shared = Arc::new(Shared { way: Mutex::new(way), room: Notify::new(), sink });
@@ -145,7 +145,7 @@ impl Way {
     }
 }
 
-fn start_router() -> Result<(LinkTx, LinkRx), LinkError> {
+fn start_router() -> Result<(LinkTx, LinkRx), Box<LinkError>> {
     let config = RouterConfig {
         max_connections: 8,
         max_outgoing_packet_count: 1_000,

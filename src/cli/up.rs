@@ -82,10 +82,12 @@ async fn watch(
     mut broker: Child,
     serving: &mut tokio::task::JoinHandle<Result<(), smqtt_keysvc::OpenError>>,
 ) -> Result<(), Failure> {
+    // Waiting for a child closes its input; this one ends when that does.
+    let lifeline = broker.stdin.take();
     tokio::select! {
         () = stop_signal() => {
             // The child reads the end of its input, and takes leave of its clients.
-            drop(broker.stdin.take());
+            drop(lifeline);
             let _ = tokio::time::timeout(std::time::Duration::from_secs(5), broker.wait()).await;
             Ok(())
         }

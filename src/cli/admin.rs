@@ -242,7 +242,7 @@ async fn set_rule(args: &SetRuleArgs) -> Result<(), Failure> {
 pub async fn device(command: &DeviceCommand) -> Result<(), Failure> {
     match command {
         DeviceCommand::List(args) => {
-            let devices: Vec<Device> = of_site(&args.site)?.get("/v1/devices").await?;
+            let devices = all_devices(&of_site(&args.site)?).await?;
             if args.json {
                 return print_json(&devices);
             }
@@ -287,6 +287,19 @@ pub async fn device(command: &DeviceCommand) -> Result<(), Failure> {
     }
 }
 
+/// Every device, page by page.
+async fn all_devices(authority: &Authority) -> Result<Vec<Device>, Failure> {
+    let mut devices: Vec<Device> = Vec::new();
+    loop {
+        let after = devices.last().map_or(String::new(), |last| format!("?after={}", last.id));
+        let page: Vec<Device> = authority.get(&format!("/v1/devices{after}")).await?;
+        if page.is_empty() {
+            return Ok(devices);
+        }
+        devices.extend(page);
+    }
+}
+
 fn or_nothing(text: &str) -> &str {
     if text.is_empty() { "nothing: it had no attributes" } else { text }
 }
@@ -307,7 +320,7 @@ fn print_json(value: &impl Serialize) -> Result<(), Failure> {
 }
 
 /// Percent-encoding for a path segment or a query's value (RFC 3986, section 2.1).
-fn percent(text: &str) -> String {
+pub fn percent(text: &str) -> String {
     let encode = |b: u8| match b {
         b if b.is_ascii_alphanumeric() || b"-._~".contains(&b) => char::from(b).to_string(),
         b => format!("%{b:02X}"),

@@ -11,7 +11,7 @@ use smqtt_core::attribute::{Attribute, Attributes};
 use smqtt_core::header::Header;
 use smqtt_core::policy::Policy;
 
-use super::admin::administrator;
+use super::admin::{administrator, percent};
 use super::config::SiteArgs;
 use super::failure::Failure;
 use super::{KeyringArgs, inspect, print_line};
@@ -84,9 +84,7 @@ async fn given_attributes(args: &ExplainArgs) -> Result<Option<Attributes>, Fail
         (Some(list), _) => list.parse().map(Some).map_err(|e| wrong(&e)),
         (None, Some(name)) => {
             let authority = administrator(&args.site.load()?.1)?;
-            let devices: Vec<Device> = authority.get("/v1/devices").await?;
-            let device = devices.iter().find(|d| d.name == *name || d.id == *name);
-            let device = device.ok_or_else(|| Failure::new(format!("the authority knows no device `{name}`")))?;
+            let device: Device = authority.get(&format!("/v1/devices/{}", percent(name))).await?;
             Attributes::parse(&device.attributes).map(Some).map_err(|e| wrong(&e))
         }
         (None, None) => Ok(None),

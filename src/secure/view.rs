@@ -1,7 +1,7 @@
 //! What the broker knows of the authority's word: the newest bundle and who the devices are.
 
 use std::collections::HashMap;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use smqtt_client::authority::{Authority, RequestError};
@@ -104,14 +104,16 @@ impl View {
     pub async fn refresh_directory(&self) -> Result<(), RequestError> {
         let _one_at_a_time = self.fetching.lock().await;
         let authority = self.authority()?;
-        let revision = read(&self.known).revision;
-        let news: Directory = authority.get(&format!("/v1/directory?after={revision}")).await?;
-        let mut known = self.known.write().unwrap_or_else(std::sync::PoisonError::into_inner);
-        for device in &news.devices {
-            known.learn(device);
+        loop {
+            let revision = read(&self.known).revision;
+            let news: Directory = authority.get(&format!("/v1/directory?after={revision}")).await?;
+            if news.devices.is_empty() {
+                return Ok(());
+            }
+            let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+            news.devices.iter().for_each(|device| known.learn(device));
+            known.revision = news.revision;
         }
-        known.revision = news.revision;
-        Ok(())
     }
 
     fn authority(&self) -> Result<Authority, RequestError> {
@@ -122,7 +124,7 @@ impl View {
     /// Takes over the keyring's bundle; gives the devices that it revokes and the last one did not.
     fn take_bundle(&self) -> Vec<DeviceId> {
         let newest = self.keyring.with(|k| k.bundle().clone());
-        let mut bundle = self.bundle.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut bundle = self.bundle.write().unwrap_or_else(PoisonError::into_inner);
         let revoked = newest.revoked.iter().filter(|id| !bundle.is_revoked(**id)).copied().collect();
         *bundle = Arc::new(newest);
         revoked
@@ -151,7 +153,7 @@ impl Peer {
 }
 
 fn read<T>(lock: &RwLock<T>) -> std::sync::RwLockReadGuard<'_, T> {
-    lock.read().unwrap_or_else(std::sync::PoisonError::into_inner)
+    lock.read().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Keeps `view` fresh for as long as it is polled. `revoked` hears of every device that a newer

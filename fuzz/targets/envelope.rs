@@ -23,15 +23,18 @@ static READER: LazyLock<Reader> = LazyLock::new(|| {
     let key = UserKey::decode(&vectors::bytes(&file["reader"])).expect("a key");
     let header = vectors::bytes(&file["header"]["bytes"]);
     let content = Header::parse(&header).expect("a header").open(&params, &key).expect("it opens");
-    let messages = file["messages"].as_array().expect("messages").iter();
-    let compact = messages.chain([&file["signed"]]).map(|m| vectors::bytes(&m["compact"]));
+    let messages =
+        file["messages"].as_array().expect("messages").iter().map(|m| vectors::bytes(&m["compact"]));
     let roots = [vectors::bytes(&file["root"])];
-    // Among the broken ones are some that the publisher signed itself.
+    // Among the broken ones are some that the publisher signed itself, and more messages of its content key.
     let broken = file["broken"].as_array().expect("vectors").iter().map(|v| vectors::bytes(&v["envelope"]));
-    let headers = broken.filter_map(|bytes| Envelope::parse(&bytes).ok()?.header.map(<[u8]>::to_vec));
+    let broken: Vec<Vec<u8>> = broken.chain([vectors::bytes(&file["signed"]["compact"])]).collect();
+    let parsed = || broken.iter().filter_map(|bytes| Envelope::parse(bytes).ok());
+    let genuine = messages.chain(parsed().map(|e| e.message.compact())).collect();
+    let headers = parsed().filter_map(|e| e.header.map(<[u8]>::to_vec));
     let verifies = |bytes: &Vec<u8>| Header::parse(bytes).is_ok_and(|h| h.verify(&roots).is_ok());
     let signed = headers.chain([header]).filter(verifies).collect();
-    Reader { content, genuine: compact.collect(), signed, roots }
+    Reader { content, genuine, signed, roots }
 });
 
 fn header(bytes: &[u8]) {

@@ -106,7 +106,8 @@ impl Authority {
     /// # Errors
     /// [`RequestError::Url`].
     pub fn new(url: &str, tls: Arc<ClientConfig>) -> Result<Self, RequestError> {
-        let (host, port) = split_url(url, "https://", 443).ok_or_else(|| RequestError::Url(url.to_owned()))?;
+        let (host, port) =
+            split_url(url, "https://", 443).ok_or_else(|| RequestError::Url(url.to_owned()))?;
         Ok(Self { url: url.trim_end_matches('/').to_owned(), host, port, tls })
     }
 
@@ -127,7 +128,11 @@ impl Authority {
     ///
     /// # Errors
     /// [`RequestError`].
-    pub async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, RequestError> {
+    pub async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, RequestError> {
         self.send(Method::POST, path, body).await
     }
 
@@ -135,7 +140,11 @@ impl Authority {
     ///
     /// # Errors
     /// [`RequestError`].
-    pub async fn put<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, RequestError> {
+    pub async fn put<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, RequestError> {
         self.send(Method::PUT, path, body).await
     }
 
@@ -176,7 +185,8 @@ impl Authority {
     ) -> Result<(StatusCode, Bytes), RequestError> {
         let stream = self.connect().await?;
         let exchange = async {
-            let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+            let (mut sender, connection) =
+                hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
             let driver = tokio::spawn(connection);
             let mut request = Request::builder()
                 .method(method)
@@ -219,7 +229,8 @@ impl Authority {
         let connecting = async {
             let tcp = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(unreachable)?;
             tcp.set_nodelay(true).map_err(unreachable)?;
-            let name = ServerName::try_from(self.host.clone()).map_err(|_| RequestError::Url(self.url.clone()))?;
+            let name =
+                ServerName::try_from(self.host.clone()).map_err(|_| RequestError::Url(self.url.clone()))?;
             TlsConnector::from(self.tls.clone()).connect(name, tcp).await.map_err(|source| {
                 // A certificate that does not hold is somebody else; anything else may pass.
                 let invalid = source.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>());
@@ -273,7 +284,15 @@ mod tests {
         assert_eq!(split("https://[::1]:1"), Some(("::1".into(), 1)));
         assert_eq!(split("https://[::1]"), Some(("::1".into(), 443)));
         assert_eq!(split("https://10.0.0.1"), Some(("10.0.0.1".into(), 443)));
-        for bad in ["http://a", "https://", "https://a:b", "https://a:99999", "https://a/b", "https://[::1", "https://[::1]x"] {
+        for bad in [
+            "http://a",
+            "https://",
+            "https://a:b",
+            "https://a:99999",
+            "https://a/b",
+            "https://[::1",
+            "https://[::1]x",
+        ] {
             assert_eq!(split(bad), None, "{bad}");
         }
     }

@@ -198,8 +198,11 @@ impl Keyring {
         let bundle = Bundle::verify(&bundle_bytes, &roots).map_err(|_| damaged(BUNDLE))?;
         let texts = |file| {
             let bytes = Zeroizing::new(read_bounded(&dir.join(file), FILE_BYTES_MAX)?);
-            let texts: Vec<Zeroizing<String>> =
-                serde_json::from_slice::<Vec<String>>(&bytes).map_err(|_| damaged(file))?.into_iter().map(Zeroizing::new).collect();
+            let texts: Vec<Zeroizing<String>> = serde_json::from_slice::<Vec<String>>(&bytes)
+                .map_err(|_| damaged(file))?
+                .into_iter()
+                .map(Zeroizing::new)
+                .collect();
             let decode = |t: &Zeroizing<String>| STANDARD.decode(t.as_bytes()).map(Zeroizing::new);
             texts.iter().map(decode).collect::<Result<Vec<_>, _>>().map_err(|_| damaged(file))
         };
@@ -237,9 +240,11 @@ impl Keyring {
         // The device's clock may be behind; its certificate says when the authority's clock was.
         verify_certificate(&certificate, &roots, now)
             .or_else(|error| match error {
-                IdentityError::NotValidThen => Bundle::verify(&bytes(&enrolment.bundle).unwrap_or_default(), &roots)
-                    .map_err(|_| error.clone())
-                    .and_then(|bundle| verify_certificate(&certificate, &roots, bundle.issued)),
+                IdentityError::NotValidThen => {
+                    Bundle::verify(&bytes(&enrolment.bundle).unwrap_or_default(), &roots)
+                        .map_err(|_| error.clone())
+                        .and_then(|bundle| verify_certificate(&certificate, &roots, bundle.issued))
+                }
                 other => Err(other),
             })
             .map_err(KeyringError::Certificate)?;
@@ -291,7 +296,8 @@ impl Keyring {
     /// # Errors
     /// [`KeyringError`]; the keyring is then as it was.
     pub fn take_keys(&mut self, sealed: &[SealedKey]) -> Result<(), KeyringError> {
-        let fresh = sealed.iter().map(|key| self.hpke.unseal(self.id(), key)).collect::<Result<Vec<_>, _>>()?;
+        let fresh =
+            sealed.iter().map(|key| self.hpke.unseal(self.id(), key)).collect::<Result<Vec<_>, _>>()?;
         let mut keys = self.keys.clone();
         for key in fresh {
             keys.retain(|old| {
@@ -340,8 +346,7 @@ impl Keyring {
         if checked.identity != *self.signer.identity() {
             return Err(KeyringError::Certificate(IdentityError::OtherUse));
         }
-        let signing =
-            SigningKey::from_pkcs8(self.hpke.signing.expose_pkcs8()).ok_or(KeyringError::Answer)?;
+        let signing = SigningKey::from_pkcs8(self.hpke.signing.expose_pkcs8()).ok_or(KeyringError::Answer)?;
         let signer = Signer::new(signing, certificate.clone()).map_err(KeyringError::Certificate)?;
         write_private(&self.dir.join(CERTIFICATE), pem("CERTIFICATE", &certificate).as_bytes())?;
         self.signer = signer;

@@ -9,7 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use rumqttc::mqttbytes::v5::{ConnectProperties, Packet, PubAckReason, PubCompReason, PubRecReason, SubscribeReasonCode};
+use rumqttc::mqttbytes::v5::{
+    ConnectProperties, Packet, PubAckReason, PubCompReason, PubRecReason, SubscribeReasonCode,
+};
 use rumqttc::{
     AckMode, AsyncClient, Broker, ConnectionError, Event, EventLoop, IncomingPacketSizeLimit, MqttOptions,
     PublishNotice, PublishOptions, PublishResult, SessionMode, StateError,
@@ -458,11 +460,15 @@ impl Client {
         Err(MqttError::Refused("the same message was refused again and again".into()))
     }
 
-    async fn send(&self, order: &Order<'_>, force_full: bool) -> Result<(Published, PublishNotice), MqttError> {
+    async fn send(
+        &self,
+        order: &Order<'_>,
+        force_full: bool,
+    ) -> Result<(Published, PublishNotice), MqttError> {
         let now = (self.now)();
-        let outgoing = self.keyring.with(|keyring| {
-            lock(&self.sealer).seal(keyring, order.topic, order.payload, order.wish, now)
-        })?;
+        let outgoing = self
+            .keyring
+            .with(|keyring| lock(&self.sealer).seal(keyring, order.topic, order.payload, order.wish, now))?;
         let (payload, kid, full) = match outgoing {
             Outgoing::Plain(payload) => (payload, None, false),
             Outgoing::Sealed(sealed) => {
@@ -481,22 +487,22 @@ impl Client {
 
     /// `None`: the broker has it. Otherwise what it said.
     async fn outcome(&self, notice: PublishNotice) -> Result<Option<Refusal>, MqttError> {
-        let result = notice.wait_async().await.map_err(|error| {
-            match &*self.status.borrow() {
-                Status::Lost { reason, .. } | Status::Closed { reason } => MqttError::Closed(reason.clone()),
-                _ => MqttError::Closed(error.to_string()),
-            }
+        let result = notice.wait_async().await.map_err(|error| match &*self.status.borrow() {
+            Status::Lost { reason, .. } | Status::Closed { reason } => MqttError::Closed(reason.clone()),
+            _ => MqttError::Closed(error.to_string()),
         })?;
         let text = |reason: Option<String>, code: String| Refusal(reason.unwrap_or(code));
         Ok(match result {
             PublishResult::Qos0Flushed => None,
             PublishResult::Qos1(ack) => {
-                let accepted = matches!(ack.reason, PubAckReason::Success | PubAckReason::NoMatchingSubscribers);
+                let accepted =
+                    matches!(ack.reason, PubAckReason::Success | PubAckReason::NoMatchingSubscribers);
                 let reason = ack.properties.and_then(|p| p.reason_string);
                 (!accepted).then(|| text(reason, format!("{:?}", ack.reason)))
             }
             PublishResult::Qos2PubRecRejected(rec) => {
-                let accepted = matches!(rec.reason, PubRecReason::Success | PubRecReason::NoMatchingSubscribers);
+                let accepted =
+                    matches!(rec.reason, PubRecReason::Success | PubRecReason::NoMatchingSubscribers);
                 let reason = rec.properties.and_then(|p| p.reason_string);
                 (!accepted).then(|| text(reason, format!("{:?}", rec.reason)))
             }

@@ -257,13 +257,13 @@ impl Opener {
         };
         let payload = key.open(topic, &message).map_err(|_| broken(Broken::Altered))?;
         let Known { header, publisher, .. } = known;
-        let signature =
-            message.verify(&publisher.public_key, topic, header.hash(), header.publisher());
+        let signature = message.verify(&publisher.public_key, topic, header.hash(), header.publisher());
         if signature == Some(false) {
             return Err(broken(Broken::Signature));
         }
         if !retained {
-            let new = self.replay.take(message.kid(), header.publisher(), header.created(), message.counter());
+            let new =
+                self.replay.take(message.kid(), header.publisher(), header.created(), message.counter());
             if !new.map_err(|error| broken(Broken::Record(error)))? {
                 return Err(Box::new(Outcome::Repeated));
             }
@@ -367,8 +367,7 @@ pub fn why_not(header: &Header, keyring: &Keyring) -> NotForMe {
         return NotForMe::Epoch { sealed: header.epoch(), mine };
     }
     // Would it fit if versions did not count? Then that is the reason.
-    let held: HashSet<Label> =
-        of_epoch.flat_map(|key| key.labels().iter().map(Label::unversioned)).collect();
+    let held: HashSet<Label> = of_epoch.flat_map(|key| key.labels().iter().map(Label::unversioned)).collect();
     if header.access().satisfied_by(&|label| held.contains(&label.unversioned())) {
         NotForMe::Version { policy }
     } else {

@@ -255,10 +255,9 @@ fn decide(bundle: &Bundle, topic: &str, wish: Wish<'_>) -> Result<Option<(Policy
     let rule = bundle.rule_for(topic);
     if wish == Wish::Plain {
         return match rule {
-            Some(rule) if rule.mode == Mode::Required => Err(SealError::PlainForbidden {
-                topic: topic.to_owned(),
-                rule: rule.filter.to_string(),
-            }),
+            Some(rule) if rule.mode == Mode::Required => {
+                Err(SealError::PlainForbidden { topic: topic.to_owned(), rule: rule.filter.to_string() })
+            }
             _ => Ok(None),
         };
     }
@@ -278,7 +277,8 @@ fn decide(bundle: &Bundle, topic: &str, wish: Wish<'_>) -> Result<Option<(Policy
         }),
         (Some((wanted, rule)), _) => Ok(Some((wanted, rule.header_filter(topic)))),
         (None, Wish::Policy(given)) => {
-            let exact = topic.parse().map_err(|source| SealError::Topic { topic: topic.to_owned(), source })?;
+            let exact =
+                topic.parse().map_err(|source| SealError::Topic { topic: topic.to_owned(), source })?;
             Ok(Some((given.clone(), exact)))
         }
         (None, _) => Err(SealError::NoPolicy(topic.to_owned())),

@@ -215,9 +215,9 @@ pub async fn rule(command: &RuleCommand) -> Result<(), Failure> {
 
 async fn set_rule(args: &SetRuleArgs) -> Result<(), Failure> {
     // Parsed here as well, so that a slip is shown in place.
-    args.filter.parse::<Filter>().map_err(|error| {
-        Failure::new(format!("`{}` is not a topic filter", args.filter)).because(&error)
-    })?;
+    args.filter
+        .parse::<Filter>()
+        .map_err(|error| Failure::new(format!("`{}` is not a topic filter", args.filter)).because(&error))?;
     args.policy.as_deref().map(Template::parse).transpose()?;
     for policy in [&args.publishers, &args.subscribers].into_iter().flatten() {
         Policy::parse(policy)?;

@@ -36,7 +36,8 @@ pub async fn run(args: &AuthorityArgs) -> Result<(), Failure> {
 /// Binds the socket and opens the authority in `data`.
 pub async fn open(config: &mut Config, data: &Path) -> Result<(TcpListener, Arc<Authority>), Failure> {
     let listener = bind(config.authority.listen).await?;
-    config.authority.listen = listener.local_addr().map_err(|e| cannot_listen(config.authority.listen, &e))?;
+    config.authority.listen =
+        listener.local_addr().map_err(|e| cannot_listen(config.authority.listen, &e))?;
     let authority = Authority::open(data, config.authority.clone(), Arc::new(SystemClock))?;
     Ok((listener, authority))
 }

@@ -85,7 +85,6 @@ fn read(path: &Path) -> Result<Config, Failure> {
 pub fn home(name: &str) -> Result<PathBuf, Failure> {
     let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let base = set("XDG_DATA_HOME").or_else(|| set("HOME").map(|home| home.join(".local/share")));
-    base.map(|base| base.join("smqtt").join(name)).ok_or_else(|| {
-        Failure::new("neither HOME nor XDG_DATA_HOME is set").hint("give `--data` or `--dir`")
-    })
+    base.map(|base| base.join("smqtt").join(name))
+        .ok_or_else(|| Failure::new("neither HOME nor XDG_DATA_HOME is set").hint("give `--data` or `--dir`"))
 }

@@ -63,12 +63,16 @@ pub async fn run(args: &ExplainArgs) -> Result<(), Failure> {
                 return Err(Failure::new("a compact envelope does not say for whom it is")
                     .hint("take it in full form: subscribe with a stock MQTT client"));
             };
-            let header = Header::parse(header).map_err(|e| Failure::new("the header is broken").because(&e))?;
+            let header =
+                Header::parse(header).map_err(|e| Failure::new("the header is broken").because(&e))?;
             (header.policy().clone(), Some(header))
         }
         (None, None) => unreachable!("the arguments require one of the two"),
     };
-    print_line(format!("attributes   {}", if attributes.is_empty() { "none".into() } else { attributes.to_string() }))?;
+    print_line(format!(
+        "attributes   {}",
+        if attributes.is_empty() { "none".into() } else { attributes.to_string() }
+    ))?;
     print_line(policy.explain(&attributes).to_string().trim_end())?;
     let satisfied = policy.satisfied_by(&attributes);
     match (header, keyring, bytes) {
@@ -102,7 +106,12 @@ fn attributes_of(keyring: &Keyring) -> Attributes {
 }
 
 /// Everything that a reader checks, in its order.
-fn explain_message(args: &ExplainArgs, header: &Header, keyring: &Keyring, bytes: &[u8]) -> Result<(), Failure> {
+fn explain_message(
+    args: &ExplainArgs,
+    header: &Header,
+    keyring: &Keyring,
+    bytes: &[u8],
+) -> Result<(), Failure> {
     let current = &keyring.bundle().epoch;
     print_line(format!("epoch        sealed in {}, now {}", header.epoch(), current.number))?;
     for (key, version) in header.versions().iter() {
@@ -116,13 +125,17 @@ fn explain_message(args: &ExplainArgs, header: &Header, keyring: &Keyring, bytes
         return Err(Failure::new("revoked: the publisher was revoked"));
     }
     let Some(topic) = &args.topic else {
-        let opens = keyring.params_of(header).is_some_and(|params| {
-            keyring.keys().iter().any(|key| header.open(params, key).is_ok())
-        });
+        let opens = keyring
+            .params_of(header)
+            .is_some_and(|params| keyring.keys().iter().any(|key| header.open(params, key).is_ok()));
         return match opens {
             true => print_line("the header opens; give `--topic` to open the message as well"),
             false => {
-                let why = if keyring.params_of(header).is_none() { smqtt_client::opener::NotForMe::Params } else { why_not(header, keyring) };
+                let why = if keyring.params_of(header).is_none() {
+                    smqtt_client::opener::NotForMe::Params
+                } else {
+                    why_not(header, keyring)
+                };
                 Err(Failure::new(format!("{}: {why}", why.code())))
             }
         };

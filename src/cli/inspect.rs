@@ -92,7 +92,11 @@ pub fn run(args: &InspectArgs) -> Result<(), Failure> {
         let json = serde_json::to_string_pretty(&shown);
         return print_line(json.map_err(|error| Failure::new("cannot print").because(&error))?);
     }
-    print_line(format!("form         {}, {} bytes", shown["form"].as_str().unwrap_or_default(), bytes.len()))?;
+    print_line(format!(
+        "form         {}, {} bytes",
+        shown["form"].as_str().unwrap_or_default(),
+        bytes.len()
+    ))?;
     print_line(format!("kid          {}", message.kid()))?;
     print_line(format!("counter      {}", message.counter()))?;
     print_line(format!("signed       {}", if message.is_signed() { "yes" } else { "no" }))?;

@@ -74,7 +74,8 @@ impl ConnectArgs {
             Some(path) => {
                 let pem = read_bounded(path, PAYLOAD_BYTES_MAX)?;
                 let ders = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>();
-                let ders = ders.map_err(|_| Failure::new(format!("`{}` holds no certificate", path.display())))?;
+                let ders =
+                    ders.map_err(|_| Failure::new(format!("`{}` holds no certificate", path.display())))?;
                 Some(ders.into_iter().map(|der| der.to_vec()).collect())
             }
         };

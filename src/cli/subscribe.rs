@@ -111,7 +111,13 @@ fn print(args: &SubscribeArgs, delivery: &Delivery) -> Result<bool, Failure> {
             Ok(true)
         }
         Outcome::Unsealed(payload) => {
-            print_payload(args, delivery, "(unsealed)", payload, json!({ "sealed": false, "publisher": null }))?;
+            print_payload(
+                args,
+                delivery,
+                "(unsealed)",
+                payload,
+                json!({ "sealed": false, "publisher": null }),
+            )?;
             Ok(true)
         }
         // The protocol repeats by itself what it is not sure of.

@@ -181,6 +181,8 @@ fn print_summary(authority: &Arc<Authority>, broker: &Addresses, data: &Path) ->
     print_line(format!(
         "  smqtt rule set 'ward/+/temperature' --mode required --policy 'role=nurse and ward=$1' --data {data}"
     ))?;
-    print_line(format!("  smqtt token new nurse-1 role=nurse ward=3 --data {data} | tail -1 | smqtt enrol --dir nurse-1"))?;
+    print_line(format!(
+        "  smqtt token new nurse-1 role=nurse ward=3 --data {data} | tail -1 | smqtt enrol --dir nurse-1"
+    ))?;
     print_line("  smqtt subscribe -t 'ward/+/temperature' --dir nurse-1")
 }

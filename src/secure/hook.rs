@@ -140,7 +140,10 @@ impl SecurePublish {
             .map_err(|error| refused(error.to_string()))?;
         let identity = verified.identity;
         if identity.role != Role::Device {
-            return Err(refused(format!("a certificate of the role `{}` is no device's", identity.role.name())));
+            return Err(refused(format!(
+                "a certificate of the role `{}` is no device's",
+                identity.role.name()
+            )));
         }
         if self.view.peer(identity.id).is_none() {
             if let Err(error) = self.view.refresh_directory().await {
@@ -339,8 +342,8 @@ impl Hook for SecurePublish {
             return DeliverVerdict::Deliver;
         };
         let kid = sealed.header.kid();
-        let known = session.reader
-            && !session.introduced.lock().unwrap_or_else(PoisonError::into_inner).insert(kid);
+        let known =
+            session.reader && !session.introduced.lock().unwrap_or_else(PoisonError::into_inner).insert(kid);
         if !known {
             delivery.set_payload(sealed.full(message.payload()));
         }

@@ -133,7 +133,9 @@ impl View {
 
 impl Known {
     fn learn(&mut self, device: &Device) {
-        let (Ok(id), Some(role)) = (device.id.parse::<DeviceId>(), Role::from_name(&device.role)) else { return };
+        let (Ok(id), Some(role)) = (device.id.parse::<DeviceId>(), Role::from_name(&device.role)) else {
+            return;
+        };
         let active = device.status == "active";
         let attributes = Attributes::parse(&device.attributes).unwrap_or_default();
         if active {
@@ -175,7 +177,11 @@ pub async fn follow(view: Arc<View>, revoked: impl Fn(&[DeviceId]), renewed: imp
                 failures = 0;
                 if done.bundle {
                     let gone = view.take_bundle();
-                    tracing::info!(bundle = view.bundle().number, revoked = gone.len(), "took a newer bundle");
+                    tracing::info!(
+                        bundle = view.bundle().number,
+                        revoked = gone.len(),
+                        "took a newer bundle"
+                    );
                     revoked(&gone);
                 }
                 if done.certificate {

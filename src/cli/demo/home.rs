@@ -135,7 +135,11 @@ fn summary(sensor: &Device, tally: &Tally, readings: &[&str]) -> Result<(), Fail
     let added = tally.wire_bytes - tally.plain_bytes;
     let (header, message) = measure(sensor, readings)?;
     let cost = header + message * u32::try_from(readings.len()).unwrap_or(u32::MAX);
-    print_line(format!("messages     {} published, {} deliveries", tally.messages, tally.opened + tally.refused))?;
+    print_line(format!(
+        "messages     {} published, {} deliveries",
+        tally.messages,
+        tally.opened + tally.refused
+    ))?;
     print_line(format!("opened       {} by the three that the policy means", tally.opened))?;
     print_line(format!("refused      {} by the two that it does not", tally.refused))?;
     print_line(format!(

@@ -64,7 +64,8 @@ impl Site {
         loop {
             let line = lines.next_line().await.ok().flatten().ok_or_else(ended)?;
             let line = line.trim_end();
-            if line.starts_with("authority") || line.starts_with("broker") || line.starts_with("fingerprint") {
+            if line.starts_with("authority") || line.starts_with("broker") || line.starts_with("fingerprint")
+            {
                 step(line);
             }
             if line.starts_with("next:") {

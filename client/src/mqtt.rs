@@ -13,7 +13,7 @@ use rumqttc::mqttbytes::v5::{
     ConnectProperties, Packet, PubAckReason, PubCompReason, PubRecReason, SubscribeReasonCode,
 };
 use rumqttc::{
-    AckMode, AsyncClient, Broker, ConnectionError, Event, EventLoop, IncomingPacketSizeLimit, MqttOptions,
+    AckMode, AsyncClient, Broker, BrokerSessionResumePolicy, ConnectionError, Event, EventLoop, IncomingPacketSizeLimit, MqttOptions,
     PublishNotice, PublishOptions, PublishResult, SessionMode, StateError,
 };
 use rustls::ClientConfig;
@@ -253,7 +253,9 @@ pub fn connect(keyring: SharedKeyring, options: &Options) -> Result<(Client, Inb
         .set_session_mode(match options.session_expiry_seconds {
             0 => SessionMode::Clean,
             _ => SessionMode::Persistent,
-        });
+        })
+        // A session outlives the process that began it: the broker alone remembers, and replay windows are ours.
+        .set_broker_session_resume_policy(BrokerSessionResumePolicy::AllowBrokerOnly);
     let mut properties = ConnectProperties::new();
     properties.session_expiry_interval =
         (options.session_expiry_seconds > 0).then_some(options.session_expiry_seconds);

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use smqtt_core::attribute::Label;
 use smqtt_core::bundle::{Bundle, CLOCK_SKEW_SECONDS};
-use smqtt_core::envelope::{ContentKey, Envelope, MESSAGES_MAX, Message, is_sealed};
+use smqtt_core::envelope::{OpeningKey, Envelope, MESSAGES_MAX, Message, is_sealed};
 use smqtt_core::header::{Header, HeaderError, KID_BYTES, Kid};
 use smqtt_core::identity::{Identity, VerifiedCertificate};
 use smqtt_core::rule::Mode;
@@ -127,8 +127,8 @@ pub enum Broken {
     /// The header or message was altered.
     #[error("the message was altered")]
     Altered,
-    /// The message's own signature does not fit.
-    #[error("the message's signature does not fit")]
+    /// The message's own signature does not fit, or is missing where the header says that there is one.
+    #[error("the message's signature does not fit, or was taken away")]
     Signature,
     /// Made in the future.
     #[error("the header was made in the future: check the clocks")]
@@ -161,7 +161,7 @@ struct Known {
     publisher: VerifiedCertificate,
     /// `None` until somebody's key was tried; then the content key, or why there is none, for that
     /// many keys.
-    tried: Option<(usize, Result<ContentKey, Closed>)>,
+    tried: Option<(usize, Result<OpeningKey, Closed>)>,
     used: u64,
 }
 
@@ -258,7 +258,7 @@ impl Opener {
         let payload = key.open(topic, &message).map_err(|_| broken(Broken::Altered))?;
         let Known { header, publisher, .. } = known;
         let signature = message.verify(&publisher.public_key, topic, header.hash(), header.publisher());
-        if signature == Some(false) {
+        if signature == Some(false) || (signature.is_none() && header.messages_are_signed()) {
             return Err(broken(Broken::Signature));
         }
         if !retained {
@@ -318,7 +318,7 @@ impl Opener {
 
 impl Known {
     /// The content key; tries again when the keyring has other keys than last time.
-    fn content_key(&mut self, keyring: &Keyring) -> Result<&ContentKey, Closed> {
+    fn content_key(&mut self, keyring: &Keyring) -> Result<&OpeningKey, Closed> {
         let generation = keyring.key_generation();
         let stale = match &self.tried {
             Some((_, Ok(_))) => false,
@@ -337,7 +337,7 @@ impl Known {
 }
 
 /// Tries the keyring's keys of the header's epoch, newest first.
-fn decapsulate(header: &Header, keyring: &Keyring) -> Result<ContentKey, Closed> {
+fn decapsulate(header: &Header, keyring: &Keyring) -> Result<OpeningKey, Closed> {
     let Some(params) = keyring.params_of(header) else { return Err(Closed::NotForMe(NotForMe::Params)) };
     let access = header.access();
     let satisfies = |labels: &[Label]| access.satisfied_by(&|label| labels.binary_search(label).is_ok());

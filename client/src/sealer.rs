@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use smqtt_core::bundle::Bundle;
-use smqtt_core::envelope::{ContentKey, Envelope, EnvelopeError};
+use smqtt_core::envelope::{EnvelopeError, SealingKey, full};
 use smqtt_core::header::{Draft, Header, HeaderError, Kid};
 use smqtt_core::policy::{Policy, PolicyError};
 use smqtt_core::rule::Mode;
@@ -142,14 +142,13 @@ impl Sealed {
 
     /// The header and the message.
     pub fn full(&self) -> Vec<u8> {
-        let envelope = Envelope::parse(&self.compact).expect("what was just sealed parses");
-        envelope.message.full(self.header.as_bytes())
+        full(self.header.as_bytes(), &self.compact)
     }
 }
 
 struct Cached {
     header: Arc<Header>,
-    key: ContentKey,
+    key: SealingKey,
     bundle: u64,
     made: u64,
 }
@@ -198,9 +197,8 @@ impl Sealer {
             return Err(SealError::Expired(bundle.number));
         }
         let cached = self.content_key(keyring, policy, filter, now)?;
-        let signer = self.sign.then(|| keyring.signer().key());
         let cached = &self.keys[&cached];
-        let compact = cached.key.seal(topic, payload, signer)?;
+        let compact = cached.key.seal(topic, payload)?;
         Ok(Outgoing::Sealed(Sealed { header: cached.header.clone(), compact }))
     }
 
@@ -232,6 +230,7 @@ impl Sealer {
             created: now,
             expires: now.saturating_add(KEY_AGE_SECONDS_MAX + LATE_SECONDS),
             filter: &slot.1,
+            sign_messages: self.sign,
         };
         let (header, key) = Header::seal(&draft, keyring.signer())?;
         self.keys.retain(|_, c| c.bundle == bundle.number);

@@ -13,7 +13,7 @@ use minicbor::{Decode, Encode};
 
 use crate::attribute::Versions;
 use crate::cose::{Sign1, sign1};
-use crate::header::{Header, Signer, used_versions};
+use crate::header::{HEADER_SECONDS_MAX, Header, Signer, used_versions};
 use crate::identity::{DeviceId, IdentityError, Role, TenantId, verify_certificate};
 use crate::policy::{Policy, Template};
 use crate::rule::{Mode, RULES_MAX, Rule, rule_for};
@@ -270,6 +270,11 @@ impl Bundle {
             rule.check().ok()?;
             Some(rule)
         };
+        let rules: Vec<Rule> = wire.rules.into_iter().map(rule).collect::<Option<_>>()?;
+        let filters: std::collections::HashSet<_> = rules.iter().map(|rule| &rule.filter).collect();
+        if filters.len() != rules.len() {
+            return None;
+        }
         let revoked: Vec<DeviceId> = wire.revoked.into_iter().map(|id| DeviceId(id.into())).collect();
         Some(Self {
             tenant: TenantId(wire.tenant.into()),
@@ -278,7 +283,7 @@ impl Bundle {
             expires: wire.expires,
             epoch: Epoch { number: wire.epoch, begins: wire.begins, ends: wire.ends },
             grace: wire.grace,
-            rules: wire.rules.into_iter().map(rule).collect::<Option<_>>()?,
+            rules,
             versions: Versions::decode(&wire.versions).ok()?,
             revoked: revoked.is_sorted_by(|a, b| a < b).then_some(revoked)?,
             params: wire.params.into_iter().map(Into::into).collect(),
@@ -327,7 +332,9 @@ impl Bundle {
         let ahead = header.created() > now.saturating_add(CLOCK_SKEW_SECONDS);
         // A certificate holds for `created`: backdating would keep one that has run out in use for ever.
         let backdated = !in_grace && header.created().saturating_add(CLOCK_SKEW_SECONDS) < self.epoch.begins;
-        if ahead || backdated || header.created() >= header.expires() {
+        let life = header.expires().checked_sub(header.created());
+        let lives_too_long = life.is_none_or(|life| life == 0 || life > HEADER_SECONDS_MAX);
+        if ahead || backdated || lives_too_long {
             return Err(Refusal::Clock);
         }
         self.check_topic(header, topic)

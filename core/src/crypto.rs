@@ -158,17 +158,80 @@ impl SigningKey {
         self.pair.public_key().as_ref()
     }
 
-    /// `r || s` over the SHA-256 of `message`.
+    /// `r || s` over the SHA-256 of `message`, `s` in the lower half of the order.
     pub fn sign(&self, message: &[u8]) -> [u8; SIGNATURE_BYTES] {
         let signature = self
             .pair
             .sign(&rand::SystemRandom::new(), message)
             .expect("the operating system gives random bytes");
-        signature.as_ref().try_into().expect("fixed-length ECDSA gives 64 bytes")
+        let mut signature: [u8; SIGNATURE_BYTES] =
+            signature.as_ref().try_into().expect("fixed-length ECDSA gives 64 bytes");
+        lower_s(&mut signature);
+        signature
     }
 }
 
-/// Whether `signature` (`r || s`) over `message` is by the P-256 key `public_key` (uncompressed point).
+/// The order of P-256, big-endian (FIPS 186-4, D.1.2.3), and half of it, rounded down.
+const P256_ORDER: [u64; 4] =
+    [0xffff_ffff_0000_0000, 0xffff_ffff_ffff_ffff, 0xbce6_faad_a717_9e84, 0xf3b9_cac2_fc63_2551];
+const P256_HALF: [u64; 4] =
+    [0x7fff_ffff_8000_0000, 0x7fff_ffff_ffff_ffff, 0xde73_7d56_d38b_cf42, 0x79dc_e561_7e31_92a8];
+
+/// The big-endian words of `s`.
+fn s_of(signature: &[u8; SIGNATURE_BYTES]) -> [u64; 4] {
+    let (words, _) = signature[32..].as_chunks::<8>();
+    [0, 1, 2, 3].map(|i| u64::from_be_bytes(words[i]))
+}
+
+/// Of the two signatures `(r, s)` and `(r, -s)`, both valid, the one with the smaller `s`.
+fn lower_s(signature: &mut [u8; SIGNATURE_BYTES]) {
+    let s = s_of(signature);
+    if s <= P256_HALF {
+        return;
+    }
+    let mut borrow = false;
+    for i in (0..4).rev() {
+        let (difference, first) = P256_ORDER[i].overflowing_sub(s[i]);
+        let (difference, second) = difference.overflowing_sub(u64::from(borrow));
+        borrow = first || second;
+        signature[32 + 8 * i..40 + 8 * i].copy_from_slice(&difference.to_be_bytes());
+    }
+}
+
+/// Whether `signature` (`r || s`) over `message` is by the P-256 key `public_key` (uncompressed point), with
+/// `s` in the lower half of the order: otherwise anybody could turn one signature into another.
 pub fn verify(public_key: &[u8], message: &[u8], signature: &[u8]) -> bool {
+    let Ok(fixed) = <&[u8; SIGNATURE_BYTES]>::try_from(signature) else { return false };
+    if s_of(fixed) > P256_HALF {
+        return false;
+    }
     UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, public_key).verify(message, signature).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signatures_have_one_form() {
+        let key = SigningKey::generate();
+        for i in 0..16u8 {
+            let signature = key.sign(&[i]);
+            assert!(s_of(&signature) <= P256_HALF);
+            assert!(verify(key.public_key(), &[i], &signature));
+            let mut twin = signature;
+            let s = s_of(&signature);
+            let mut borrow = false;
+            for w in (0..4).rev() {
+                let (difference, first) = P256_ORDER[w].overflowing_sub(s[w]);
+                let (difference, second) = difference.overflowing_sub(u64::from(borrow));
+                borrow = first || second;
+                twin[32 + 8 * w..40 + 8 * w].copy_from_slice(&difference.to_be_bytes());
+            }
+            let library = UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, key.public_key());
+            assert!(library.verify(&[i], &twin).is_ok(), "the other signature is as good to the library");
+            assert!(!verify(key.public_key(), &[i], &twin), "but not to us");
+        }
+        assert!(!verify(key.public_key(), b"", &[0; 63]));
+    }
 }

@@ -9,6 +9,7 @@
 //! `message` is a COSE_Encrypt0 (RFC 9052, section 5.2) with AES-256-GCM; the optional signature a
 //! Countersignature0 version 2 (RFC 9338). Key and context IV come from the header's secret and hash.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use minicbor::{Decoder, Encoder};
@@ -195,33 +196,67 @@ impl<'a> Message<'a> {
     }
 }
 
-/// What seals and opens the messages of one header. Wiped when dropped.
-pub struct ContentKey {
+/// Key, context IV and what messages are bound to, for one header.
+struct Content {
     key: AeadKey,
     iv: Zeroizing<[u8; NONCE_BYTES]>,
     header_hash: [u8; 32],
     publisher: DeviceId,
-    sent: AtomicU64,
 }
 
-impl std::fmt::Debug for ContentKey {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "ContentKey({}, ..)", self.kid())
-    }
-}
-
-impl ContentKey {
+impl Content {
     /// `prk = HKDF-Extract(header hash, secret)`; key and context IV are expanded from it.
-    pub(crate) fn derive(secret: &Secret32, header_hash: &[u8; 32], publisher: DeviceId) -> Self {
+    fn derive(secret: &Secret32, header_hash: &[u8; 32], publisher: DeviceId) -> Self {
         let prk = Prk::extract(header_hash, secret.expose());
         let key = Zeroizing::new(prk.expand(&[b"SMQTT-V01 key"]));
         let iv = Zeroizing::new(prk.expand(&[b"SMQTT-V01 iv"]));
-        Self { key: AeadKey::new(&key), iv, header_hash: *header_hash, publisher, sent: AtomicU64::new(0) }
+        Self { key: AeadKey::new(&key), iv, header_hash: *header_hash, publisher }
+    }
+
+    fn kid(&self) -> Kid {
+        Kid(self.header_hash[..KID_BYTES].try_into().expect("16 of 32 bytes"))
+    }
+
+    /// The context IV with the counter, right-aligned, exclusive-ored in (RFC 9052, section 3.1).
+    fn nonce(&self, counter: u64) -> [u8; NONCE_BYTES] {
+        let mut nonce = *self.iv;
+        nonce[4..].iter_mut().zip(counter.to_be_bytes()).for_each(|(n, c)| *n ^= c);
+        nonce
+    }
+
+    fn external_aad(&self, topic: &str) -> Vec<u8> {
+        external_aad(topic, &self.header_hash, self.publisher)
+    }
+}
+
+/// A publisher's content key: seals the messages of the header it made. There is one for each header, so
+/// that counters, and with them nonces, never repeat. Wiped when dropped.
+pub struct SealingKey {
+    content: Content,
+    signer: Option<Arc<SigningKey>>,
+    sent: AtomicU64,
+}
+
+impl std::fmt::Debug for SealingKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SealingKey({}, ..)", self.kid())
+    }
+}
+
+impl SealingKey {
+    pub(crate) fn derive(
+        secret: &Secret32,
+        header_hash: &[u8; 32],
+        publisher: DeviceId,
+        signer: Option<Arc<SigningKey>>,
+    ) -> Self {
+        let content = Content::derive(secret, header_hash, publisher);
+        Self { content, signer, sent: AtomicU64::new(0) }
     }
 
     /// Which header it belongs to.
     pub fn kid(&self) -> Kid {
-        Kid(self.header_hash[..KID_BYTES].try_into().expect("16 of 32 bytes"))
+        self.content.kid()
     }
 
     /// How many messages it has sealed.
@@ -229,16 +264,11 @@ impl ContentKey {
         self.sent.load(Ordering::Relaxed)
     }
 
-    /// Seals `payload` for `topic` as a compact envelope, signed by `signer` if one is given.
+    /// Seals `payload` for `topic` as a compact envelope, signed if the header says that messages are.
     ///
     /// # Errors
     /// [`EnvelopeError::Exhausted`] after [`MESSAGES_MAX`].
-    pub fn seal(
-        &self,
-        topic: &str,
-        payload: &[u8],
-        signer: Option<&SigningKey>,
-    ) -> Result<Vec<u8>, EnvelopeError> {
+    pub fn seal(&self, topic: &str, payload: &[u8]) -> Result<Vec<u8>, EnvelopeError> {
         // A nonce must never repeat under one content key: every call takes a number of its own.
         let counter = self.sent.fetch_add(1, Ordering::Relaxed);
         if counter >= MESSAGES_MAX {
@@ -246,16 +276,16 @@ impl ContentKey {
             return Err(EnvelopeError::Exhausted);
         }
         let protected = protected(self.kid(), counter);
-        let aad = external_aad(topic, &self.header_hash, self.publisher);
+        let aad = self.content.external_aad(topic);
         let structure = enc_structure(&protected, &aad);
         let sealed_bytes = payload.len() + TAG_BYTES;
         let sealed = |mut out: Vec<u8>| {
             let from = out.len();
             out.extend_from_slice(payload);
-            self.key.seal(self.nonce(counter), &structure, &mut out, from);
+            self.content.key.seal(self.content.nonce(counter), &structure, &mut out, from);
             out
         };
-        let Some(signer) = signer else {
+        let Some(signer) = &self.signer else {
             let mut out = Vec::with_capacity(MAGIC.len() + 48 + sealed_bytes);
             out.extend_from_slice(&MAGIC);
             out.extend_from_slice(&head(&protected, None, sealed_bytes));
@@ -264,6 +294,27 @@ impl ContentKey {
         let ciphertext = sealed(Vec::with_capacity(sealed_bytes));
         let signature = signer.sign(&to_be_signed(&protected, &aad, &ciphertext));
         Ok([&MAGIC[..], &head(&protected, Some(&signature), sealed_bytes), &ciphertext].concat())
+    }
+}
+
+/// A reader's content key: opens the messages of one header, and cannot seal, since its counter would
+/// repeat the publisher's nonces. Wiped when dropped.
+pub struct OpeningKey(Content);
+
+impl std::fmt::Debug for OpeningKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "OpeningKey({}, ..)", self.kid())
+    }
+}
+
+impl OpeningKey {
+    pub(crate) fn derive(secret: &Secret32, header_hash: &[u8; 32], publisher: DeviceId) -> Self {
+        Self(Content::derive(secret, header_hash, publisher))
+    }
+
+    /// Which header it belongs to.
+    pub fn kid(&self) -> Kid {
+        self.0.kid()
     }
 
     /// The payload of `message`, sealed for `topic` under this key.
@@ -274,18 +325,11 @@ impl ContentKey {
         if message.kid != self.kid() {
             return Err(EnvelopeError::Altered);
         }
-        let aad = external_aad(topic, &self.header_hash, self.publisher);
-        let structure = enc_structure(message.protected, &aad);
-        self.key
-            .open(self.nonce(message.counter), &structure, message.ciphertext)
+        let structure = enc_structure(message.protected, &self.0.external_aad(topic));
+        self.0
+            .key
+            .open(self.0.nonce(message.counter), &structure, message.ciphertext)
             .ok_or(EnvelopeError::Altered)
-    }
-
-    /// The context IV with the counter, right-aligned, exclusive-ored in (RFC 9052, section 3.1).
-    fn nonce(&self, counter: u64) -> [u8; NONCE_BYTES] {
-        let mut nonce = *self.iv;
-        nonce[4..].iter_mut().zip(counter.to_be_bytes()).for_each(|(n, c)| *n ^= c);
-        nonce
     }
 }
 
@@ -341,8 +385,18 @@ fn to_be_signed(protected: &[u8], aad: &[u8], ciphertext: &[u8]) -> Vec<u8> {
 mod tests {
     use super::*;
 
-    fn key() -> ContentKey {
-        ContentKey::derive(&Secret32::new([1; 32]), &[2; 32], DeviceId([3; 16]))
+    const SECRET: [u8; 32] = [1; 32];
+
+    fn key() -> SealingKey {
+        SealingKey::derive(&Secret32::new(SECRET), &[2; 32], DeviceId([3; 16]), None)
+    }
+
+    fn signing_key(signer: &Arc<SigningKey>) -> SealingKey {
+        SealingKey::derive(&Secret32::new(SECRET), &[2; 32], DeviceId([3; 16]), Some(signer.clone()))
+    }
+
+    fn reader(header_hash: u8, publisher: u8) -> OpeningKey {
+        OpeningKey::derive(&Secret32::new(SECRET), &[header_hash; 32], DeviceId([publisher; 16]))
     }
 
     #[test]
@@ -352,18 +406,15 @@ mod tests {
 
     #[test]
     fn compact_overhead_is_small() {
-        let key = key();
-        let first = key.seal("t", &[0; 256], None).unwrap();
+        let first = key().seal("t", &[0; 256]).unwrap();
         assert!(first.len() - 256 <= 56, "{} bytes", first.len() - 256);
-        let signer = SigningKey::generate();
-        let signed = key.seal("t", &[0; 256], Some(&signer)).unwrap();
+        let signed = signing_key(&Arc::new(SigningKey::generate())).seal("t", &[0; 256]).unwrap();
         assert!(signed.len() - 256 <= 128, "{} bytes", signed.len() - 256);
     }
 
     #[test]
     fn every_flipped_bit_is_noticed() {
-        let key = key();
-        let sealed = key.seal("ward/3", b"38.5", None).unwrap();
+        let (sealed, key) = (key().seal("ward/3", b"38.5").unwrap(), reader(2, 3));
         assert_eq!(key.open("ward/3", &Envelope::parse(&sealed).unwrap().message).unwrap(), b"38.5");
         for bit in 0..sealed.len() * 8 {
             let mut bad = sealed.clone();
@@ -380,30 +431,28 @@ mod tests {
 
     #[test]
     fn a_message_belongs_to_its_topic_header_and_publisher() {
-        let sealed = key().seal("ward/3", b"38.5", None).unwrap();
+        let sealed = key().seal("ward/3", b"38.5").unwrap();
         let message = Envelope::parse(&sealed).unwrap().message;
-        assert_eq!(key().open("ward/4", &message), Err(EnvelopeError::Altered));
-        let other = ContentKey::derive(&Secret32::new([1; 32]), &[9; 32], DeviceId([3; 16]));
-        assert_eq!(other.open("ward/3", &message), Err(EnvelopeError::Altered));
-        let other = ContentKey::derive(&Secret32::new([1; 32]), &[2; 32], DeviceId([4; 16]));
-        assert_eq!(other.open("ward/3", &message), Err(EnvelopeError::Altered));
+        assert_eq!(reader(2, 3).open("ward/4", &message), Err(EnvelopeError::Altered));
+        assert_eq!(reader(9, 3).open("ward/3", &message), Err(EnvelopeError::Altered));
+        assert_eq!(reader(2, 4).open("ward/3", &message), Err(EnvelopeError::Altered));
     }
 
     #[test]
     fn counters_never_repeat() {
         let key = key();
         let counters: Vec<u64> = (0..300)
-            .map(|_| Envelope::parse(&key.seal("t", b"", None).unwrap()).unwrap().message.counter())
+            .map(|_| Envelope::parse(&key.seal("t", b"").unwrap()).unwrap().message.counter())
             .collect();
         assert_eq!(counters, (0..300).collect::<Vec<_>>());
         key.sent.store(MESSAGES_MAX, Ordering::Relaxed);
-        assert_eq!(key.seal("t", b"", None), Err(EnvelopeError::Exhausted));
+        assert_eq!(key.seal("t", b""), Err(EnvelopeError::Exhausted));
     }
 
     #[test]
     fn message_signatures_hold_and_break() {
-        let (key, signer) = (key(), SigningKey::generate());
-        let sealed = key.seal("t", b"38.5", Some(&signer)).unwrap();
+        let signer = Arc::new(SigningKey::generate());
+        let sealed = signing_key(&signer).seal("t", b"38.5").unwrap();
         let message = Envelope::parse(&sealed).unwrap().message;
         let check = |by: &SigningKey, topic| {
             message.verify(by.public_key(), topic, &[2; 32], DeviceId([3; 16]))
@@ -411,7 +460,7 @@ mod tests {
         assert_eq!(check(&signer, "t"), Some(true));
         assert_eq!(check(&signer, "u"), Some(false));
         assert_eq!(check(&SigningKey::generate(), "t"), Some(false));
-        let unsigned = key.seal("t", b"38.5", None).unwrap();
+        let unsigned = key().seal("t", b"38.5").unwrap();
         assert!(!Envelope::parse(&unsigned).unwrap().message.is_signed());
     }
 

@@ -51,7 +51,14 @@ impl Suite for FabeoCp {
         labels.sort();
         labels.dedup();
         let alpha = Scalar::from_bytes(master.expose().expose()).expect("setup makes scalars");
-        let t = Scalar::from_wide(&Prk::extract(KEYGEN_SALT, coins.expose()).expand(&[]));
+        // Bound to what the key is for: coins that repeat by a fault must not give two holders one `t`.
+        let scope = sha256(&labels.iter().map(Label::as_bytes).collect::<Vec<_>>());
+        let t = Prk::extract(KEYGEN_SALT, coins.expose()).expand(&[
+            &master.params_id,
+            &epoch.to_be_bytes(),
+            &scope,
+        ]);
+        let t = Scalar::from_wide(&Zeroizing::new(t));
         let mut material = Zeroizing::new(Vec::with_capacity(key_bytes(labels.len())));
         material.extend_from_slice(&G2::generator().mul(&t).to_bytes());
         material.extend_from_slice(&G1::generator().mul(&alpha).add(&b().mul(&t)).to_bytes());
@@ -96,7 +103,8 @@ impl Suite for FabeoCp {
         let held = |label: &Label| key.labels().binary_search(label).is_ok();
         let plan = reconstruct(access, &held).ok_or(SuiteError::NotSatisfied)?;
         let (c, masked) = encapsulation.split_at(encapsulation.len() - MASKED_BYTES);
-        let shared = shared_element(access, key, &plan, c).ok_or(SuiteError::Malformed)?;
+        // Whatever is wrong with the points gives one answer: another would tell which rows the key uses.
+        let shared = shared_element(access, key, &plan, c).ok_or(SuiteError::Inconsistent)?;
         let mut m = mask(&shared, c);
         m.iter_mut().zip(masked).for_each(|(m, d)| *m ^= d);
         let m = Secret32::new(*m);

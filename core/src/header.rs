@@ -4,13 +4,14 @@
 //!
 //! ```text
 //! { 1: suite, 2: params id, 3: epoch, ? 4: << versions >>, 5: << policy >>, 6: encapsulation,
-//!   7: publisher, 8: created, 9: expires, 10: topic filter }
+//!   7: publisher, 8: created, 9: expires, 10: topic filter, ? 11: true, messages are signed }
 //! ```
 //!
 //! `kid` is the first 16 bytes of the SHA-256 of all of it. Anyone can encapsulate, so a reader takes
 //! no header whose signer it has not verified.
 
 use std::fmt;
+use std::sync::Arc;
 
 use minicbor::bytes::{ByteArray, ByteVec};
 use minicbor::{Decode, Encode};
@@ -19,7 +20,7 @@ use crate::access::Access;
 use crate::attribute::Versions;
 use crate::cose::{Sign1, sign1};
 use crate::crypto::{Secret32, SigningKey, sha256};
-use crate::envelope::ContentKey;
+use crate::envelope::{OpeningKey, SealingKey};
 use crate::identity::{
     DeviceId, Identity, IdentityError, Role, VerifiedCertificate, read_certificate, verify_certificate,
 };
@@ -31,6 +32,8 @@ use crate::topic::Filter;
 pub const KID_BYTES: usize = 16;
 /// Most bytes of a header.
 pub const HEADER_BYTES_MAX: usize = 65_536;
+/// Longest life of a header, from `created` to `expires`, in seconds.
+pub const HEADER_SECONDS_MAX: u64 = 86_400;
 
 const AAD: &[u8] = b"SMQTT-V01 header";
 const CONTEXT: &[u8] = b"SMQTT-V01 header";
@@ -74,6 +77,8 @@ struct Wire {
     expires: u64,
     #[n(10)]
     filter: String,
+    #[n(11)]
+    signed: Option<bool>,
 }
 
 /// What a publisher decides about a header. Times in seconds since 1970.
@@ -93,12 +98,14 @@ pub struct Draft<'a> {
     pub expires: u64,
     /// For which topics.
     pub filter: &'a Filter,
+    /// Whether each message carries a signature of its own. Said in the header, so that nobody can strip them.
+    pub sign_messages: bool,
 }
 
 /// A device's certificate with its key: what signs headers.
 #[derive(Debug)]
 pub struct Signer {
-    key: SigningKey,
+    key: Arc<SigningKey>,
     certificate: Vec<u8>,
     identity: Identity,
 }
@@ -113,7 +120,7 @@ impl Signer {
         if read.public_key[..] != *key.public_key() {
             return Err(IdentityError::OtherUse);
         }
-        Ok(Self { key, certificate, identity: read.identity })
+        Ok(Self { key: Arc::new(key), certificate, identity: read.identity })
     }
 
     /// Who signs.
@@ -172,6 +179,7 @@ pub struct Header {
     created: u64,
     expires: u64,
     filter: Filter,
+    signed: bool,
 }
 
 impl fmt::Debug for Header {
@@ -185,7 +193,7 @@ impl Header {
     ///
     /// # Errors
     /// [`HeaderError::Suite`] where the parameters do not fit the suite.
-    pub fn seal(draft: &Draft<'_>, signer: &Signer) -> Result<(Self, ContentKey), HeaderError> {
+    pub fn seal(draft: &Draft<'_>, signer: &Signer) -> Result<(Self, SealingKey), HeaderError> {
         Self::seal_with(draft, signer, &Secret32::random())
     }
 
@@ -197,7 +205,7 @@ impl Header {
         draft: &Draft<'_>,
         signer: &Signer,
         coins: &Secret32,
-    ) -> Result<(Self, ContentKey), HeaderError> {
+    ) -> Result<(Self, SealingKey), HeaderError> {
         let versions = used_versions(draft.policy, draft.versions);
         let access = draft.policy.access(&versions, draft.epoch);
         let suite = draft.params.suite();
@@ -214,10 +222,12 @@ impl Header {
             created: draft.created,
             expires: draft.expires,
             filter: draft.filter.to_string(),
+            signed: draft.sign_messages.then_some(true),
         };
         let bytes = sign1(&signer.key, &signer.certificate, AAD, &payload(&wire));
         let header = Self::parse(&bytes)?;
-        let key = ContentKey::derive(&secret, &header.hash, header.publisher);
+        let message_signer = draft.sign_messages.then(|| signer.key.clone());
+        let key = SealingKey::derive(&secret, &header.hash, header.publisher, message_signer);
         Ok((header, key))
     }
 
@@ -231,7 +241,7 @@ impl Header {
         }
         let sign1 = Sign1::parse(bytes).ok_or(HeaderError::Malformed)?;
         let wire: Wire = minicbor::decode(sign1.payload).map_err(|_| HeaderError::Malformed)?;
-        if payload(&wire) != sign1.payload {
+        if payload(&wire) != sign1.payload || wire.signed == Some(false) {
             return Err(HeaderError::Malformed);
         }
         let suite = SuiteId::from_name(&wire.suite).ok_or(HeaderError::UnknownSuite)?;
@@ -258,6 +268,7 @@ impl Header {
             created: wire.created,
             expires: wire.expires,
             filter: wire.filter.parse().map_err(|_| HeaderError::Malformed)?,
+            signed: wire.signed.is_some(),
         })
     }
 
@@ -285,7 +296,7 @@ impl Header {
     ///
     /// # Errors
     /// [`HeaderError::Suite`], saying whether the key does not fit or the header was forged.
-    pub fn open(&self, params: &Params, key: &UserKey) -> Result<ContentKey, HeaderError> {
+    pub fn open(&self, params: &Params, key: &UserKey) -> Result<OpeningKey, HeaderError> {
         if *params.id() != self.params_id || params.suite() != self.suite {
             return Err(SuiteError::OtherParams.into());
         }
@@ -293,7 +304,7 @@ impl Header {
         let scope = Scope::Policy(&access);
         let suite = self.suite.suite();
         let secret = suite.decapsulate(params, key, scope, CONTEXT, &self.encapsulation)?;
-        Ok(ContentKey::derive(&secret, &self.hash, self.publisher))
+        Ok(OpeningKey::derive(&secret, &self.hash, self.publisher))
     }
 
     /// The formula the secret is shared along: policy, versions and epoch.
@@ -369,6 +380,11 @@ impl Header {
     /// For which topics.
     pub fn filter(&self) -> &Filter {
         &self.filter
+    }
+
+    /// Whether its messages carry signatures of their own: one without is then broken.
+    pub fn messages_are_signed(&self) -> bool {
+        self.signed
     }
 }
 

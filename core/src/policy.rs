@@ -39,6 +39,8 @@ pub const POLICY_CBOR_BYTES_MAX: usize = 2 * POLICY_BYTES_MAX;
 pub const ACCESS_DEPTH_MAX: usize = DEPTH_MAX + 32;
 /// Most leaves of [`Policy::access`]: the policy's and the epoch.
 pub const ACCESS_LEAVES_MAX: usize = LEAVES_MAX + 1;
+/// How often one attribute, or comparisons of one name, may occur: each occurrence costs whoever opens one pairing more.
+pub const OCCURRENCES_MAX: usize = 16;
 /// Highest `$n` of a template.
 pub const PLACEHOLDER_MAX: u32 = 64;
 
@@ -368,6 +370,12 @@ pub enum PolicyError {
         /// How long it may be.
         max: usize,
     },
+    /// One attribute more than [`OCCURRENCES_MAX`] times, or as many comparisons of one name.
+    #[error("`{what}` occurs more than {OCCURRENCES_MAX} times")]
+    Repeated {
+        /// What occurs too often.
+        what: String,
+    },
     /// The topic has fewer levels than the template needs.
     #[error("`${placeholder}` needs a topic level, but the filter matched {levels}")]
     MissingLevel {
@@ -415,6 +423,9 @@ impl fmt::Display for TemplateLeaf {
 trait BoundedLeaf: CborLeaf<Error = PolicyError> + fmt::Display {
     fn name(&self) -> &str;
     fn cost(&self) -> usize;
+
+    /// Whether it is about an integer's bits, which comparisons of one name share.
+    fn is_comparison(&self) -> bool;
 }
 
 impl BoundedLeaf for Leaf {
@@ -424,6 +435,10 @@ impl BoundedLeaf for Leaf {
 
     fn cost(&self) -> usize {
         self.cost()
+    }
+
+    fn is_comparison(&self) -> bool {
+        !matches!(self, Self::Attribute(_))
     }
 }
 
@@ -441,6 +456,21 @@ impl BoundedLeaf for TemplateLeaf {
             Self::Placeholder { .. } => 1,
         }
     }
+
+    fn is_comparison(&self) -> bool {
+        matches!(self, Self::Leaf(leaf) if leaf.is_comparison())
+    }
+}
+
+/// What occurs more than [`OCCURRENCES_MAX`] times: an attribute, or comparisons of one name.
+fn repeated<L: BoundedLeaf>(formula: &Formula<L>) -> Option<String> {
+    let mut counts = std::collections::HashMap::new();
+    formula.leaves().find_map(|leaf| {
+        let what = if leaf.is_comparison() { format!("{} compared", leaf.name()) } else { leaf.to_string() };
+        let count = counts.entry(what.clone()).or_insert(0usize);
+        *count += 1;
+        (*count > OCCURRENCES_MAX).then_some(what)
+    })
 }
 
 fn within_bounds<L: BoundedLeaf>(formula: Formula<L>) -> Result<Formula<L>, PolicyError> {
@@ -451,6 +481,9 @@ fn within_bounds<L: BoundedLeaf>(formula: Formula<L>) -> Result<Formula<L>, Poli
         return Err(FormulaError::TooManyLeaves.into());
     }
     formula.leaves().try_for_each(|leaf| check_name(leaf.name()))?;
+    if let Some(what) = repeated(&formula) {
+        return Err(PolicyError::Repeated { what });
+    }
     let formula = formula.canonical()?;
     // The text is bounded as well, so that whatever prints also reads back.
     let bytes = formula.to_string().len();

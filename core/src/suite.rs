@@ -60,7 +60,7 @@ pub enum SuiteError {
     /// The key was made under other public parameters.
     #[error("the key belongs to other public parameters")]
     OtherParams,
-    /// The bytes are not what the suite writes.
+    /// Not as many bytes as the policy needs.
     #[error("the encapsulation is malformed")]
     Malformed,
     /// The bytes decode, but nobody who followed the suite made them: altered or forged.

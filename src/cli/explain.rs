@@ -46,6 +46,7 @@ pub async fn run(args: &ExplainArgs) -> Result<(), Failure> {
         Some(_) => None,
         None => Some(inspect::read(args.file.as_ref())?),
     };
+    let policy = args.policy.as_deref().map(Policy::parse).transpose()?;
     let given = given_attributes(args).await?;
     let keyring = match &given {
         Some(_) => None,
@@ -56,8 +57,8 @@ pub async fn run(args: &ExplainArgs) -> Result<(), Failure> {
         (None, Some(keyring)) => attributes_of(keyring),
         (None, None) => Attributes::default(),
     };
-    let (policy, header) = match (&args.policy, &bytes) {
-        (Some(text), _) => (Policy::parse(text)?, None),
+    let (policy, header) = match (policy, &bytes) {
+        (Some(policy), _) => (policy, None),
         (None, Some(bytes)) => {
             let Some(header) = inspect::parse(bytes)?.header else {
                 return Err(Failure::new("a compact envelope does not say for whom it is")

@@ -30,7 +30,7 @@ impl Failure {
         let mut cause = Some(error);
         while let Some(error) = cause {
             let text = error.to_string();
-            if self.causes.last() != Some(&text) && self.text != text {
+            if self.causes.last() != Some(&text) && !self.text.ends_with(&text) {
                 self.causes.push(text);
             }
             cause = error.source();

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{BoundedLeaf, Leaf, PLACEHOLDER_MAX, POLICY_BYTES_MAX, TemplateLeaf};
+use super::{BoundedLeaf, Leaf, OCCURRENCES_MAX, PLACEHOLDER_MAX, POLICY_BYTES_MAX, TemplateLeaf, repeated};
 use crate::attribute::{
     Attribute, AttributeError, QuoteError, bare_word, check_name, column, decimal_u32, is_word_char,
     quoted_word, skip_space,
@@ -142,6 +142,12 @@ pub enum ParseErrorKind {
     /// More leaves than [`LEAVES_MAX`].
     #[error("the policy has more than {LEAVES_MAX} leaves")]
     TooManyLeaves,
+    /// One attribute more than [`OCCURRENCES_MAX`] times, or as many comparisons of one name.
+    #[error("`{what}` occurs more than {OCCURRENCES_MAX} times")]
+    Repeated {
+        /// What occurs too often.
+        what: String,
+    },
     /// `$n` where it cannot be.
     #[error("the placeholder `{found}` cannot stand here")]
     Placeholder {
@@ -207,6 +213,7 @@ impl ParseError {
             OutOfRange { .. } => "integers are 0 to 4294967295",
             NoSuchValue { .. } => "integers are 0 to 4294967295",
             TooDeep => "take away brackets that change nothing, or split the policy",
+            Repeated { .. } => "draw the common part out: `a and (b or c)` for `a and b or a and c`",
             TooManyLeaves => "a comparison counts as up to 32 leaves; `=` counts as one",
             TooLong { .. } => return None,
             Attribute(error) => return error.hint().map(str::to_owned),
@@ -299,6 +306,9 @@ fn parse<L: ParsedLeaf>(text: &str) -> Result<Formula<L>, ParseError> {
     let mut parser = Parser { text, at: 0, brackets: 0, cost: 0 };
     let formula = parser.any()?;
     parser.end()?;
+    if let Some(what) = repeated(&formula) {
+        return Err(ParseError::new(text, 0, ParseErrorKind::Repeated { what }));
+    }
     match formula.to_string().len() {
         bytes if bytes > POLICY_BYTES_MAX => Err(too_long(bytes)),
         _ => Ok(formula),

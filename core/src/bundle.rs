@@ -214,8 +214,8 @@ impl Bundle {
         if bundle.payload() != sign1.payload {
             return Err(BundleError::Malformed);
         }
-        let certificate = verify_certificate(sign1.certificate, roots, bundle.issued)
-            .map_err(BundleError::Certificate)?;
+        let certificate =
+            verify_certificate(sign1.certificate, roots, bundle.issued).map_err(BundleError::Certificate)?;
         let by_authority = certificate.identity.role == Role::Authority
             && certificate.identity.tenant == bundle.tenant
             && sign1.verify(&certificate.public_key, AAD);
@@ -319,7 +319,8 @@ impl Bundle {
             return Err(Refusal::Params);
         }
         let sealed = header.epoch();
-        let in_grace = sealed.checked_add(1) == Some(self.epoch.number) && now < self.epoch.begins.saturating_add(self.grace);
+        let in_grace = sealed.checked_add(1) == Some(self.epoch.number)
+            && now < self.epoch.begins.saturating_add(self.grace);
         if sealed != self.epoch.number && !in_grace {
             return Err(Refusal::Epoch { sealed, current: self.epoch.number });
         }

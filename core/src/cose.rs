@@ -35,8 +35,8 @@ impl<'a> Sign1<'a> {
     pub fn parse(bytes: &'a [u8]) -> Option<Self> {
         let sign1 = Self::fields(bytes).ok().flatten()?;
         let again = protected(sign1.certificate);
-        let canonical = again == sign1.protected
-            && encode(sign1.protected, sign1.payload, &sign1.signature) == bytes;
+        let canonical =
+            again == sign1.protected && encode(sign1.protected, sign1.payload, &sign1.signature) == bytes;
         canonical.then_some(sign1)
     }
 

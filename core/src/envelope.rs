@@ -189,7 +189,13 @@ impl<'a> Message<'a> {
     }
 
     /// Whether the message's own signature is by `public_key`; `None` where it has none.
-    pub fn verify(&self, public_key: &[u8], topic: &str, header_hash: &[u8; 32], publisher: DeviceId) -> Option<bool> {
+    pub fn verify(
+        &self,
+        public_key: &[u8],
+        topic: &str,
+        header_hash: &[u8; 32],
+        publisher: DeviceId,
+    ) -> Option<bool> {
         let signature = self.signature?;
         let aad = external_aad(topic, header_hash, publisher);
         Some(verify(public_key, &to_be_signed(self.protected, &aad, self.ciphertext), &signature))
@@ -454,9 +460,8 @@ mod tests {
         let signer = Arc::new(SigningKey::generate());
         let sealed = signing_key(&signer).seal("t", b"38.5").unwrap();
         let message = Envelope::parse(&sealed).unwrap().message;
-        let check = |by: &SigningKey, topic| {
-            message.verify(by.public_key(), topic, &[2; 32], DeviceId([3; 16]))
-        };
+        let check =
+            |by: &SigningKey, topic| message.verify(by.public_key(), topic, &[2; 32], DeviceId([3; 16]));
         assert_eq!(check(&signer, "t"), Some(true));
         assert_eq!(check(&signer, "u"), Some(false));
         assert_eq!(check(&SigningKey::generate(), "t"), Some(false));

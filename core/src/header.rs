@@ -280,8 +280,8 @@ impl Header {
     /// # Errors
     /// [`HeaderError`], saying what does not hold.
     pub fn verify(&self, roots: &[Vec<u8>]) -> Result<VerifiedCertificate, HeaderError> {
-        let certificate = verify_certificate(&self.certificate, roots, self.created)
-            .map_err(HeaderError::Certificate)?;
+        let certificate =
+            verify_certificate(&self.certificate, roots, self.created).map_err(HeaderError::Certificate)?;
         if certificate.identity.role != Role::Device || certificate.identity.id != self.publisher {
             return Err(HeaderError::NotPublisher);
         }

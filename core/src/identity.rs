@@ -108,7 +108,9 @@ impl Fingerprint {
 #[non_exhaustive]
 pub enum IdentityError {
     /// Not of the form that device names have.
-    #[error("a name has 1 to {NAME_CHARS_MAX} letters, digits, `.`, `_` or `-`, and begins with a letter or digit")]
+    #[error(
+        "a name has 1 to {NAME_CHARS_MAX} letters, digits, `.`, `_` or `-`, and begins with a letter or digit"
+    )]
     Name,
     /// Not an identifier.
     #[error("not an identifier: lower-case hexadecimal digits are expected")]

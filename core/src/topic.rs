@@ -83,26 +83,31 @@ impl Filter {
 
     /// Whether it matches `topic`. Wildcards in the first level do not match topics that begin with `$`.
     pub fn matches(&self, topic: &str) -> bool {
-        self.capture(topic).is_some()
+        self.walk(topic, |_| {})
     }
 
     /// The levels of `topic` that the filter's `+` match, in order; `None` if it does not match.
     pub fn capture<'t>(&self, topic: &'t str) -> Option<Vec<&'t str>> {
-        if topic.starts_with('$') && self.0.starts_with(['+', '#']) {
-            return None;
-        }
         let mut captured = Vec::new();
+        self.walk(topic, |level| captured.push(level)).then_some(captured)
+    }
+
+    /// Whether it matches; `plus` hears of each level that a `+` takes.
+    fn walk<'t>(&self, topic: &'t str, mut plus: impl FnMut(&'t str)) -> bool {
+        if topic.starts_with('$') && self.0.starts_with(['+', '#']) {
+            return false;
+        }
         let mut levels = topic.split('/');
         for pattern in self.0.split('/') {
             match (pattern, levels.next()) {
                 // `a/#` matches `a` as well: the wildcard stands for the parent level, too.
-                ("#", _) => return Some(captured),
-                ("+", Some(level)) => captured.push(level),
+                ("#", _) => return true,
+                ("+", Some(level)) => plus(level),
                 (_, Some(level)) if level == pattern => {}
-                _ => return None,
+                _ => return false,
             }
         }
-        levels.next().is_none().then_some(captured)
+        levels.next().is_none()
     }
 
     /// The filter with its `+` replaced by what they match in `topic`: the topics for which the same

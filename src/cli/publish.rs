@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::{ArgGroup, Args};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use smqtt_client::enrol::refresh;
+use smqtt_client::enrol::{EnrolError, refresh};
 use smqtt_client::files::read_bounded;
 use smqtt_client::keyring::{Keyring, SharedKeyring};
 use smqtt_client::mqtt::{self, Client, MqttError, Options, Order, Published, QoS, Status};
@@ -61,6 +61,9 @@ impl ConnectArgs {
         let now = smqtt_client::system_now();
         match tokio::time::timeout(REFRESH_TIMEOUT, refresh(&keyring, now, Duration::ZERO)).await {
             Ok(Ok(_)) => {}
+            Ok(Err(EnrolError::Request(error))) if error.code() == Some("revoked") => {
+                return Err(error.into());
+            }
             Ok(Err(error)) => eprintln!("going on without the authority: {error}"),
             Err(_) => eprintln!("going on without the authority: it does not answer"),
         }

@@ -123,14 +123,14 @@ impl SecurePublish {
             Text::from(format!("{name}/{:016x}", u64::from_be_bytes(random)))
         });
         let session = Session { device, reader, introduced: Mutex::default() };
-        let mut admission = Admission::default();
-        admission.identity = device.map(|id| Text::from(id.to_string()));
-        admission.client_id = assigned;
-        admission.attachment = Some(Arc::new(session));
-        if reader {
-            admission.user_properties = vec![(READER_PROPERTY.0.into(), READER_PROPERTY.1.into())];
-        }
-        Ok(admission)
+        // Who asks for compact messages learns that it gets them.
+        let answer = reader.then(|| (READER_PROPERTY.0.into(), READER_PROPERTY.1.into()));
+        Ok(Admission {
+            identity: device.map(|id| Text::from(id.to_string())),
+            client_id: assigned,
+            attachment: Some(Arc::new(session)),
+            user_properties: answer.into_iter().collect(),
+        })
     }
 
     /// Who holds this certificate; a device of the authority that was not revoked.
@@ -333,8 +333,10 @@ impl Hook for SecurePublish {
         let Some(session) = session(client) else { return DeliverVerdict::Deliver };
         let message = delivery.message();
         let bundle = self.view.bundle();
-        if let Some(rule) = bundle.rule_for(message.topic()) {
-            if !self.satisfies(session.device, &rule.subscribers) {
+        // Mostly nobody is kept from subscribing, and then nothing need be looked up.
+        if bundle.rules.iter().any(|rule| rule.subscribers.is_some()) {
+            let rule = bundle.rule_for(message.topic());
+            if let Some(rule) = rule.filter(|rule| !self.satisfies(session.device, &rule.subscribers)) {
                 return DeliverVerdict::Drop(format!("the rule `{}` keeps it from this client", rule.filter));
             }
         }

@@ -33,7 +33,7 @@ pub struct Peer {
 #[derive(Default)]
 struct Known {
     revision: u64,
-    by_id: HashMap<DeviceId, Peer>,
+    by_id: HashMap<DeviceId, Arc<Peer>>,
     by_name: HashMap<String, DeviceId>,
 }
 
@@ -86,7 +86,7 @@ impl View {
     }
 
     /// A device, if the directory has it.
-    pub fn peer(&self, id: DeviceId) -> Option<Peer> {
+    pub fn peer(&self, id: DeviceId) -> Option<Arc<Peer>> {
         read(&self.known).by_id.get(&id).cloned()
     }
 
@@ -143,7 +143,8 @@ impl Known {
         } else if self.by_name.get(&device.name) == Some(&id) {
             self.by_name.remove(&device.name);
         }
-        self.by_id.insert(id, Peer { name: device.name.clone(), attributes, active, role });
+        let peer = Peer { name: device.name.clone(), attributes, active, role };
+        self.by_id.insert(id, Arc::new(peer));
     }
 }
 

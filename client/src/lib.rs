@@ -12,6 +12,7 @@ pub mod mqtt;
 pub mod opener;
 pub mod replay;
 pub mod sealer;
+mod session;
 pub mod tls;
 
 pub use smqtt_core as core;

@@ -13,8 +13,9 @@ use rumqttc::mqttbytes::v5::{
     ConnectProperties, Packet, PubAckReason, PubCompReason, PubRecReason, SubscribeReasonCode,
 };
 use rumqttc::{
-    AckMode, AsyncClient, Broker, BrokerSessionResumePolicy, ConnectionError, Event, EventLoop, IncomingPacketSizeLimit, MqttOptions,
-    PublishNotice, PublishOptions, PublishResult, SessionMode, StateError,
+    AckMode, AsyncClient, Broker, BrokerSessionResumePolicy, ConnectionError, Event, EventLoop,
+    IncomingPacketSizeLimit, MqttOptions, PublishNotice, PublishOptions, PublishResult, SessionMode,
+    StateError,
 };
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
@@ -29,6 +30,7 @@ use crate::files::FileError;
 use crate::keyring::SharedKeyring;
 use crate::opener::{Opener, Outcome};
 use crate::sealer::{Outgoing, SealError, Sealer, Wish};
+use crate::session::Forgetful;
 use crate::tls;
 
 pub use rumqttc::mqttbytes::QoS;
@@ -261,6 +263,9 @@ pub fn connect(keyring: SharedKeyring, options: &Options) -> Result<(Client, Inb
         (options.session_expiry_seconds > 0).then_some(options.session_expiry_seconds);
     properties.user_properties = vec![(READER_PROPERTY.0.to_owned(), READER_PROPERTY.1.to_owned())];
     mqtt.set_connect_properties(properties);
+    if options.session_expiry_seconds > 0 {
+        mqtt.set_session_store(Forgetful);
+    }
     mqtt.set_incoming_packet_size_limit(IncomingPacketSizeLimit::Bytes(PACKET_BYTES_MAX));
     mqtt.set_socket_connector(move |_, _| open_stream(host.clone(), port, tls.clone()));
     let built = AsyncClient::builder(mqtt).capacity(64).try_build();

@@ -102,7 +102,7 @@ fn bounded(text: &str) -> String {
 }
 
 impl Authority {
-    /// Up to [`PAGE_MAX`] rows after number `after`. For administrators.
+    /// Up to 1,000 rows after number `after`. For administrators.
     ///
     /// # Errors
     /// Not allowed, or the store failed.

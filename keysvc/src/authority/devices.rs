@@ -16,7 +16,7 @@ pub(crate) const PAGE_MAX: usize = 1000;
 const WHO_MAY: &[Role] = &[Role::Broker, Role::Admin];
 
 impl Authority {
-    /// Up to [`PAGE_MAX`] devices after identifier `after`. For brokers and administrators.
+    /// Up to 1,000 devices after identifier `after`. For brokers and administrators.
     ///
     /// # Errors
     /// Not allowed, or the store failed.
@@ -36,7 +36,7 @@ impl Authority {
         self.store.read(move |tx| find(tx, &name_or_id)).await.map(device)
     }
 
-    /// Up to [`PAGE_MAX`] devices that are new or changed since `revision`. For brokers and administrators.
+    /// Up to 1,000 devices that are new or changed since `revision`. For brokers and administrators.
     ///
     /// # Errors
     /// Not allowed, or the store failed.

@@ -13,9 +13,8 @@ use rumqttc::mqttbytes::v5::{
     ConnectProperties, Packet, PubAckReason, PubCompReason, PubRecReason, SubscribeReasonCode,
 };
 use rumqttc::{
-    AckMode, AsyncClient, Broker, BrokerSessionResumePolicy, ConnectionError, Event, EventLoop,
-    IncomingPacketSizeLimit, MqttOptions, PublishNotice, PublishOptions, PublishResult, SessionMode,
-    StateError,
+    AckMode, AsyncClient, Broker, ConnectionError, Event, EventLoop, IncomingPacketSizeLimit, MqttOptions,
+    PublishNotice, PublishOptions, PublishResult, SessionMode, StateError,
 };
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
@@ -255,9 +254,7 @@ pub fn connect(keyring: SharedKeyring, options: &Options) -> Result<(Client, Inb
         .set_session_mode(match options.session_expiry_seconds {
             0 => SessionMode::Clean,
             _ => SessionMode::Persistent,
-        })
-        // A session outlives the process that began it: the broker alone remembers, and replay windows are ours.
-        .set_broker_session_resume_policy(BrokerSessionResumePolicy::AllowBrokerOnly);
+        });
     let mut properties = ConnectProperties::new();
     properties.session_expiry_interval =
         (options.session_expiry_seconds > 0).then_some(options.session_expiry_seconds);
@@ -537,13 +534,6 @@ impl Client {
         }
     }
 
-    /// Tells the broker that `delivery` was dealt with.
-    pub async fn acknowledge(&self, delivery: &Delivery) {
-        if let Err(error) = self.mqtt.ack(&delivery.publish).await {
-            tracing::debug!(%error, "cannot acknowledge");
-        }
-    }
-
     /// Says DISCONNECT, after what is under way.
     pub async fn disconnect(&self) {
         if self.mqtt.disconnect_with_timeout(Duration::from_secs(5)).await.is_ok() {
@@ -611,6 +601,21 @@ impl Inbox {
             payload: publish.payload.clone(),
             publish,
         })
+    }
+
+    /// Records that `delivery` was dealt with, and tells the broker. What is not acknowledged comes again.
+    ///
+    /// # Errors
+    /// [`FileError`] where it cannot be recorded; the broker is then not told.
+    pub async fn acknowledge(&mut self, delivery: &Delivery) -> Result<(), FileError> {
+        match &delivery.outcome {
+            Outcome::Opened(opened) if !delivery.retained => self.opener.record(opened)?,
+            _ => {}
+        }
+        if let Err(error) = self.client.mqtt.ack(&delivery.publish).await {
+            tracing::debug!(%error, "cannot acknowledge");
+        }
+        Ok(())
     }
 
     fn open(&mut self, topic: &str, publish: &rumqttc::mqttbytes::v5::Publish) -> Outcome {

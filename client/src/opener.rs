@@ -5,7 +5,7 @@ use std::path::Path;
 
 use smqtt_core::attribute::Label;
 use smqtt_core::bundle::{Bundle, CLOCK_SKEW_SECONDS};
-use smqtt_core::envelope::{OpeningKey, Envelope, MESSAGES_MAX, Message, is_sealed};
+use smqtt_core::envelope::{Envelope, MESSAGES_MAX, Message, OpeningKey, is_sealed};
 use smqtt_core::header::{Header, HeaderError, KID_BYTES, Kid};
 use smqtt_core::identity::{Identity, VerifiedCertificate};
 use smqtt_core::rule::Mode;
@@ -133,9 +133,6 @@ pub enum Broken {
     /// Made in the future.
     #[error("the header was made in the future: check the clocks")]
     Clock,
-    /// Replays cannot be recorded, so nothing may be opened.
-    #[error("cannot record what was opened")]
-    Record(#[source] FileError),
 }
 
 impl Broken {
@@ -149,7 +146,6 @@ impl Broken {
             Self::Topic { .. } => "topic",
             Self::Kid => "kid",
             Self::Clock => "clock",
-            Self::Record(_) => "record",
             Self::Envelope | Self::Altered | Self::Signature => "broken",
         }
     }
@@ -261,12 +257,9 @@ impl Opener {
         if signature == Some(false) || (signature.is_none() && header.messages_are_signed()) {
             return Err(broken(Broken::Signature));
         }
-        if !retained {
-            let new =
-                self.replay.take(message.kid(), header.publisher(), header.created(), message.counter());
-            if !new.map_err(|error| broken(Broken::Record(error)))? {
-                return Err(Box::new(Outcome::Repeated));
-            }
+        let (by, created) = (header.publisher(), header.created());
+        if !retained && !self.replay.take(message.kid(), by, created, message.counter()) {
+            return Err(Box::new(Outcome::Repeated));
         }
         Ok(Outcome::Opened(Opened {
             payload,
@@ -308,6 +301,14 @@ impl Opener {
         let known = Known { header, publisher, tried: None, used: self.uses };
         self.known.insert(message.kid(), known);
         Ok(())
+    }
+
+    /// Writes down that a message (not a retained one) was dealt with: it opens no more, in later processes either.
+    ///
+    /// # Errors
+    /// [`FileError`] where that cannot be written; it must then not be acknowledged.
+    pub fn record(&mut self, opened: &Opened) -> Result<(), FileError> {
+        self.replay.record(opened.kid, opened.publisher.id, opened.created, opened.counter)
     }
 
     /// The header of a kid, if it was seen and verified.

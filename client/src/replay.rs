@@ -1,7 +1,8 @@
 //! Which messages were opened before: a window for each content key, kept with the keyring.
 //!
-//! Every opening is appended to a log before the caller learns of it, so a killed process does not
-//! open the same message twice. (The log is not synced: a power cut may forget the last few.)
+//! A message is taken when it opens, and recorded in a log when its reader has dealt with it, just before it
+//! is acknowledged: whatever a killed process had in hand comes again, and nothing else opens twice. (The log
+//! is not synced: a power cut may forget the last few.)
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -137,30 +138,31 @@ impl Replay {
         Ok(())
     }
 
-    /// Whether this message is new; if so it is not from now on.
+    /// Whether this message is new; if so it is not from now on, in this process.
+    pub fn take(&mut self, kid: Kid, publisher: DeviceId, created: u64, counter: u64) -> bool {
+        self.note(kid, publisher, created, counter)
+    }
+
+    /// Writes down that this message was dealt with, for the processes after this one.
     ///
     /// # Errors
-    /// [`FileError`] where that cannot be written down.
-    pub fn take(
+    /// [`FileError`] where that cannot be written.
+    pub fn record(
         &mut self,
         kid: Kid,
         publisher: DeviceId,
         created: u64,
         counter: u64,
-    ) -> Result<bool, FileError> {
-        if !self.note(kid, publisher, created, counter) {
-            return Ok(false);
+    ) -> Result<(), FileError> {
+        let Some(log) = &mut self.log else { return Ok(()) };
+        let written = log.file.write_all(&record(kid, publisher, created, counter));
+        written.map_err(|error| FileError::new("write", &log.path, error))?;
+        log.bytes += RECORD;
+        if log.bytes > LOG_BYTES_MAX {
+            let path = log.path.clone();
+            self.start_log(path, Some(self.condensed()))?;
         }
-        if let Some(log) = &mut self.log {
-            let written = log.file.write_all(&record(kid, publisher, created, counter));
-            written.map_err(|error| FileError::new("write", &log.path, error))?;
-            log.bytes += RECORD;
-            if log.bytes > LOG_BYTES_MAX {
-                let path = log.path.clone();
-                self.start_log(path, Some(self.condensed()))?;
-            }
-        }
-        Ok(true)
+        Ok(())
     }
 
     fn note(&mut self, kid: Kid, publisher: DeviceId, created: u64, counter: u64) -> bool {
@@ -233,7 +235,7 @@ mod tests {
     #[test]
     fn each_number_is_new_once() {
         let mut replay = Replay::in_memory();
-        let mut take = |n| replay.take(Kid([0; 16]), WHO, 10, n).unwrap();
+        let mut take = |n| replay.take(Kid([0; 16]), WHO, 10, n);
         for n in [0, 5, 3, 4, 200, 199, 70, 5000, 4999, 3977] {
             assert!(take(n), "{n} is new");
             assert!(!take(n), "{n} was seen");
@@ -251,7 +253,7 @@ mod tests {
         for i in 0..20_000u64 {
             x = x.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
             let n = (i / 2 + (x >> 33) % 900).saturating_sub(400);
-            assert_eq!(replay.take(Kid([0; 16]), WHO, 1, n).unwrap(), seen.insert(n), "{n}");
+            assert_eq!(replay.take(Kid([0; 16]), WHO, 1, n), seen.insert(n), "{n}");
         }
     }
 
@@ -261,7 +263,7 @@ mod tests {
         crate::files::private_dir(&dir).unwrap();
         let mut first = Replay::open(&dir).unwrap();
         for n in [0, 2, 3] {
-            assert!(first.take(Kid([0; 16]), WHO, 10, n).unwrap());
+            assert!(first.take(Kid([0; 16]), WHO, 10, n));
         }
         first.floors.insert(DeviceId([5; 16]), 99);
         let condensed = first.condensed();
@@ -270,9 +272,9 @@ mod tests {
         // A crash cut the last record short.
         OpenOptions::new().append(true).open(dir.join(LOG)).unwrap().write_all(&[1, 2, 3]).unwrap();
         let mut second = Replay::open(&dir).unwrap();
-        assert!(!second.take(Kid([0; 16]), WHO, 10, 2).unwrap());
-        assert!(second.take(Kid([0; 16]), WHO, 10, 1).unwrap());
-        assert!(!second.take(Kid([7; 16]), DeviceId([5; 16]), 99, 0).unwrap());
+        assert!(!second.take(Kid([0; 16]), WHO, 10, 2));
+        assert!(second.take(Kid([0; 16]), WHO, 10, 1));
+        assert!(!second.take(Kid([7; 16]), DeviceId([5; 16]), 99, 0));
         std::fs::remove_dir_all(&dir).unwrap();
     }
 
@@ -282,9 +284,9 @@ mod tests {
         for i in 0..=KIDS_PER_PUBLISHER_MAX as u64 {
             let mut kid = [0; 16];
             kid[..8].copy_from_slice(&i.to_be_bytes());
-            assert!(replay.take(Kid(kid), WHO, 100 + i, 0).unwrap());
+            assert!(replay.take(Kid(kid), WHO, 100 + i, 0));
         }
-        assert!(!replay.take(Kid([0; 16]), WHO, 100, 0).unwrap(), "the oldest was forgotten, not forgiven");
-        assert!(replay.take(Kid([9; 16]), DeviceId([2; 16]), 1, 0).unwrap(), "another publisher");
+        assert!(!replay.take(Kid([0; 16]), WHO, 100, 0), "the oldest was forgotten, not forgiven");
+        assert!(replay.take(Kid([9; 16]), DeviceId([2; 16]), 1, 0), "another publisher");
     }
 }

@@ -66,13 +66,14 @@ pub async fn run(args: &SubscribeArgs) -> Result<(), Failure> {
         tokio::select! {
             delivery = inbox.next() => match delivery {
                 Some(delivery) => {
-                    let printed = print(args, &delivery);
-                    // Only what was dealt with is acknowledged.
-                    client.acknowledge(&delivery).await;
-                    match printed {
+                    match print(args, &delivery) {
                         Ok(true) => opened += 1,
                         Ok(false) => {}
                         Err(failure) => break Err(failure),
+                    }
+                    // Only what was dealt with is acknowledged.
+                    if let Err(error) = inbox.acknowledge(&delivery).await {
+                        break Err(error.into());
                     }
                 }
                 None => break Err(closed(&client)),

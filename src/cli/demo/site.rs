@@ -140,7 +140,7 @@ impl Device {
         let late = || Failure::new(format!("{} waited in vain for a message", self.name));
         let delivery = tokio::time::timeout(DELIVERY_TIMEOUT, self.inbox.next()).await;
         let delivery = delivery.ok().flatten().ok_or_else(late)?;
-        self.client.acknowledge(&delivery).await;
+        self.inbox.acknowledge(&delivery).await?;
         Ok(delivery)
     }
 }

@@ -10,7 +10,7 @@ use smqtt_client::authority::Authority;
 use smqtt_client::files::read_bounded;
 use smqtt_client::tls;
 use smqtt_core::api::{Device, NewToken, Revocation, Rotation, Rule, RuleSet, TokenRequest};
-use smqtt_core::attribute::Attributes;
+use smqtt_core::attribute::{Attribute, AttributeError, Attributes};
 use smqtt_core::policy::{Policy, Template};
 use smqtt_core::rule::Mode;
 use smqtt_core::topic::Filter;
@@ -152,7 +152,7 @@ pub fn administrator(data: &Path) -> Result<Authority, Failure> {
     let (root, own) = (certificate("root.pem")?, certificate("cert.pem")?);
     let key = Zeroizing::new(read("key.pem")?);
     let key = PrivatePkcs8KeyDer::from_pem_slice(&key).map_err(|_| damaged("key.pem"))?;
-    let tls = tls::client_config(&[root], Some((&own, key.secret_pkcs8_der())))
+    let tls = tls::authority_config(&[root], (&own, key.secret_pkcs8_der()))
         .map_err(|error| Failure::new("cannot set up TLS").because(&error))?;
     Ok(Authority::new(&place.url, tls)?)
 }
@@ -164,10 +164,7 @@ fn of_site(site: &SiteArgs) -> Result<Authority, Failure> {
 /// `smqtt token …`
 pub async fn token(command: &TokenCommand) -> Result<(), Failure> {
     let TokenCommand::New(args) = command;
-    Attributes::parse(&args.attributes).map_err(|error| {
-        let failure = Failure::new(error.to_string());
-        error.hint().map_or(Failure::new(error.to_string()), |hint| failure.hint(hint))
-    })?;
+    check_attributes(&args.attributes)?;
     let request = TokenRequest {
         name: args.name.clone(),
         role: if args.broker { "broker" } else { "device" }.into(),
@@ -178,6 +175,18 @@ pub async fn token(command: &TokenCommand) -> Result<(), Failure> {
     let answer: NewToken = of_site(&args.site)?.post("/v1/tokens", &request).await?;
     eprintln!("token for `{}`, good for one enrolment until {}", args.name, date(answer.expires));
     print_line(Zeroizing::new(answer.token.clone()).as_bytes())
+}
+
+/// Parsed here as well as by the authority, so that a slip is shown in place.
+fn check_attributes(texts: &[String]) -> Result<(), Failure> {
+    let failure = |text: String, error: &AttributeError| match error.hint() {
+        Some(hint) => Failure::new(text).hint(hint),
+        None => Failure::new(text),
+    };
+    for text in texts {
+        text.parse::<Attribute>().map_err(|e| failure(format!("attribute `{text}`: {e}"), &e))?;
+    }
+    Attributes::parse(texts).map(drop).map_err(|e| failure(e.to_string(), &e))
 }
 
 /// `smqtt rule …`

@@ -6,6 +6,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use smqtt_core::api::{EnrolRequest, Enrolment, Keys, RenewRequest};
+use smqtt_core::attribute::Label;
 use smqtt_core::crypto::SigningKey;
 use smqtt_core::identity::{Role, fingerprint};
 use smqtt_core::token::Token;
@@ -104,8 +105,8 @@ pub async fn enrol(token: &Token, dir: &Path, now: u64) -> Result<Keyring, Enrol
 /// [`EnrolError`] where the keyring's certificate cannot be used.
 pub fn authority_of(keyring: &Keyring) -> Result<Authority, EnrolError> {
     let signer = keyring.signer();
-    let identity = Some((signer.certificate(), signer.key().expose_pkcs8()));
-    let tls = tls::client_config(keyring.roots(), identity)?;
+    let identity = (signer.certificate(), signer.key().expose_pkcs8());
+    let tls = tls::authority_config(keyring.roots(), identity)?;
     Ok(Authority::new(&keyring.place().authority, tls)?)
 }
 
@@ -129,10 +130,8 @@ pub async fn refresh(keyring: &SharedKeyring, now: u64, wait: Duration) -> Resul
     if let Some(bytes) = authority.bundle(known, wait).await? {
         done.bundle = keyring.with(|k| k.take_bundle(&bytes))?;
     }
-    // Keys of this epoch may be missing although the bundle is not new: the last try broke in between.
-    let behind = keyring.with(|k| k.keys().iter().all(|key| key.epoch() < k.bundle().epoch.number));
     let reads = keyring.with(|k| k.signer().identity().role == Role::Device);
-    if reads && (done.bundle || behind) {
+    if reads && (done.bundle || keyring.with(|k| keys_are_behind(k))) {
         let keys: Keys = authority.get("/v1/keys").await?;
         keyring.with(|k| k.take_keys(&keys.keys))?;
     }
@@ -143,6 +142,16 @@ pub async fn refresh(keyring: &SharedKeyring, now: u64, wait: Duration) -> Resul
         done.certificate = true;
     }
     Ok(done)
+}
+
+/// Whether no key is of the bundle's epoch and versions. Such may be missing although the bundle is not new: the last
+/// try broke in between, perhaps because somebody cut it.
+fn keys_are_behind(keyring: &Keyring) -> bool {
+    let (epoch, versions) = (keyring.bundle().epoch.number, &keyring.bundle().versions);
+    let current = |label: &Label| {
+        label.to_attribute().is_none_or(|(attribute, version)| version >= versions.get(&attribute))
+    };
+    !keyring.keys().iter().any(|key| key.epoch() >= epoch && key.labels().iter().all(current))
 }
 
 /// A request for a new certificate, where two thirds of the old one's life are over.

@@ -7,14 +7,14 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
-use smqtt_core::identity::{Fingerprint, fingerprint};
+use smqtt_core::identity::{Fingerprint, Role, fingerprint, read_certificate};
 
 /// The one crypto provider of the whole tree.
 pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
 
-/// TLS to a server that `roots` (DER) vouch for, as the holder of `certificate` if one is given.
+/// TLS to a broker, or any other server that `roots` (DER) vouch for, as the holder of `certificate` if one is given.
 ///
 /// # Errors
 /// [`Error`] where a root, the certificate or its key (PKCS #8) cannot be used.
@@ -22,20 +22,28 @@ pub fn client_config(
     roots: &[Vec<u8>],
     certificate: Option<(&[u8], &[u8])>,
 ) -> Result<Arc<ClientConfig>, Error> {
-    let mut store = RootCertStore::empty();
-    for root in roots {
-        store.add(CertificateDer::from(root.clone()))?;
-    }
     let builder = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()?
-        .with_root_certificates(store);
+        .with_root_certificates(root_store(roots)?);
     let config = match certificate {
         None => builder.with_no_client_auth(),
-        Some((certificate, key)) => {
-            let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.to_vec()));
-            builder.with_client_auth_cert(vec![CertificateDer::from(certificate.to_vec())], key)?
-        }
+        Some((certificate, key)) => builder.with_client_auth_cert(chain(certificate), private(key))?,
     };
+    Ok(Arc::new(config))
+}
+
+/// TLS to the authority of `roots` (DER) and to nobody else, its brokers included, as the holder of `certificate`.
+///
+/// # Errors
+/// [`Error`] where a root, the certificate or its key (PKCS #8) cannot be used.
+pub fn authority_config(roots: &[Vec<u8>], certificate: (&[u8], &[u8])) -> Result<Arc<ClientConfig>, Error> {
+    let verifier = AuthorityOnly { trust: Trust::Roots(verifier(root_store(roots)?)?), provider: provider() };
+    let (certificate, key) = certificate;
+    let config = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_client_auth_cert(chain(certificate), private(key))?;
     Ok(Arc::new(config))
 }
 
@@ -47,37 +55,76 @@ pub fn pinned_config(pin: Fingerprint) -> Result<Arc<ClientConfig>, Error> {
     let config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(PinnedRoot { pin, provider: provider() }))
+        .with_custom_certificate_verifier(Arc::new(AuthorityOnly {
+            trust: Trust::Pin(pin),
+            provider: provider(),
+        }))
         .with_no_client_auth();
     Ok(Arc::new(config))
 }
 
-/// Trusts a server if the root in the chain that it sends has the fingerprint, and vouches for it.
+fn root_store(roots: &[Vec<u8>]) -> Result<RootCertStore, Error> {
+    let mut store = RootCertStore::empty();
+    for root in roots {
+        store.add(CertificateDer::from(root.clone()))?;
+    }
+    Ok(store)
+}
+
+fn chain(certificate: &[u8]) -> Vec<CertificateDer<'static>> {
+    vec![CertificateDer::from(certificate.to_vec())]
+}
+
+fn private(key: &[u8]) -> PrivateKeyDer<'static> {
+    PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.to_vec()))
+}
+
+fn verifier(roots: RootCertStore) -> Result<Arc<WebPkiServerVerifier>, Error> {
+    WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider())
+        .build()
+        .map_err(|error| Error::General(error.to_string()))
+}
+
+/// Trusts a server that the root vouches for and whose certificate is of the role `authority`. A broker is a server
+/// of the same root, perhaps under the same name: it must not be told a token.
 #[derive(Debug)]
-struct PinnedRoot {
-    pin: Fingerprint,
+struct AuthorityOnly {
+    trust: Trust,
     provider: Arc<CryptoProvider>,
 }
 
-impl ServerCertVerifier for PinnedRoot {
+#[derive(Debug)]
+enum Trust {
+    /// The root, known.
+    Roots(Arc<WebPkiServerVerifier>),
+    /// The root in the chain that the server sends has this fingerprint.
+    Pin(Fingerprint),
+}
+
+impl ServerCertVerifier for AuthorityOnly {
     fn verify_server_cert(
         &self,
         leaf: &CertificateDer<'_>,
-        chain: &[CertificateDer<'_>],
+        intermediates: &[CertificateDer<'_>],
         name: &ServerName<'_>,
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let root = chain
-            .iter()
-            .find(|certificate| fingerprint(certificate).is_ok_and(|f| f == self.pin))
-            .ok_or(Error::InvalidCertificate(CertificateError::UnknownIssuer))?;
-        let mut store = RootCertStore::empty();
-        store.add(root.clone().into_owned())?;
-        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(store), self.provider.clone())
-            .build()
-            .map_err(|error| Error::General(error.to_string()))?;
-        verifier.verify_server_cert(leaf, chain, name, ocsp, now)
+        let verified = match &self.trust {
+            Trust::Roots(verifier) => verifier.verify_server_cert(leaf, intermediates, name, ocsp, now),
+            Trust::Pin(pin) => {
+                let root = intermediates
+                    .iter()
+                    .find(|certificate| fingerprint(certificate).is_ok_and(|f| f == *pin))
+                    .ok_or(Error::InvalidCertificate(CertificateError::UnknownIssuer))?;
+                let root = root_store(&[root.to_vec()])?;
+                verifier(root)?.verify_server_cert(leaf, intermediates, name, ocsp, now)
+            }
+        }?;
+        match read_certificate(leaf) {
+            Ok(read) if read.identity.role == Role::Authority => Ok(verified),
+            _ => Err(Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure)),
+        }
     }
 
     fn verify_tls12_signature(

@@ -170,21 +170,19 @@ pub async fn follow(view: Arc<View>, revoked: impl Fn(&[DeviceId]), renewed: imp
             view.refresh_directory().await.map_err(|e| e.to_string())?;
             refresh(view.keyring(), view.now(), WAIT).await.map_err(|e| e.to_string())
         };
-        match result.await {
+        let result = result.await;
+        // Also where something failed after the bundle was there.
+        if view.keyring.with(|k| k.bundle().number) != view.bundle().number {
+            let gone = view.take_bundle();
+            tracing::info!(bundle = view.bundle().number, revoked = gone.len(), "took a newer bundle");
+            revoked(&gone);
+        }
+        match result {
             Ok(done) => {
                 if failures > 0 {
                     tracing::info!("the authority is there again");
                 }
                 failures = 0;
-                if done.bundle {
-                    let gone = view.take_bundle();
-                    tracing::info!(
-                        bundle = view.bundle().number,
-                        revoked = gone.len(),
-                        "took a newer bundle"
-                    );
-                    revoked(&gone);
-                }
                 if done.certificate {
                     renewed();
                 }

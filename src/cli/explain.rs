@@ -118,6 +118,9 @@ fn explain_message(
     for (key, version) in header.versions().iter() {
         print_line(format!("version      {key} v{version}, now v{}", keyring.bundle().versions.get(key)))?;
     }
+    if keyring.bundle().is_revoked(keyring.id()) {
+        print_line("revoked      this device was: it gets no newer keys")?;
+    }
     match header.verify(keyring.roots()) {
         Ok(publisher) => print_line(format!("publisher    {} ✓ verified", publisher.identity.name))?,
         Err(error) => return Err(Failure::new("publisher not verified").because(&error)),

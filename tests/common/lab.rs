@@ -6,10 +6,11 @@
 use std::cell::Cell;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bytes::{Bytes, BytesMut};
 use rcgen::{
     BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType,
     date_time_ymd,
@@ -19,7 +20,10 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::server::WebPkiClientVerifier;
 use smqtt::broker::{Broker, BrokerHandle, Config, Hook, Stored, Whom};
-use smqtt::mqtt::ReasonCode;
+use smqtt::mqtt::{
+    Ack, AckProperties, Connack, ConnackProperties, Limits, Packet, Publish, QoS, ReasonCode, Suback,
+    Version, decode,
+};
 use smqtt::secure::{Counters, SecurePublish, View, follow};
 use smqtt_client::authority::{Authority, RequestError};
 use smqtt_client::enrol::{EnrolError, Refreshed, enrol, refresh};
@@ -34,6 +38,7 @@ use smqtt_core::identity::{DeviceId, Identity};
 use smqtt_core::policy::Policy;
 use smqtt_core::token::Token;
 use smqtt_core::topic::Filter;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -478,5 +483,114 @@ impl HomeMade {
         (params.not_before, params.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2090, 1, 1));
         let der = params.signed_by(&key, &self.issuer).unwrap().der().to_vec();
         Signer::new(SigningKey::from_pkcs8(&key.serialize_der()).unwrap(), der).unwrap()
+    }
+}
+
+/// A broker that delivers what the test tells it to, says what it is told to, and remembers what it hears.
+pub struct EvilBroker {
+    pub url: String,
+    deliveries: tokio::sync::mpsc::UnboundedSender<Publish>,
+    state: Arc<Mutex<EvilState>>,
+    next: u16,
+}
+
+#[derive(Default)]
+struct EvilState {
+    refusal: Option<String>,
+    heard: Vec<Vec<u8>>,
+}
+
+impl EvilBroker {
+    pub async fn start(tls: Option<Arc<ServerConfig>>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let scheme = if tls.is_some() { "mqtts" } else { "mqtt" };
+        let url = format!("{scheme}://{}", listener.local_addr().unwrap());
+        let (deliveries, mut queue) = tokio::sync::mpsc::unbounded_channel();
+        let state = Arc::new(Mutex::new(EvilState::default()));
+        let shared = state.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                match &tls {
+                    None => evil_connection(stream, &mut queue, &shared).await,
+                    Some(tls) => {
+                        let accepted = tokio_rustls::TlsAcceptor::from(tls.clone()).accept(stream).await;
+                        if let Ok(stream) = accepted {
+                            evil_connection(stream, &mut queue, &shared).await;
+                        }
+                    }
+                }
+            }
+        });
+        Self { url, deliveries, state, next: 0 }
+    }
+
+    pub fn deliver(&mut self, topic: &str, payload: &[u8], retain: bool, dup: bool) {
+        self.next += 1;
+        let publish = Publish {
+            dup,
+            qos: QoS::AtLeastOnce,
+            retain,
+            topic: topic.into(),
+            packet_id: self.next,
+            payload: Bytes::copy_from_slice(payload),
+            ..Publish::default()
+        };
+        self.deliveries.send(publish).unwrap();
+    }
+
+    /// From now on every message is refused with this text.
+    pub fn refuse_with(&self, text: &str) {
+        self.state.lock().unwrap().refusal = Some(text.to_owned());
+    }
+
+    /// Payloads that were published.
+    pub fn heard(&self) -> Vec<Vec<u8>> {
+        self.state.lock().unwrap().heard.clone()
+    }
+}
+
+async fn evil_connection(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    queue: &mut tokio::sync::mpsc::UnboundedReceiver<Publish>,
+    state: &Mutex<EvilState>,
+) {
+    let (mut input, mut output) = (BytesMut::new(), BytesMut::new());
+    loop {
+        while let Some(packet) = decode(&mut input, Version::V5, Limits::default()).unwrap() {
+            let answer = match packet {
+                Packet::Connect(_) => {
+                    let mut properties = ConnackProperties::default();
+                    properties.user.push(("smqtt".into(), "1".into()));
+                    let reason = ReasonCode::Success;
+                    Packet::Connack(Box::new(Connack { session_present: false, reason, properties }))
+                }
+                Packet::Subscribe(subscribe) => Packet::Suback(Suback {
+                    packet_id: subscribe.packet_id,
+                    properties: AckProperties::default(),
+                    reasons: vec![ReasonCode::GrantedQoS1; subscribe.subscriptions.len()],
+                }),
+                Packet::Publish(publish) => {
+                    let mut state = state.lock().unwrap();
+                    state.heard.push(publish.payload.to_vec());
+                    let mut ack = Ack::new(publish.packet_id, ReasonCode::Success);
+                    if let Some(text) = &state.refusal {
+                        ack.reason = ReasonCode::ImplementationSpecificError;
+                        ack.properties.reason_string = Some(text.as_str().into());
+                    }
+                    Packet::Puback(ack)
+                }
+                Packet::Pingreq => Packet::Pingresp,
+                Packet::Disconnect(_) => return,
+                _ => continue,
+            };
+            answer.encode(Version::V5, &mut output).unwrap();
+        }
+        if stream.write_all_buf(&mut output).await.is_err() {
+            return;
+        }
+        tokio::select! {
+            read = stream.read_buf(&mut input) => if read.is_ok_and(|n| n > 0) {} else { return },
+            Some(publish) = queue.recv() => Packet::Publish(publish).encode(Version::V5, &mut output).unwrap(),
+        }
     }
 }

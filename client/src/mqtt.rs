@@ -202,6 +202,19 @@ struct Link {
     smqtt: bool,
     /// Content keys whose header went out on this connection.
     introduced: HashSet<Kid>,
+    /// Filters that the broker has in this session, or is being asked for.
+    subscribed: HashSet<String>,
+}
+
+impl Link {
+    /// Another connection, in the same session or a new one.
+    fn begin(&mut self, smqtt: bool, resumed: bool) {
+        self.smqtt = smqtt;
+        self.introduced.clear();
+        if !resumed {
+            self.subscribed.clear();
+        }
+    }
 }
 
 /// A device's connection to a broker; clones share it.
@@ -211,6 +224,8 @@ pub struct Client {
     mqtt: AsyncClient,
     sealer: Arc<Mutex<Sealer>>,
     link: Arc<Mutex<Link>>,
+    /// What was subscribed to: a broker that lost the session is asked again.
+    wanted: Arc<Mutex<Vec<(String, QoS)>>>,
     status: watch::Receiver<Status>,
     now: fn() -> u64,
 }
@@ -220,6 +235,7 @@ pub struct Client {
 pub struct Inbox {
     client: Client,
     arrivals: mpsc::Receiver<rumqttc::mqttbytes::v5::Publish>,
+    status: watch::Receiver<Status>,
     opener: Opener,
 }
 
@@ -274,8 +290,9 @@ pub fn connect(keyring: SharedKeyring, options: &Options) -> Result<(Client, Inb
     let link = Arc::new(Mutex::new(Link::default()));
     tokio::spawn(drive(events, arrived, status, link.clone()));
     let sealer = Arc::new(Mutex::new(Sealer::new(options.sign)));
-    let client = Client { keyring, mqtt, sealer, link, status: status_of, now: options.now };
-    let inbox = Inbox { client: client.clone(), arrivals, opener };
+    let wanted = Arc::default();
+    let client = Client { keyring, mqtt, sealer, link, wanted, status: status_of, now: options.now };
+    let inbox = Inbox { client: client.clone(), arrivals, status: client.status(), opener };
     Ok((client, inbox))
 }
 
@@ -316,8 +333,9 @@ async fn drive(
             Ok(Event::Incoming(Packet::ConnAck(connack))) => {
                 failures = 0;
                 let property = |(k, v): &(String, String)| (k.as_str(), v.as_str()) == READER_PROPERTY;
+                let resumed = connack.session_present;
                 let smqtt = connack.properties.is_some_and(|p| p.user_properties.iter().any(property));
-                *lock(&link) = Link { smqtt, introduced: HashSet::new() };
+                lock(&link).begin(smqtt, resumed);
                 status.send_replace(Status::Connected { smqtt });
             }
             Ok(Event::Incoming(Packet::Publish(publish))) => {
@@ -336,7 +354,7 @@ async fn drive(
                     return;
                 }
                 failures += 1;
-                *lock(&link) = Link::default();
+                lock(&link).begin(false, true);
                 tracing::debug!(%reason, failures, "broker lost");
                 status.send_replace(Status::Lost { reason, failures });
                 let pause = Duration::from_millis(100) * 2u32.saturating_pow(failures.min(9) - 1);
@@ -526,12 +544,42 @@ impl Client {
         let ack = notice.wait_async().await.map_err(|e| closed(&e))?;
         let refused = ack.return_codes.iter().find(|code| !matches!(code, SubscribeReasonCode::Success(_)));
         match refused {
-            None => Ok(()),
+            None => {
+                let mut wanted = lock(&self.wanted);
+                wanted.retain(|(other, _)| other != filter);
+                wanted.push((filter.to_owned(), qos));
+                lock(&self.link).subscribed.insert(filter.to_owned());
+                Ok(())
+            }
             Some(code) => {
                 let reason = ack.properties.and_then(|p| p.reason_string);
                 Err(MqttError::Refused(reason.unwrap_or_else(|| format!("{code:?}"))))
             }
         }
+    }
+
+    /// Subscribes anew to what this session of the broker's has not.
+    fn subscribe_again(&self) {
+        if !matches!(&*self.status.borrow(), Status::Connected { .. }) {
+            return;
+        }
+        let wanted = lock(&self.wanted).clone();
+        let missing: Vec<_> = wanted
+            .into_iter()
+            .filter(|(filter, _)| lock(&self.link).subscribed.insert(filter.clone()))
+            .collect();
+        if missing.is_empty() {
+            return;
+        }
+        let client = self.clone();
+        // Not awaited here: messages may have to be taken before the answer comes.
+        tokio::spawn(async move {
+            for (filter, qos) in missing {
+                if let Err(error) = client.subscribe(&filter, qos).await {
+                    tracing::error!(%error, filter, "cannot subscribe again");
+                }
+            }
+        });
     }
 
     /// Says DISCONNECT, after what is under way.
@@ -577,7 +625,12 @@ impl Inbox {
     /// The next message, opened as far as it can be. A message sealed under a newer bundle than the
     /// keyring's is held while that is fetched. `None` when the connection is over.
     pub async fn next(&mut self) -> Option<Delivery> {
-        let publish = self.arrivals.recv().await?;
+        let publish = loop {
+            tokio::select! {
+                publish = self.arrivals.recv() => break publish?,
+                Ok(()) = self.status.changed() => self.client.subscribe_again(),
+            }
+        };
         let topic = String::from_utf8_lossy(&publish.topic).into_owned();
         let mut outcome = self.open(&topic, &publish);
         for attempt in 0..NEWER_TRIES {

@@ -59,9 +59,14 @@ impl Output {
             if let Some(found) = found(&text) {
                 return found;
             }
-            assert!(!written.ended, "ended without {what}; wrote: {text}");
             let left = deadline.saturating_sub(begun.elapsed());
-            assert!(!left.is_zero(), "not within {deadline:?}: {what}; wrote: {text}");
+            if written.ended || left.is_zero() {
+                let ended = written.ended;
+                // Whoever fails while holding a lock hides the reason from the others.
+                drop(written);
+                assert!(!ended, "ended without {what}; wrote: {text}");
+                panic!("not within {deadline:?}: {what}; wrote: {text}");
+            }
             written = changed.wait_timeout(written, left).unwrap().0;
         }
     }

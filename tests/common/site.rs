@@ -138,6 +138,14 @@ impl Site {
         device
     }
 
+    /// A second device of a name that is free again.
+    pub fn enrol_again(&self, name: &str, attributes: &[&str]) -> Device {
+        let mut device = self.device(&format!("{name}-again"));
+        self.enrol_with(&device, &self.token(name, attributes)).success();
+        device.name = name.to_owned();
+        device
+    }
+
     /// Sets a rule, and waits until the broker goes by it.
     pub fn rule_set(&self, filter: &str, arguments: &[&str]) -> Ended {
         let ended = self.run(&[&["rule", "set", filter], arguments].concat());

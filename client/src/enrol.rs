@@ -125,33 +125,29 @@ pub struct Refreshed {
 /// # Errors
 /// [`EnrolError`]; what was fetched before stays.
 pub async fn refresh(keyring: &SharedKeyring, now: u64, wait: Duration) -> Result<Refreshed, EnrolError> {
+    // The certificate first: with one that has expired nothing else is to be had.
+    let mut done = Refreshed { certificate: renew_if_due(keyring, now).await?, ..Refreshed::default() };
     let (authority, known) = keyring.with(|k| Ok::<_, EnrolError>((authority_of(k)?, k.bundle().number)))?;
-    let mut done = Refreshed::default();
     if let Some(bytes) = authority.bundle(known, wait).await? {
         done.bundle = keyring.with(|k| k.take_bundle(&bytes))?;
     }
+    // Asked of the keys, not of the bundle: the last try may have broken in between, and most bundles
+    // change nothing for most devices.
     let reads = keyring.with(|k| k.signer().identity().role == Role::Device);
-    if reads && (done.bundle || keyring.with(|k| keys_are_behind(k))) {
+    if reads && keyring.with(|k| keys_are_behind(k)) {
         let keys: Keys = authority.get("/v1/keys").await?;
         keyring.with(|k| k.take_keys(&keys.keys))?;
-    }
-    if let Some(request) = keyring.with(|k| renewal(k, now))? {
-        let renewed: Enrolment = authority.post("/v1/renew", &request).await?;
-        let certificate = STANDARD.decode(&renewed.certificate).map_err(|_| KeyringError::Answer)?;
-        keyring.with(|k| k.take_certificate(certificate, now))?;
-        done.certificate = true;
     }
     Ok(done)
 }
 
-/// Whether no key is of the bundle's epoch and versions. Such may be missing although the bundle is not new: the last
-/// try broke in between, perhaps because somebody cut it.
-fn keys_are_behind(keyring: &Keyring) -> bool {
-    let (epoch, versions) = (keyring.bundle().epoch.number, &keyring.bundle().versions);
-    let current = |label: &Label| {
-        label.to_attribute().is_none_or(|(attribute, version)| version >= versions.get(&attribute))
-    };
-    !keyring.keys().iter().any(|key| key.epoch() >= epoch && key.labels().iter().all(current))
+async fn renew_if_due(keyring: &SharedKeyring, now: u64) -> Result<bool, EnrolError> {
+    let Some(request) = keyring.with(|k| renewal(k, now))? else { return Ok(false) };
+    let authority = keyring.with(|k| authority_of(k))?;
+    let renewed: Enrolment = authority.post("/v1/renew", &request).await?;
+    let certificate = STANDARD.decode(&renewed.certificate).map_err(|_| KeyringError::Answer)?;
+    keyring.with(|k| k.take_certificate(certificate, now))?;
+    Ok(true)
 }
 
 /// A request for a new certificate, where two thirds of the old one's life are over.

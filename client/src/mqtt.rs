@@ -456,11 +456,16 @@ impl Client {
     /// [`MqttError`]: the broker does not have it, or may not.
     pub async fn finish(&self, order: &Order<'_>, sent: Sent) -> Result<Published, MqttError> {
         let Sent { mut published, mut notice } = sent;
-        for _ in 0..RESENDS_MAX {
+        let mut resends = 0;
+        loop {
             let refusal = match self.outcome(notice).await? {
                 None => return Ok(published),
                 Some(refusal) => refusal,
             };
+            if resends == RESENDS_MAX {
+                return Err(MqttError::Refused(refusal.0));
+            }
+            resends += 1;
             match refusal.code() {
                 "no-header" => {
                     if let Some(kid) = published.kid {
@@ -479,7 +484,6 @@ impl Client {
             }
             (published, notice) = self.send(order, true).await?;
         }
-        Err(MqttError::Refused("the same message was refused again and again".into()))
     }
 
     async fn send(

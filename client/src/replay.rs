@@ -4,7 +4,7 @@
 //! is acknowledged: whatever a killed process had in hand comes again, and nothing else opens twice. (The log
 //! is not synced: a power cut may forget the last few.)
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -21,6 +21,8 @@ pub const WINDOW: u64 = 1024;
 pub const KIDS_PER_PUBLISHER_MAX: usize = 64;
 /// Most publishers that are remembered.
 pub const PUBLISHERS_MAX: usize = 4096;
+/// Most messages that a caller may have in hand; above that all count as dealt with.
+const IN_HAND_MAX: usize = 65_536;
 /// The log is written anew above this.
 const LOG_BYTES_MAX: usize = 4 << 20;
 const LOG: &str = "replay.log";
@@ -80,6 +82,8 @@ pub struct Replay {
     windows: HashMap<Kid, Window>,
     /// Of forgotten content keys of a publisher, the newest `created`: nothing older is taken again.
     floors: HashMap<DeviceId, u64>,
+    /// Taken and not recorded yet: in hand.
+    in_hand: HashSet<(Kid, u64)>,
     log: Option<Log>,
 }
 
@@ -140,7 +144,14 @@ impl Replay {
 
     /// Whether this message is new; if so it is not from now on, in this process.
     pub fn take(&mut self, kid: Kid, publisher: DeviceId, created: u64, counter: u64) -> bool {
-        self.note(kid, publisher, created, counter)
+        let new = self.note(kid, publisher, created, counter);
+        if new && self.log.is_some() {
+            if self.in_hand.len() >= IN_HAND_MAX {
+                self.in_hand.clear();
+            }
+            self.in_hand.insert((kid, counter));
+        }
+        new
     }
 
     /// Writes down that this message was dealt with, for the processes after this one.
@@ -155,6 +166,7 @@ impl Replay {
         counter: u64,
     ) -> Result<(), FileError> {
         let Some(log) = &mut self.log else { return Ok(()) };
+        self.in_hand.remove(&(kid, counter));
         let written = log.file.write_all(&record(kid, publisher, created, counter));
         written.map_err(|error| FileError::new("write", &log.path, error))?;
         log.bytes += RECORD;
@@ -196,7 +208,7 @@ impl Replay {
         *floor = window.created.max(*floor);
     }
 
-    /// A log that yields the same windows.
+    /// A log that yields the same windows, but for what is in hand.
     fn condensed(&self) -> Vec<u8> {
         let mut out = Vec::new();
         for (publisher, floor) in &self.floors {
@@ -208,7 +220,8 @@ impl Replay {
             let lowest = window.next.saturating_sub(WINDOW);
             for counter in lowest..window.next {
                 let back = window.next - 1 - counter;
-                if window.seen[(back / 64) as usize] & (1 << (back % 64)) != 0 {
+                let seen = window.seen[(back / 64) as usize] & (1 << (back % 64)) != 0;
+                if seen && !self.in_hand.contains(&(*kid, counter)) {
                     out.extend(record(*kid, window.publisher, window.created, counter));
                 }
             }
@@ -265,6 +278,7 @@ mod tests {
         for n in [0, 2, 3] {
             assert!(first.take(Kid([0; 16]), WHO, 10, n));
         }
+        assert_eq!(first.condensed().len(), 3 * RECORD, "what is in hand is not written by accident");
         first.floors.insert(DeviceId([5; 16]), 99);
         let condensed = first.condensed();
         write_private(&dir.join(LOG), &condensed).unwrap();

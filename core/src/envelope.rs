@@ -1,8 +1,8 @@
 //! The envelope: what an MQTT payload holds when it is sealed.
 //!
 //! ```text
-//! compact = 1397575028(message)              the CBOR tag is the bytes da 53 4d 51 54, "SMQT"
-//! full    = 1397575028([header, message])
+//! compact = 1397576020(message)              the CBOR tag is the bytes da 53 4d 51 54, "SMQT"
+//! full    = 1397576020([header, message])
 //! message = [ << {1: 3, 4: kid, 6: partial iv} >>, {? 12: signature}, ciphertext ]
 //! ```
 //!

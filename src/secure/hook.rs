@@ -3,12 +3,13 @@
 //! Checked for every message, not once for each header: publisher, topic, policy, epoch, versions, rule.
 //! A compact message counts only from the device that signed its header.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use smqtt_client::mqtt::READER_PROPERTY;
+use smqtt_client::opener::HEADERS_MAX;
 use smqtt_core::bundle::Bundle;
 use smqtt_core::crypto::sha256;
 use smqtt_core::envelope::{Envelope, full, is_sealed};
@@ -54,8 +55,30 @@ pub struct SecurePublish {
 struct Session {
     device: Option<DeviceId>,
     reader: bool,
-    /// Content keys whose header this connection got.
-    introduced: Mutex<HashSet<Kid>>,
+    introduced: Mutex<Introduced>,
+}
+
+/// Content keys whose header this connection got, oldest first. Readers keep four times as many headers, so none of
+/// these is forgotten there.
+#[derive(Default)]
+struct Introduced {
+    kids: HashSet<Kid>,
+    order: VecDeque<Kid>,
+}
+
+impl Introduced {
+    /// Whether the connection has the header of `kid`; from now on it does.
+    fn knows(&mut self, kid: Kid) -> bool {
+        if !self.kids.insert(kid) {
+            return true;
+        }
+        self.order.push_back(kid);
+        if self.order.len() > HEADERS_MAX / 4 {
+            let oldest = self.order.pop_front();
+            oldest.map(|oldest| self.kids.remove(&oldest));
+        }
+        false
+    }
 }
 
 /// What goes along with a sealed message: its header, and the full form once somebody needs it.

@@ -141,6 +141,15 @@ pub async fn refresh(keyring: &SharedKeyring, now: u64, wait: Duration) -> Resul
     Ok(done)
 }
 
+/// Whether no key of the current epoch (or a later one) has all its attributes in their current versions.
+fn keys_are_behind(keyring: &Keyring) -> bool {
+    let (epoch, versions) = (keyring.bundle().epoch.number, &keyring.bundle().versions);
+    let current = |label: &Label| {
+        label.to_attribute().is_none_or(|(attribute, version)| version >= versions.get(&attribute))
+    };
+    !keyring.keys().iter().any(|key| key.epoch() >= epoch && key.labels().iter().all(current))
+}
+
 async fn renew_if_due(keyring: &SharedKeyring, now: u64) -> Result<bool, EnrolError> {
     let Some(request) = keyring.with(|k| renewal(k, now))? else { return Ok(false) };
     let authority = keyring.with(|k| authority_of(k))?;

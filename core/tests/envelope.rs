@@ -3,8 +3,9 @@
 mod common;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
 use ciborium::Value;
-use common::cose::{self, BUNDLE_AAD, HEADER_AAD};
+use common::cose::{self, BUNDLE_AAD, Content, HEADER_AAD};
 use common::pki::{Pki, VALID};
 use common::random::Rng;
 use common::witness::hkdf;
@@ -13,8 +14,8 @@ use coset::{CborSerializable, CoseEncrypt0, CoseSign1, iana};
 use smqtt_core::attribute::Versions;
 use smqtt_core::bundle::{Bundle, BundleError, CLOCK_SKEW_SECONDS, Epoch, Refusal};
 use smqtt_core::crypto::{Secret32, SigningKey, verify};
-use smqtt_core::envelope::{ContentKey, Envelope, EnvelopeError, MAGIC, is_sealed};
-use smqtt_core::header::{Draft, Header, HeaderError, Signer};
+use smqtt_core::envelope::{Envelope, EnvelopeError, MAGIC, OpeningKey, SealingKey, is_sealed};
+use smqtt_core::header::{Draft, HEADER_SECONDS_MAX, Header, HeaderError, Signer};
 use smqtt_core::identity::{DeviceId, IdentityError, Role, TenantId};
 use smqtt_core::policy::{Policy, Template};
 use smqtt_core::rule::{Mode, Rule};
@@ -62,11 +63,32 @@ impl World {
             created: NOW,
             expires: NOW + 3600,
             filter: &self.filter,
+            sign_messages: false,
         }
     }
 
-    fn seal(&self) -> (Header, ContentKey) {
+    fn seal(&self) -> (Header, SealingKey) {
         Header::seal_with(&self.draft(), &self.publisher, &Secret32::new(COINS)).unwrap()
+    }
+
+    /// A header that says that its messages are signed, and what signs them.
+    fn seal_signing(&self) -> (Header, SealingKey) {
+        let draft = Draft { sign_messages: true, ..self.draft() };
+        Header::seal_with(&draft, &self.publisher, &Secret32::new(COINS)).unwrap()
+    }
+
+    /// The content key of a header made by [`World::seal`] or [`World::seal_signing`], derived here.
+    fn content(&self, header: &Header) -> Content {
+        let access = self.policy.access(header.versions(), 7);
+        let (_, secret) = suite()
+            .encapsulate(&self.params, Scope::Policy(&access), HEADER_AAD, &Secret32::new(COINS))
+            .unwrap();
+        Content {
+            key: hkdf(header.hash(), secret.expose(), &[b"SMQTT-V01 key"]),
+            iv: hkdf(header.hash(), secret.expose(), &[b"SMQTT-V01 iv"]),
+            header_hash: *header.hash(),
+            publisher: header.publisher().0,
+        }
     }
 
     fn seal_by(&self, signer: &Signer) -> Header {
@@ -89,8 +111,10 @@ impl World {
         let certificate = header.verify(&self.pki.roots()).map_err(|e| e.to_string())?;
         let content = header.open(&self.params, key).map_err(|e| e.to_string())?;
         let message = envelope.message;
-        if message.verify(&certificate.public_key, topic, header.hash(), header.publisher()) == Some(false) {
-            return Err(EnvelopeError::Signature.to_string());
+        match message.verify(&certificate.public_key, topic, header.hash(), header.publisher()) {
+            None if !header.messages_are_signed() => {}
+            Some(true) => {}
+            _ => return Err(EnvelopeError::Signature.to_string()),
         }
         content.open(topic, &message).map_err(|e| e.to_string())
     }
@@ -123,16 +147,10 @@ impl World {
 fn message_is_a_cose_encrypt0() {
     let world = World::new();
     let (header, content) = world.seal();
-    // The content key, derived here.
-    let access = world.policy.access(header.versions(), 7);
-    let (_, secret) = suite()
-        .encapsulate(&world.params, Scope::Policy(&access), HEADER_AAD, &Secret32::new(COINS))
-        .unwrap();
-    let key: [u8; 32] = hkdf(header.hash(), secret.expose(), &[b"SMQTT-V01 key"]);
-    let iv: [u8; 12] = hkdf(header.hash(), secret.expose(), &[b"SMQTT-V01 iv"]);
-
+    let derived = world.content(&header);
     for counter in 0..300u64 {
-        let sealed = content.seal(TOPIC, b"38.5", None).unwrap();
+        let sealed = content.seal(TOPIC, b"38.5").unwrap();
+        assert_eq!(sealed, derived.compact(TOPIC, counter, b"38.5", None), "every byte");
         if !matches!(counter, 0 | 1 | 255..258) {
             continue;
         }
@@ -145,32 +163,42 @@ fn message_is_a_cose_encrypt0() {
         assert_eq!(protected.partial_iv, shortest);
         assert!(protected.rest.is_empty() && cose.unprotected.is_empty());
 
-        let mut nonce = iv;
-        nonce[4..].iter_mut().zip(counter.to_be_bytes()).for_each(|(n, c)| *n ^= c);
-        let aad = external_aad(TOPIC, &header);
         let decrypt = |ciphertext: &[u8], aad: &[u8]| {
-            let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &key).unwrap());
+            let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &derived.key).unwrap());
             let mut buffer = ciphertext.to_vec();
-            let nonce = Nonce::assume_unique_for_key(nonce);
+            let nonce = Nonce::assume_unique_for_key(derived.nonce(counter));
             key.open_in_place(nonce, Aad::from(aad), &mut buffer).map(|plain| plain.to_vec())
         };
+        let aad = derived.external_aad(TOPIC);
         assert_eq!(cose.decrypt_ciphertext(&aad, || unreachable!(), decrypt).unwrap(), b"38.5");
-        let other = external_aad("ward/4/temperature", &header);
+        let other = derived.external_aad("ward/4/temperature");
         assert!(cose.decrypt_ciphertext(&other, || unreachable!(), decrypt).is_err());
     }
 }
 
-/// `["SMQTT-V01 message", topic, header hash, publisher]`
-fn external_aad(topic: &str, header: &Header) -> Vec<u8> {
-    let parts = ["SMQTT-V01 message".into(), topic.into(), cose::bytes(header.hash()), cose::bytes([1; 16])];
-    cose::encode(&Value::Array(parts.to_vec()))
+/// What [`OpeningKey`] would do if it had no `seal` of its own: one of its own would be called instead.
+trait CannotSeal {
+    fn seal(&self, _topic: &str, _payload: &[u8]) -> &'static str {
+        "cannot"
+    }
+}
+
+impl CannotSeal for OpeningKey {}
+
+/// A reader has the same key and a counter of its own: sealing with it would repeat the publisher's nonces.
+#[test]
+fn a_reader_cannot_seal() {
+    let world = World::new();
+    let (header, _) = world.seal();
+    let key: OpeningKey = header.open(&world.params, &world.reader()).unwrap();
+    assert_eq!(key.seal(TOPIC, b"38.5"), "cannot");
 }
 
 #[test]
 fn envelope_is_one_tag_around_message_or_header_and_message() {
     let world = World::new();
     let (header, content) = world.seal();
-    let compact = content.seal(TOPIC, b"x", None).unwrap();
+    let compact = content.seal(TOPIC, b"x").unwrap();
     let message = Envelope::parse(&compact).unwrap().message;
     assert_eq!(message.compact(), compact);
     let full = message.full(header.as_bytes());
@@ -223,23 +251,29 @@ fn header_is_a_cose_sign1() {
         (10, "ward/3/#".into()),
     ]);
     assert_eq!(cose.payload.unwrap(), cose::encode(&expected), "only the versions that the policy asks for");
+
+    let (signing, _) = world.seal_signing();
+    let mut fields = expected.into_map().unwrap();
+    fields.push((11.into(), true.into()));
+    assert_eq!(cose::parts(signing.as_bytes())[1], cose::encode(&Value::Map(fields)));
+    assert!(signing.messages_are_signed() && !header.messages_are_signed());
+    assert_eq!(world.verify(&signing), Ok(()));
 }
 
-/// RFC 9338, section 3.3: COSE_Encrypt0 has no byte strings but protected header and ciphertext, so
-/// no `other_fields`, and the context is `CounterSignature0`.
 #[test]
 fn message_signature_is_a_countersignature0() {
     let world = World::new();
-    let (header, content) = world.seal();
-    let sealed = content.seal(TOPIC, b"38.5", Some(world.publisher.key())).unwrap();
+    let (header, content) = world.seal_signing();
+    let derived = world.content(&header);
+    let sealed = content.seal(TOPIC, b"38.5").unwrap();
     let message = cose::decode(&sealed[MAGIC.len()..]).into_array().unwrap();
-    let [protected, unprotected, ciphertext] = <[Value; 3]>::try_from(message).unwrap();
+    let [_, unprotected, _] = <[Value; 3]>::try_from(message).unwrap();
     let [(label, signature)] = <[(Value, Value); 1]>::try_from(unprotected.into_map().unwrap()).unwrap();
-    assert_eq!(label, 12.into());
-    let aad = cose::bytes(external_aad(TOPIC, &header));
-    let structure = Value::Array(vec!["CounterSignature0".into(), protected, aad, ciphertext]);
+    assert_eq!(label, cose::COUNTERSIGNATURE0_V2.into());
+    let signature = signature.into_bytes().unwrap();
     let by = world.publisher.key().public_key();
-    assert!(verify(by, &cose::encode(&structure), &signature.into_bytes().unwrap()));
+    assert!(verify(by, &derived.to_be_signed(TOPIC, 0, b"38.5"), &signature));
+    assert_eq!(sealed, derived.compact(TOPIC, 0, b"38.5", Some(&signature)), "every other byte");
     assert!(CoseEncrypt0::from_slice(&sealed[MAGIC.len()..]).is_ok());
 
     let message = Envelope::parse(&sealed).unwrap().message;
@@ -251,14 +285,48 @@ fn message_signature_is_a_countersignature0() {
     assert_eq!(message.verify(by, TOPIC, header.hash(), DeviceId([2; 16])), Some(false));
 }
 
+/// A message's signature is outside its ciphertext: without it, it decrypts all the same. That the header
+/// asks for one cannot be taken away with it.
+#[test]
+fn a_signature_taken_away_is_noticed() {
+    let world = World::new();
+    let (reader, roots) = (world.reader(), world.pki.roots());
+    let (header, content) = world.seal_signing();
+    let sealed = content.seal(TOPIC, b"38.5").unwrap();
+    let message = Envelope::parse(&sealed).unwrap().message;
+    assert_eq!(world.open(&message.full(header.as_bytes()), TOPIC, &reader).unwrap(), b"38.5");
+
+    let stripped = cose::stripped(&sealed);
+    let message = Envelope::parse(&stripped).unwrap().message;
+    assert!(!message.is_signed());
+    assert_eq!(header.open(&world.params, &reader).unwrap().open(TOPIC, &message).unwrap(), b"38.5");
+    let refused = world.open(&message.full(header.as_bytes()), TOPIC, &reader);
+    assert_eq!(refused, Err(EnvelopeError::Signature.to_string()), "the header says that there is one");
+
+    // A header that does not say so, under the old signature and under a new one of the publisher's.
+    let [_, payload, _] = cose::parts(header.as_bytes());
+    let field = [0x0b, 0xf5];
+    let unsaid = [&[payload[0] - 1], payload[1..].strip_suffix(&field).unwrap()].concat();
+    let at = header.as_bytes().windows(payload.len()).position(|w| w == payload).unwrap();
+    let head = at - 3;
+    let mut same_signature = header.as_bytes()[..head].to_vec();
+    same_signature.extend(cose::encode(&cose::bytes(&unsaid)));
+    same_signature.extend(&header.as_bytes()[at + payload.len()..]);
+    let same_signature = Header::parse(&same_signature).unwrap();
+    assert!(!same_signature.messages_are_signed());
+    assert_eq!(same_signature.verify(&roots), Err(HeaderError::Signature));
+    let signed_again = cose::sign1(&world.publisher, HEADER_AAD, &unsaid);
+    assert_eq!(world.verify(&Header::parse(&signed_again).unwrap()), Ok(()));
+    let refused = world.open(&message.full(&signed_again), TOPIC, &reader);
+    assert_eq!(refused, Err(EnvelopeError::Altered.to_string()), "it is another header");
+}
+
 #[test]
 fn sealed_opens_for_readers_and_nobody_else() {
     let world = World::new();
     let (header, content) = world.seal();
-    let full = Envelope::parse(&content.seal(TOPIC, b"38.5", None).unwrap())
-        .unwrap()
-        .message
-        .full(header.as_bytes());
+    let full =
+        Envelope::parse(&content.seal(TOPIC, b"38.5").unwrap()).unwrap().message.full(header.as_bytes());
     assert_eq!(world.open(&full, TOPIC, &world.reader()).unwrap(), b"38.5");
     let outsider = key(&world.master, "role=nurse, ward=4", 7, 3);
     let not_satisfied = HeaderError::Suite(SuiteError::NotSatisfied);
@@ -274,9 +342,8 @@ fn sealed_opens_for_readers_and_nobody_else() {
 fn every_flipped_byte_of_a_full_envelope_is_noticed() {
     let world = World::new();
     let reader = world.reader();
-    let (header, content) = world.seal();
-    for signer in [None, Some(world.publisher.key())] {
-        let compact = content.seal(TOPIC, b"38.5", signer).unwrap();
+    for (header, content) in [world.seal(), world.seal_signing()] {
+        let compact = content.seal(TOPIC, b"38.5").unwrap();
         let full = Envelope::parse(&compact).unwrap().message.full(header.as_bytes());
         assert!(world.open(&full, TOPIC, &reader).is_ok());
         for at in 0..full.len() {
@@ -405,31 +472,42 @@ fn headers_signed_by_forgers_are_refused() {
     }
 }
 
-/// ECDSA is malleable: from (r, s) anybody makes (r, -s), which verifies as well. That is another header,
-/// with another kid and another content key, and what was sealed under the first does not open under it.
+/// ECDSA is malleable: from `(r, s)` anybody makes `(r, -s)`, which is as good to the library. It would be
+/// another header, with another kid: one message would count as two.
 #[test]
-fn the_other_signature_makes_a_header_under_which_nothing_opens() {
+fn the_other_signature_is_refused() {
     let world = World::new();
-    let (header, content) = world.seal();
-    let sealed = content.seal(TOPIC, b"38.5", None).unwrap();
-    let message = Envelope::parse(&sealed).unwrap().message;
-    let mut bytes = header.as_bytes().to_vec();
-    let from = bytes.len() - 32;
-    let order = common::unhex("ffffffff00000000ffffffffffffffffbce6faada7179e84f3b9cac2fc632551");
-    let mut borrow = 0;
-    for i in (0..32).rev() {
-        let difference = i16::from(order[i]) - i16::from(bytes[from + i]) - borrow;
-        borrow = i16::from(difference < 0);
-        bytes[from + i] = difference.rem_euclid(256) as u8;
-    }
-    let Ok(twin) = Header::parse(&bytes) else { return };
-    if world.verify(&twin).is_err() {
-        return;
-    }
-    assert_ne!(twin.kid(), header.kid());
-    let key = twin.open(&world.params, &world.reader()).unwrap();
-    assert_eq!(key.open(TOPIC, &message), Err(EnvelopeError::Altered));
-    assert!(world.open(&message.full(&bytes), TOPIC, &world.reader()).is_err());
+    let roots = world.pki.roots();
+    let by_library = |bytes: &[u8], by: &Signer, aad: &[u8]| {
+        let cose = CoseSign1::from_slice(bytes).unwrap();
+        let key = UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, by.key().public_key());
+        cose.verify_signature(aad, |signature, data| key.verify(data, signature))
+    };
+    let (header, content) = world.seal_signing();
+    let mut twin = header.as_bytes().to_vec();
+    cose::double(&mut twin);
+    assert!(by_library(&twin, &world.publisher, HEADER_AAD).is_ok());
+    assert_eq!(Header::parse(&twin).unwrap().verify(&roots), Err(HeaderError::Signature));
+
+    let authority = world.pki.authority();
+    let mut twin = world.bundle().sign(&authority);
+    cose::double(&mut twin);
+    assert!(by_library(&twin, &authority, BUNDLE_AAD).is_ok());
+    assert_eq!(Bundle::verify(&twin, &roots), Err(BundleError::Signature));
+
+    let sealed = content.seal(TOPIC, b"38.5").unwrap();
+    let by = world.publisher.key().public_key();
+    let verify = |sealed: &[u8]| {
+        let message = Envelope::parse(sealed).unwrap().message;
+        message.verify(by, TOPIC, header.hash(), header.publisher())
+    };
+    assert_eq!(verify(&sealed), Some(true));
+    let ends = sealed.len() - b"38.5".len() - 16 - 1;
+    let mut twin = sealed.clone();
+    cose::double(&mut twin[..ends]);
+    assert_eq!(verify(&twin), Some(false));
+    cose::double(&mut twin[..ends]);
+    assert_eq!(twin, sealed, "the signature ends where we think");
 }
 
 #[test]
@@ -440,6 +518,7 @@ fn headers_have_one_encoding() {
         Header::parse(&cose::edited(header.as_bytes(), &world.publisher, HEADER_AAD, edit)).map(drop)
     };
     assert_eq!(parse(|_| ()), Ok(()));
+    assert_eq!(parse(|f| f.push((11.into(), true.into()))), Ok(()));
     let suites = ["bsw", "ac17", "fabeo-kp", "lsw", "ghw11", "yct14", ""];
     for suite in suites {
         let bytes = cose::edited(header.as_bytes(), &world.publisher, HEADER_AAD, |f| {
@@ -447,8 +526,12 @@ fn headers_have_one_encoding() {
         });
         assert_eq!(Header::parse(&bytes).unwrap_err(), HeaderError::UnknownSuite, "{suite}");
     }
-    let malformed: [(&str, cose::Edit); 14] = [
-        ("a field too many", |f| f.push((11.into(), 0.into()))),
+    let malformed: [(&str, cose::Edit); 18] = [
+        ("a field too many", |f| f.push((12.into(), 0.into()))),
+        ("`false` for unsigned messages", |f| f.push((11.into(), false.into()))),
+        ("null for unsigned messages", |f| f.push((11.into(), Value::Null))),
+        ("1 for signed messages", |f| f.push((11.into(), 1.into()))),
+        ("signed messages twice", |f| f.extend([(11.into(), true.into()), (11.into(), true.into())])),
         ("a field twice", |f| f.push(f[9].clone())),
         ("another order", |f| f.swap(0, 1)),
         ("a field missing", |f| drop(f.remove(7))),
@@ -506,7 +589,7 @@ fn headers_have_one_encoding() {
 fn messages_have_one_encoding() {
     let world = World::new();
     let (header, content) = world.seal();
-    let sealed = content.seal(TOPIC, b"38.5", None).unwrap();
+    let sealed = content.seal(TOPIC, b"38.5").unwrap();
     let parts = cose::decode(&sealed[5..]).into_array().unwrap();
     let kid = cose::bytes(header.kid().0);
     let message = |protected: Value, unprotected: Value, ciphertext: Value| {
@@ -630,6 +713,10 @@ fn bundle_verifies_for_the_authority_alone() {
     assert!(bundle.is_revoked(DeviceId([9; 16])) && !bundle.is_revoked(DeviceId([1; 16])));
 }
 
+fn rule(filter: &str) -> Value {
+    cose::map([(1, filter.into()), (2, 0.into())])
+}
+
 #[test]
 fn bundles_have_one_encoding() {
     let world = World::new();
@@ -639,7 +726,13 @@ fn bundles_have_one_encoding() {
         Bundle::verify(&cose::edited(&bytes, &authority, BUNDLE_AAD, edit), &world.pki.roots()).map(drop)
     };
     assert_eq!(verify(|_| ()), Ok(()));
-    let malformed: [(&str, cose::Edit); 9] = [
+    assert_eq!(verify(|f| *cose::field(f, 9) = Value::Array(vec![rule("a"), rule("a/#")])), Ok(()));
+    let malformed: [(&str, cose::Edit); 11] = [
+        ("two rules of one filter", |f| *cose::field(f, 9) = Value::Array(vec![rule("a"), rule("a")])),
+        ("two rules of one filter that say different things", |f| {
+            let other = cose::map([(1, "a".into()), (2, 0.into()), (4, cose::bytes(policy("a").encode()))]);
+            *cose::field(f, 9) = Value::Array(vec![rule("a"), rule("b"), other]);
+        }),
         ("a field too many", |f| f.push((13.into(), 0.into()))),
         ("another order", |f| f.swap(0, 1)),
         ("a field missing", |f| drop(f.pop())),
@@ -662,8 +755,7 @@ fn bundles_have_one_encoding() {
             *cose::field(f, 9) = Value::Array(vec![cose::map([(1, "a".into()), (2, 3.into())])]);
         }),
         ("too many rules", |f| {
-            let rule = |i: u32| cose::map([(1, format!("{i}").into()), (2, 0.into())]);
-            *cose::field(f, 9) = Value::Array((0..1025).map(rule).collect());
+            *cose::field(f, 9) = Value::Array((0..1025).map(|i| rule(&i.to_string())).collect());
         }),
     ];
     for (what, edit) in malformed {
@@ -730,9 +822,20 @@ fn a_bundle_refuses_what_does_not_agree_with_it() {
     assert_eq!(good.check(&header, TOPIC, NOW + 3600), Err(Refusal::Expired));
     assert_eq!(good.check(&header, TOPIC, NOW - CLOCK_SKEW_SECONDS), Ok(()));
     assert_eq!(good.check(&header, TOPIC, NOW - CLOCK_SKEW_SECONDS - 1), Err(Refusal::Clock));
-    let backwards = Draft { created: NOW, expires: NOW, ..world.draft() };
-    let backwards = Header::seal(&backwards, &world.publisher).unwrap().0;
-    assert_eq!(code(good.check(&backwards, TOPIC, NOW - 10)), "clock");
+    let life = |created, expires, now| {
+        let draft = Draft { created, expires, ..world.draft() };
+        good.check(&Header::seal(&draft, &world.publisher).unwrap().0, TOPIC, now)
+    };
+    assert_eq!(life(NOW, NOW, NOW - 10), Err(Refusal::Clock));
+    assert_eq!(life(NOW, NOW - 1, NOW - 10), Err(Refusal::Clock), "it ends before it begins");
+    assert_eq!(life(NOW, NOW + HEADER_SECONDS_MAX, NOW), Ok(()));
+    assert_eq!(life(NOW, NOW + HEADER_SECONDS_MAX + 1, NOW), Err(Refusal::Clock));
+    assert_eq!(life(NOW, u64::MAX, NOW), Err(Refusal::Clock));
+    assert_eq!(
+        life(NOW - 60, NOW + HEADER_SECONDS_MAX, NOW),
+        Err(Refusal::Clock),
+        "however much is left of it"
+    );
     // Backdated to before the epoch: a certificate that has run out since would otherwise do for ever.
     for (created, expected) in [(360, Ok(())), (361, Err(Refusal::Clock))] {
         let draft = Draft { created: NOW - created, ..world.draft() };
@@ -754,9 +857,10 @@ fn a_bundle_refuses_what_does_not_agree_with_it() {
 #[test]
 fn parsers_are_total() {
     let world = World::new();
-    let (header, content) = world.seal();
+    let (header, content) = world.seal_signing();
     let roots = world.pki.roots();
-    let compact = content.seal(TOPIC, b"38.5", Some(world.publisher.key())).unwrap();
+    let reader = header.open(&world.params, &world.reader()).unwrap();
+    let compact = content.seal(TOPIC, b"38.5").unwrap();
     let full = Envelope::parse(&compact).unwrap().message.full(header.as_bytes());
     let bundle = world.bundle().sign(&world.pki.authority());
     let template = world.bundle().rules[0].policy.as_ref().unwrap().encode();
@@ -770,7 +874,7 @@ fn parsers_are_total() {
     let token = token.expose();
     let feed = |bytes: &[u8]| {
         if let Ok(envelope) = Envelope::parse(bytes) {
-            _ = content.open(TOPIC, &envelope.message);
+            _ = reader.open(TOPIC, &envelope.message);
             _ = envelope.header.map(Header::parse);
         }
         _ = Header::parse(bytes).map(|header| header.verify(&roots));

@@ -69,9 +69,10 @@ pub fn alpha(coins: &[u8; 32]) -> Scalar {
     scalar(hkdf(b"SMQTT-V01 fabeo-cp setup", coins, &[]))
 }
 
-/// `t` from the coins of `keygen`.
-pub fn t(coins: &[u8; 32]) -> Scalar {
-    scalar(hkdf(b"SMQTT-V01 fabeo-cp keygen", coins, &[]))
+/// `t` from the coins of `keygen` and what the key is for.
+pub fn t(coins: &[u8; 32], params_id: &[u8; 16], epoch: u64, labels: &BTreeSet<Vec<u8>>) -> Scalar {
+    let scope = sha256(&labels.iter().map(Vec::as_slice).collect::<Vec<_>>());
+    scalar(hkdf(b"SMQTT-V01 fabeo-cp keygen", coins, &[params_id, &epoch.to_be_bytes(), &scope]))
 }
 
 /// `Y^s` where everything is known.

@@ -23,6 +23,7 @@ use serde::de::DeserializeOwned;
 use smqtt_core::api::{EnrolRequest, Enrolment, KEY_HPKE_INFO, NewToken, Problem, RenewRequest, SealedKey};
 use smqtt_core::bundle::Bundle;
 use smqtt_core::crypto::SigningKey;
+use smqtt_core::envelope::SealingKey;
 use smqtt_core::header::{Draft, Header, Signer};
 use smqtt_core::identity::DeviceId;
 use smqtt_core::suite::{Params, UserKey};
@@ -257,12 +258,7 @@ impl Device {
     }
 
     /// A header that only `policy` opens, under a bundle's epoch and versions.
-    pub fn seal(
-        &self,
-        policy: &str,
-        bundle: &Bundle,
-        now: u64,
-    ) -> (Header, smqtt_core::envelope::ContentKey) {
+    pub fn seal(&self, policy: &str, bundle: &Bundle, now: u64) -> (Header, SealingKey) {
         let key = SigningKey::from_pkcs8(self.keys.signing.expose_pkcs8()).unwrap();
         let draft = Draft {
             params: &self.params(),
@@ -272,6 +268,7 @@ impl Device {
             created: now,
             expires: now + 3600,
             filter: &"a/b".parse().unwrap(),
+            sign_messages: false,
         };
         Header::seal(&draft, &Signer::new(key, self.certificate()).unwrap()).unwrap()
     }

@@ -43,7 +43,7 @@ async fn a_device_enrols_and_its_key_opens_what_is_sealed_for_it() {
     let sensor = server.enrol("sensor", &[]).await;
     let (header, content) = sensor.seal("role=nurse and ward<=3", &bundle, START);
     header.verify(&server.roots()).unwrap();
-    let sealed = content.seal("a/b", b"36.6", None).unwrap();
+    let sealed = content.seal("a/b", b"36.6").unwrap();
     let opened = header.open(&nurse.params(), &user_keys[0]).unwrap();
     assert_eq!(opened.open("a/b", &Envelope::parse(&sealed).unwrap().message).unwrap(), b"36.6");
     let (header, _) = sensor.seal("role=nurse and ward=4", &bundle, START);

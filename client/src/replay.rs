@@ -275,9 +275,16 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("smqtt-replay-{}", std::process::id()));
         crate::files::private_dir(&dir).unwrap();
         let mut first = Replay::open(&dir).unwrap();
-        for n in [0, 2, 3] {
+        for n in [0, 2, 3, 4] {
             assert!(first.take(Kid([0; 16]), WHO, 10, n));
         }
+        // Number 4 was in hand when the process was killed.
+        for n in [0, 2, 3] {
+            first.record(Kid([0; 16]), WHO, 10, n).unwrap();
+        }
+        let mut killed = Replay::open(&dir).unwrap();
+        assert!(!killed.take(Kid([0; 16]), WHO, 10, 3), "dealt with");
+        assert!(killed.take(Kid([0; 16]), WHO, 10, 4), "comes again");
         assert_eq!(first.condensed().len(), 3 * RECORD, "what is in hand is not written by accident");
         first.floors.insert(DeviceId([5; 16]), 99);
         let condensed = first.condensed();

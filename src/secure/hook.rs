@@ -368,7 +368,7 @@ impl Hook for SecurePublish {
         };
         let kid = sealed.header.kid();
         let known =
-            session.reader && !session.introduced.lock().unwrap_or_else(PoisonError::into_inner).insert(kid);
+            session.reader && session.introduced.lock().unwrap_or_else(PoisonError::into_inner).knows(kid);
         if !known {
             delivery.set_payload(sealed.full(message.payload()));
         }

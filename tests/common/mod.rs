@@ -78,6 +78,11 @@ pub fn files_below(dir: &Path) -> Vec<PathBuf> {
     found
 }
 
+/// The bytes in lines of a word and hexadecimal digits.
+pub fn unhex_lines(text: &str) -> Vec<u8> {
+    text.lines().filter_map(|line| line.split_once(' ')).flat_map(|(_, hex)| unhex(hex)).collect()
+}
+
 /// `a3` as 163.
 pub fn unhex(text: &str) -> Vec<u8> {
     let digits = text.trim().as_bytes();

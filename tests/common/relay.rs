@@ -29,8 +29,12 @@ impl Relay {
         Self { address, recorded }
     }
 
-    pub fn recorded(&self) -> Vec<u8> {
-        self.recorded.lock().unwrap().clone()
+    /// What went through connections that are closed, once that is at least `bytes`.
+    pub fn wait_recorded(&self, bytes: usize) -> Vec<u8> {
+        super::until("bytes on the tape", super::DEADLINE, || {
+            let tape = self.recorded.lock().unwrap();
+            (tape.len() >= bytes).then(|| tape.clone())
+        })
     }
 }
 

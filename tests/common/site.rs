@@ -33,8 +33,12 @@ pub struct Up {
 
 impl Up {
     pub fn start(home: &Path, data: &Path, arguments: &[&str]) -> Self {
-        let mut command = smqtt(home);
-        let running = Running::spawn(command.arg("up").arg("--data").arg(data).args(arguments));
+        Self::of(smqtt(home).arg("up").arg("--data").arg(data).args(arguments))
+    }
+
+    /// Of a command that is `smqtt up` with its arguments.
+    pub fn of(command: &mut Command) -> Self {
+        let running = Running::spawn(command);
         running.out.line("smqtt subscribe");
         let summary = running.out.lines();
         let lines = |name: &str| -> Vec<String> {

@@ -2,7 +2,7 @@
 
 use smqtt_core::attribute::{Attribute, Attributes};
 use smqtt_core::formula::Formula;
-use smqtt_core::policy::{Leaf, Policy};
+use smqtt_core::policy::{Leaf, Policy, PolicyError};
 
 /// SplitMix64 (Steele, Lea, Flood, OOPSLA 2014): small, and the same everywhere.
 pub struct Rng(pub u64);
@@ -46,7 +46,13 @@ impl Rng {
     }
 
     pub fn policy(&mut self, depth: usize) -> Policy {
-        Policy::new(self.formula(depth, 4)).unwrap()
+        loop {
+            // So few attributes may come more often than a policy may name them.
+            match Policy::new(self.formula(depth, 4)) {
+                Err(PolicyError::Repeated { .. }) => {}
+                policy => return policy.unwrap(),
+            }
+        }
     }
 
     /// As [`Rng::policy`], with a comparison here and there, which becomes up to 32 rows.

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod authority;
+mod drive;
 pub mod enrol;
 pub mod files;
 pub mod keyring;

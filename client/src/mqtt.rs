@@ -4,26 +4,23 @@
 //! compact; behind another all go full. What the broker refuses for a reason that passes (an unknown
 //! header, a bundle newer than ours) is sealed and sent again.
 
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use rumqttc::mqttbytes::v5::{
-    ConnectProperties, Packet, PubAckReason, PubCompReason, PubRecReason, SubscribeReasonCode,
+    ConnectProperties, PubAckReason, PubCompReason, PubRecReason, SubscribeReasonCode,
 };
 use rumqttc::{
-    AckMode, AsyncClient, Broker, ConnectionError, Event, EventLoop, IncomingPacketSizeLimit, MqttOptions,
-    PublishNotice, PublishOptions, PublishResult, SessionMode, StateError,
+    AckMode, AsyncClient, Broker, IncomingPacketSizeLimit, MqttOptions, PublishNotice, PublishOptions,
+    PublishResult, SessionMode,
 };
 use rustls::ClientConfig;
-use rustls::pki_types::ServerName;
 use smqtt_core::header::Kid;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 
 use crate::authority::split_url;
+use crate::drive::{BACKOFF_MAX, Link, drive, lock, open_stream};
 use crate::enrol::{EnrolError, refresh};
 use crate::files::FileError;
 use crate::keyring::SharedKeyring;
@@ -41,8 +38,6 @@ pub const READER_PROPERTY: (&str, &str) = ("smqtt", "1");
 pub const PACKET_BYTES_MAX: u32 = 16 << 20;
 /// How often a refused message is sealed and sent again.
 const RESENDS_MAX: usize = 3;
-/// Longest pause between two tries to connect.
-const BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// How long one `GET /v1/bundle` waits for news.
 const BUNDLE_WAIT: Duration = Duration::from_secs(30);
 /// How often in a row a message may be newer than the keyring before it is given up.
@@ -197,26 +192,6 @@ pub struct Sent {
     notice: PublishNotice,
 }
 
-#[derive(Debug, Default)]
-struct Link {
-    smqtt: bool,
-    /// Content keys whose header went out on this connection.
-    introduced: HashSet<Kid>,
-    /// Filters that the broker has in this session, or is being asked for.
-    subscribed: HashSet<String>,
-}
-
-impl Link {
-    /// Another connection, in the same session or a new one.
-    fn begin(&mut self, smqtt: bool, resumed: bool) {
-        self.smqtt = smqtt;
-        self.introduced.clear();
-        if !resumed {
-            self.subscribed.clear();
-        }
-    }
-}
-
 /// A device's connection to a broker; clones share it.
 #[derive(Clone, Debug)]
 pub struct Client {
@@ -237,10 +212,6 @@ pub struct Inbox {
     arrivals: mpsc::Receiver<rumqttc::mqttbytes::v5::Publish>,
     status: watch::Receiver<Status>,
     opener: Opener,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Connects, and keeps on connecting. Runs on tokio until the client and its inbox are dropped or
@@ -302,101 +273,6 @@ fn tls_config(keyring: &SharedKeyring, options: &Options) -> Result<Arc<ClientCo
         let roots = options.roots.as_deref().unwrap_or(k.roots());
         Ok(tls::client_config(roots, Some((signer.certificate(), signer.key().expose_pkcs8())))?)
     })
-}
-
-trait Stream: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Stream for T {}
-
-async fn open_stream(
-    host: String,
-    port: u16,
-    tls: Option<Arc<ClientConfig>>,
-) -> std::io::Result<Box<dyn Stream>> {
-    let tcp = TcpStream::connect((host.as_str(), port)).await?;
-    tcp.set_nodelay(true)?;
-    let Some(tls) = tls else { return Ok(Box::new(tcp)) };
-    let name = ServerName::try_from(host)
-        .map_err(|error| std::io::Error::new(std::io::ErrorKind::InvalidInput, error))?;
-    Ok(Box::new(tokio_rustls::TlsConnector::from(tls).connect(name, tcp).await?))
-}
-
-/// Turns the event loop; ends when nobody listens any more or the broker refuses for good.
-async fn drive(
-    mut events: EventLoop,
-    arrived: mpsc::Sender<rumqttc::mqttbytes::v5::Publish>,
-    status: watch::Sender<Status>,
-    link: Arc<Mutex<Link>>,
-) {
-    let mut failures = 0;
-    loop {
-        match events.poll().await {
-            Ok(Event::Incoming(Packet::ConnAck(connack))) => {
-                failures = 0;
-                let property = |(k, v): &(String, String)| (k.as_str(), v.as_str()) == READER_PROPERTY;
-                let resumed = connack.session_present;
-                let smqtt = connack.properties.is_some_and(|p| p.user_properties.iter().any(property));
-                lock(&link).begin(smqtt, resumed);
-                status.send_replace(Status::Connected { smqtt });
-            }
-            Ok(Event::Incoming(Packet::Publish(publish))) => {
-                // Nobody reads any more: not acknowledging is all that is left to do.
-                let _ = arrived.send(publish).await;
-            }
-            Ok(_) => {}
-            Err(ConnectionError::RequestsDone) => {
-                status.send_replace(Status::Closed { reason: "closed".into() });
-                return;
-            }
-            Err(error) => {
-                let reason = describe(&error);
-                if is_final(&error) {
-                    status.send_replace(Status::Closed { reason });
-                    return;
-                }
-                failures += 1;
-                lock(&link).begin(false, true);
-                tracing::debug!(%reason, failures, "broker lost");
-                status.send_replace(Status::Lost { reason, failures });
-                let pause = Duration::from_millis(100) * 2u32.saturating_pow(failures.min(9) - 1);
-                tokio::time::sleep(pause.min(BACKOFF_MAX)).await;
-            }
-        }
-    }
-}
-
-/// What happened, in words for people.
-fn describe(error: &ConnectionError) -> String {
-    match error {
-        ConnectionError::ConnectionRefused(code) => format!("connection refused: {code:?}"),
-        ConnectionError::MqttState(StateError::ServerDisconnect { reason_code, reason_string }) => {
-            match reason_string {
-                Some(text) => format!("the broker disconnected: {text} ({reason_code:?})"),
-                None => format!("the broker disconnected: {reason_code:?}"),
-            }
-        }
-        ConnectionError::Io(error) => error.to_string(),
-        other => other.to_string(),
-    }
-}
-
-/// Whether trying again would only get the same answer.
-fn is_final(error: &ConnectionError) -> bool {
-    use rumqttc::mqttbytes::v5::{ConnectReturnCode, DisconnectReasonCode};
-    match error {
-        ConnectionError::ConnectionRefused(code) => matches!(
-            code,
-            ConnectReturnCode::NotAuthorized
-                | ConnectReturnCode::Banned
-                | ConnectReturnCode::BadUserNamePassword
-                | ConnectReturnCode::ClientIdentifierNotValid
-                | ConnectReturnCode::UnsupportedProtocolVersion
-        ),
-        ConnectionError::MqttState(StateError::ServerDisconnect { reason_code, .. }) => matches!(
-            reason_code,
-            DisconnectReasonCode::NotAuthorized | DisconnectReasonCode::SessionTakenOver
-        ),
-        _ => false,
-    }
 }
 
 impl Client {

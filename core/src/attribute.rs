@@ -12,12 +12,15 @@
 //! `ward="3"` is `ward=3`, the integer.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::convert::Infallible;
 use std::fmt;
 use std::str::FromStr;
 
 use minicbor::data::Type;
 use minicbor::{Decoder, Encoder};
+
+pub use crate::cbor::Malformed;
+use crate::cbor::{Written, array_len, expect_array, expect_tag, same_bytes, to_vec, well_formed};
+use crate::word::{QuoteError, bare_word, column, is_keyword, quoted_word, skip_space, write_word};
 
 /// Longest name, in bytes of UTF-8.
 pub const NAME_BYTES_MAX: usize = 64;
@@ -595,41 +598,6 @@ impl AttributeError {
     }
 }
 
-/// Bytes from outside that are not the CBOR they should be; says which rule they break.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("malformed encoding: {0}")]
-pub struct Malformed(pub(crate) &'static str);
-
-/// The result of writing CBOR to memory.
-pub(crate) type Written = Result<(), minicbor::encode::Error<Infallible>>;
-
-pub(crate) fn to_vec(write: impl FnOnce(&mut Encoder<Vec<u8>>) -> Written) -> Vec<u8> {
-    let mut e = Encoder::new(Vec::new());
-    write(&mut e).expect("a Vec takes every write");
-    e.into_writer()
-}
-
-pub(crate) fn well_formed<T>(read: Result<T, minicbor::decode::Error>) -> Result<T, Malformed> {
-    read.map_err(|_| Malformed("not the CBOR item that belongs here"))
-}
-
-pub(crate) fn array_len(d: &mut Decoder<'_>, rule: &'static str) -> Result<u64, Malformed> {
-    d.array().ok().flatten().ok_or(Malformed(rule))
-}
-
-/// Refuses every other spelling of what was read: longer integers, another order, bytes left over.
-pub(crate) fn same_bytes(canonical: &[u8], bytes: &[u8]) -> Result<(), Malformed> {
-    if canonical == bytes { Ok(()) } else { Err(Malformed("not in canonical form")) }
-}
-
-fn expect_array(d: &mut Decoder<'_>, len: u64, rule: &'static str) -> Result<(), Malformed> {
-    if array_len(d, rule)? == len { Ok(()) } else { Err(Malformed(rule)) }
-}
-
-fn expect_tag(d: &mut Decoder<'_>, tag: u8, rule: &'static str) -> Result<(), Malformed> {
-    if well_formed(d.u8())? == tag { Ok(()) } else { Err(Malformed(rule)) }
-}
-
 pub(crate) fn decode_name(d: &mut Decoder<'_>) -> Result<String, AttributeError> {
     let name = well_formed(d.str())?;
     check_name(name)?;
@@ -665,70 +633,6 @@ pub(crate) fn decimal_u32(text: &str) -> Option<u32> {
     if plain { text.parse().ok() } else { None }
 }
 
-/// Characters a word may have without quotes. Signs such as `≥` or `“` are left out, so that a slip of the
-/// keyboard is an error and not a strange name.
-pub(crate) fn is_word_char(c: char) -> bool {
-    c.is_alphanumeric() || matches!(c, '_' | '-' | '.' | ':' | '/' | '@' | '+')
-}
-
-/// Words that need quotes to be a name or a value.
-pub(crate) fn is_keyword(word: &str) -> bool {
-    ["and", "or", "of", "not"].iter().any(|keyword| word.eq_ignore_ascii_case(keyword))
-}
-
-/// The run of word characters from byte `at` on, perhaps empty.
-pub(crate) fn bare_word(text: &str, at: usize) -> &str {
-    let rest = &text[at..];
-    &rest[..rest.find(|c| !is_word_char(c)).unwrap_or(rest.len())]
-}
-
-/// Why a quoted word could not be read, and at which byte.
-pub(crate) enum QuoteError {
-    Unclosed,
-    Escape(usize),
-    Control(usize, char),
-}
-
-/// The content of the quoted word that begins at byte `at`, and the byte after its closing quote.
-pub(crate) fn quoted_word(text: &str, at: usize) -> Result<(String, usize), QuoteError> {
-    let mut word = String::new();
-    let mut chars = text[at..].char_indices().map(|(i, c)| (at + i, c)).skip(1);
-    while let Some((i, c)) = chars.next() {
-        match c {
-            '"' => return Ok((word, i + 1)),
-            '\\' => match chars.next() {
-                Some((_, c @ ('"' | '\\'))) => word.push(c),
-                Some(_) => return Err(QuoteError::Escape(i)),
-                None => return Err(QuoteError::Unclosed),
-            },
-            c if c.is_control() => return Err(QuoteError::Control(i, c)),
-            c => word.push(c),
-        }
-    }
-    Err(QuoteError::Unclosed)
-}
-
-/// Writes a word as `parse` reads it back, quoted only where it must be.
-pub(crate) fn write_word(f: &mut fmt::Formatter<'_>, word: &str) -> fmt::Result {
-    use fmt::Write;
-    if !word.is_empty() && word.chars().all(is_word_char) && !is_keyword(word) {
-        return f.write_str(word);
-    }
-    f.write_char('"')?;
-    for c in word.chars() {
-        if matches!(c, '"' | '\\') {
-            f.write_char('\\')?;
-        }
-        f.write_char(c)?;
-    }
-    f.write_char('"')
-}
-
-/// The 1-based column, in characters, of a byte.
-pub(crate) fn column(text: &str, byte: usize) -> usize {
-    text.char_indices().take_while(|(i, _)| *i < byte).count() + 1
-}
-
 /// Reads one attribute and the whitespace on both sides of it; also the byte where it ends.
 fn read_attribute(text: &str, at: usize) -> Result<(Attribute, usize), AttributeError> {
     let (name, end) = read_word(text, at, "a name")?;
@@ -758,10 +662,6 @@ fn read_word(text: &str, at: usize, expected: &'static str) -> Result<(String, u
         (word.to_owned(), at + word.len())
     };
     Ok((word, skip_space(text, end)))
-}
-
-pub(crate) fn skip_space(text: &str, at: usize) -> usize {
-    text.len() - text[at..].trim_start().len()
 }
 
 fn syntax(text: &str, byte: usize, expected: &'static str) -> AttributeError {

@@ -8,7 +8,7 @@
 
 use minicbor::{Decoder, Encoder};
 
-use crate::attribute::to_vec;
+use crate::cbor::to_vec;
 use crate::crypto::{SIGNATURE_BYTES, SigningKey, verify};
 
 const ALGORITHM: i8 = 1;

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use minicbor::{Decoder, Encoder};
 use zeroize::Zeroizing;
 
-use crate::attribute::to_vec;
+use crate::cbor::to_vec;
 use crate::crypto::{AeadKey, NONCE_BYTES, Prk, SIGNATURE_BYTES, Secret32, SigningKey, TAG_BYTES, verify};
 use crate::header::{HEADER_BYTES_MAX, KID_BYTES, Kid};
 use crate::identity::DeviceId;

@@ -8,7 +8,7 @@ use std::fmt;
 
 use minicbor::{Decoder, Encoder};
 
-use crate::attribute::{Malformed, Written, array_len, well_formed};
+use crate::cbor::{Malformed, Written, array_len, well_formed};
 
 /// Most gates on the way from the root of a policy to a leaf.
 pub const DEPTH_MAX: usize = 32;

@@ -7,6 +7,7 @@
 pub mod api;
 pub mod attribute;
 pub mod bundle;
+mod cbor;
 mod cose;
 pub mod envelope;
 pub mod formula;
@@ -16,6 +17,7 @@ pub mod policy;
 pub mod rule;
 pub mod token;
 pub mod topic;
+mod word;
 
 mod access;
 pub mod crypto;

@@ -25,11 +25,10 @@ use minicbor::{Decoder, Encoder};
 pub use self::explain::{Detail, Explanation, Gate, Reason};
 pub use self::parse::{ParseError, ParseErrorKind, Report};
 
-use crate::attribute::{
-    Attribute, AttributeError, Attributes, Label, Malformed, Versions, Written, check_name, decode_name,
-    same_bytes, to_vec, well_formed, write_word,
-};
+use crate::attribute::{Attribute, AttributeError, Attributes, Label, Versions, check_name, decode_name};
+use crate::cbor::{Malformed, Written, same_bytes, to_vec, well_formed};
 use crate::formula::{self, CborLeaf, DEPTH_MAX, Formula, FormulaError, LEAVES_MAX};
+use crate::word::write_word;
 
 /// Longest text of a policy, in bytes, as read and as printed.
 pub const POLICY_BYTES_MAX: usize = 16384;

@@ -10,7 +10,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use minicbor::Decoder;
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::attribute::to_vec;
+use crate::cbor::to_vec;
 use crate::identity::Fingerprint;
 
 const PREFIX: &str = "smqtt1.";

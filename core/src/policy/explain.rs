@@ -3,8 +3,9 @@
 use std::fmt;
 
 use super::Leaf;
-use crate::attribute::{Attribute, Attributes, Value, write_word};
+use crate::attribute::{Attribute, Attributes, Value};
 use crate::formula::Formula;
+use crate::word::write_word;
 
 /// The verdict on a policy and on each of its parts. Prints as an indented tree:
 ///

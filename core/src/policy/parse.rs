@@ -3,11 +3,9 @@
 use std::fmt;
 
 use super::{BoundedLeaf, Leaf, OCCURRENCES_MAX, PLACEHOLDER_MAX, POLICY_BYTES_MAX, TemplateLeaf, repeated};
-use crate::attribute::{
-    Attribute, AttributeError, QuoteError, bare_word, check_name, column, decimal_u32, is_word_char,
-    quoted_word, skip_space,
-};
+use crate::attribute::{Attribute, AttributeError, check_name, decimal_u32};
 use crate::formula::{DEPTH_MAX, Formula, FormulaError, LEAVES_MAX};
+use crate::word::{QuoteError, bare_word, column, is_word_char, quoted_word, skip_space};
 
 /// Characters of the policy shown on either side of a mistake.
 const REPORT_CONTEXT: usize = 48;

@@ -64,6 +64,7 @@ impl Output {
                 let ended = written.ended;
                 // Whoever fails while holding a lock hides the reason from the others.
                 drop(written);
+                let text = end_of(&text);
                 assert!(!ended, "ended without {what}; wrote: {text}");
                 panic!("not within {deadline:?}: {what}; wrote: {text}");
             }
@@ -166,9 +167,16 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.kill();
         if std::thread::panicking() {
-            eprintln!("--- {}\n{}\n{}", self.what, self.out.text(), self.err.text());
+            eprintln!("--- {}\n{}\n{}", self.what, end_of(&self.out.text()), end_of(&self.err.text()));
         }
     }
+}
+
+/// As much as somebody will read.
+fn end_of(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    let last = &lines[lines.len().saturating_sub(40)..];
+    last.iter().map(|line| line.chars().take(300).chain(['\n']).collect::<String>()).collect()
 }
 
 /// A process that has ended.

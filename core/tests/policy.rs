@@ -1,6 +1,6 @@
 //! Attributes and policies: grammar, canonical form, encoding, evaluation, templates.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
@@ -8,8 +8,8 @@ use proptest::test_runner::RngSeed;
 use smqtt_core::attribute::{Attribute, AttributeError, Attributes, Label, Value, Versions};
 use smqtt_core::formula::{DEPTH_MAX, Formula, FormulaError, LEAVES_MAX};
 use smqtt_core::policy::{
-    ACCESS_DEPTH_MAX, ACCESS_LEAVES_MAX, Leaf, POLICY_BYTES_MAX, ParseErrorKind, Policy, PolicyError,
-    Template,
+    ACCESS_DEPTH_MAX, ACCESS_LEAVES_MAX, Leaf, OCCURRENCES_MAX, POLICY_BYTES_MAX, ParseErrorKind, Policy,
+    PolicyError, Template,
 };
 
 fn policy(text: &str) -> Policy {
@@ -217,7 +217,7 @@ fn ten_thousand_brackets_are_an_error_and_not_a_crash() {
 fn nested(levels: usize, innermost: Leaf) -> Formula<Leaf> {
     let mut formula = Formula::Leaf(innermost);
     for level in 0..levels {
-        let pair = vec![Formula::Leaf(Leaf::Attribute("b".parse().unwrap())), formula];
+        let pair = vec![Formula::Leaf(Leaf::Attribute(Attribute::int("b", level as u32).unwrap())), formula];
         formula = if level % 2 == 0 { Formula::And(pair) } else { Formula::Or(pair) };
     }
     formula
@@ -234,15 +234,19 @@ fn depth_counts_gates() {
     assert_eq!(deeper, Err(PolicyError::Formula(FormulaError::TooDeep)));
 
     // Brackets side by side are not nested.
-    assert_eq!(policy(&["(a)"; 3 * DEPTH_MAX].join(" or ")).formula().depth(), 1);
+    let side_by_side: Vec<_> = (0..3 * DEPTH_MAX).map(|n| format!("(a={n})")).collect();
+    assert_eq!(policy(&side_by_side.join(" or ")).formula().depth(), 1);
     // Few brackets can still hide many gates.
-    let text = format!("{}z{}", "2 of (x or y and ".repeat(20), ", v, w)".repeat(20));
+    let open: String = (0..20).map(|n| format!("2 of (x={n} or y={n} and ")).collect();
+    let close: String = (0..20).map(|n| format!(", v={n}, w={n})")).collect();
+    let text = format!("{open}z{close}");
     assert_eq!(Policy::parse(&text).unwrap_err().kind(), &ParseErrorKind::TooDeep);
 }
 
 #[test]
 fn leaves_are_bounded_after_comparisons_became_bits() {
-    let flags = ["a"; LEAVES_MAX].join(" or ");
+    let flags: Vec<_> = (0..LEAVES_MAX).map(|n| format!("a={n}")).collect();
+    let flags = flags.join(" or ");
     assert_eq!(policy(&flags).leaf_cost(), LEAVES_MAX);
     let error = Policy::parse(&format!("{flags} or b")).unwrap_err();
     assert_eq!(error.kind(), &ParseErrorKind::TooManyLeaves);
@@ -264,14 +268,85 @@ fn text_is_bounded_as_read_and_as_printed() {
     assert!(Policy::parse(&text[..POLICY_BYTES_MAX]).is_ok());
 
     // Without spaces after the commas it fits, with them it does not.
-    let leaf = format!("{}={}", "n".repeat(40), "v".repeat(28));
-    let short = format!("2 of({})", vec![leaf.as_str(); 233].join(","));
+    let leaves: Vec<_> = (0..233).map(|n| format!("{}={}{n:03}", "n".repeat(40), "v".repeat(25))).collect();
+    let short = format!("2 of({})", leaves.join(","));
     assert!(short.len() <= POLICY_BYTES_MAX);
     assert!(matches!(Policy::parse(&short).unwrap_err().kind(), ParseErrorKind::TooLong { .. }));
 
-    let long = Attribute::from_value("a", &"v".repeat(256)).unwrap();
-    let leaves = vec![Formula::Leaf(Leaf::Attribute(long)); 100];
+    let long = |n| Attribute::from_value("a", &format!("{}{n:03}", "v".repeat(253))).unwrap();
+    let leaves = (0..100).map(|n| Formula::Leaf(Leaf::Attribute(long(n)))).collect();
     assert!(matches!(Policy::new(Formula::Or(leaves)), Err(PolicyError::TooLong { .. })));
+}
+
+/// `leaf` `n` times, and something else.
+fn repeated(leaf: &str, n: usize) -> String {
+    format!("{} or other", vec![leaf; n].join(" or "))
+}
+
+/// Every occurrence of a label costs whoever opens a pairing.
+#[test]
+fn one_attribute_occurs_at_most_16_times() {
+    const N: usize = OCCURRENCES_MAX;
+    assert_eq!(N, 16);
+    // Bounds of which the highest bit alone decides, so that leaves are not what runs out.
+    let mixed = |n: usize| {
+        let up = vec!["level>=2147483648"; n / 2].join(" and ");
+        format!("{up} and {}", vec!["level<=2147483647"; n - n / 2].join(" and "))
+    };
+    for (most, more, what) in [
+        (repeated("a", N), repeated("a", N + 1), "a"),
+        (repeated("ward=3", N), repeated("ward=3", N + 1), "ward=3"),
+        (repeated("\"a b\"=x", N), repeated("\"a b\"=x", N + 1), "\"a b\"=x"),
+        (repeated("level>=2147483648", N), repeated("level>=2147483648", N + 1), "level compared"),
+        (mixed(N), mixed(N + 1), "level compared"),
+    ] {
+        let most = policy(&most);
+        assert_eq!(Policy::decode(&most.encode()), Ok(most.clone()));
+        assert_eq!(Template::parse(&most.to_string()), Ok(Template::from(&most)));
+        let mut occurrences = BTreeMap::new();
+        for label in most.access(&Versions::default(), 1).leaves() {
+            *occurrences.entry(label.clone()).or_insert(0) += 1;
+        }
+        assert!(occurrences.values().all(|n| *n <= N), "{occurrences:?}");
+
+        for error in [Policy::parse(&more).unwrap_err(), Template::parse(&more).unwrap_err()] {
+            assert_eq!(error.kind(), &ParseErrorKind::Repeated { what: what.into() });
+            assert!(error.to_string().contains(&format!("`{what}` occurs more than 16 times")), "{error}");
+            let hint = error.hint().unwrap();
+            assert!(hint.contains("`a and (b or c)` for `a and b or a and c`"), "{hint}");
+        }
+    }
+    // Different values of one name, and an integer next to its comparisons, are different labels.
+    let values: Vec<_> = (0..2 * N).map(|n| format!("ward={n}")).collect();
+    assert!(Policy::parse(&values.join(" or ")).is_ok());
+    let both = format!("{} or {}", repeated("level=3", N), vec!["level>=2147483648"; N].join(" or "));
+    assert!(Policy::parse(&both).is_ok());
+
+    // The same by hand and on the wire.
+    let leaf = |text: &str| Formula::Leaf(Leaf::Attribute(text.parse().unwrap()));
+    let refused = |what: &str| PolicyError::Repeated { what: what.into() };
+    assert!(Policy::new(Formula::Or(vec![leaf("a"); N])).is_ok());
+    assert_eq!(Policy::new(Formula::Or(vec![leaf("a"); N + 1])), Err(refused("a")));
+    let wire = |n: u8, leaf: &str| [&[0x82, 0x04, 0x80 | n][..], &unhex(leaf).repeat(n.into())].concat();
+    for (leaf, what) in [
+        ("83 00 6161 f6", "a"),
+        ("83 00 6161 03", "a=3"),
+        ("83 01 6161 1a80000000", "a compared"),
+        ("83 02 6161 1a7fffffff", "a compared"),
+    ] {
+        let (most, more) = (wire(16, leaf), wire(17, leaf));
+        assert!(Policy::decode(&most).is_ok() && Template::decode(&most).is_ok(), "{what}");
+        assert_eq!(Policy::decode(&more), Err(refused(what)));
+        assert_eq!(Template::decode(&more), Err(refused(what)));
+    }
+
+    // Placeholders count by their number, and what they became counts once more.
+    let error = Template::parse(&repeated("ward=$1", N + 1)).unwrap_err();
+    assert_eq!(error.kind(), &ParseErrorKind::Repeated { what: "ward=$1".into() });
+    let two = format!("{} or ward=3", repeated("ward=$1", N));
+    let two = Template::parse(&two).unwrap();
+    assert!(two.instantiate(&["4"]).is_ok());
+    assert_eq!(two.instantiate(&["3"]), Err(refused("ward=3")));
 }
 
 #[test]
@@ -504,7 +579,9 @@ fn decoding_refuses_every_other_spelling() {
     assert!(Policy::decode(&name(65)).is_err());
     let leaves = |n: u16| {
         let [high, low] = n.to_be_bytes();
-        [&[0x82, 0x04, 0x99, high, low][..], &unhex("83006161f6").repeat(n.into())].concat()
+        let leaves =
+            (0..n).flat_map(|n| [&[0x83, 0x00, 0x63], format!("{n:03}").as_bytes(), &[0xf6]].concat());
+        [0x82, 0x04, 0x99, high, low].into_iter().chain(leaves).collect::<Vec<_>>()
     };
     assert!(Policy::decode(&leaves(256)).is_ok());
     assert_eq!(Policy::decode(&leaves(257)), Err(PolicyError::Formula(FormulaError::TooManyLeaves)));

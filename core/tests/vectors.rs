@@ -7,7 +7,7 @@
 mod common;
 
 use bls12_381::{G1Affine, G1Projective, Scalar};
-use common::cose::{self, BUNDLE_AAD, HEADER_AAD};
+use common::cose::{self, BUNDLE_AAD, Content, HEADER_AAD};
 use common::linear::Matrix;
 use common::pki::{Pki, VALID};
 use common::witness::{self, Coins, Encapsulation, hkdf};
@@ -16,8 +16,8 @@ use serde_json::{Value, json};
 use smqtt_core::attribute::{Attributes, Label, Versions};
 use smqtt_core::bundle::{Bundle, Epoch};
 use smqtt_core::crypto::Secret32;
-use smqtt_core::envelope::{ContentKey, Envelope, MAGIC};
-use smqtt_core::header::{Draft, Header};
+use smqtt_core::envelope::{Envelope, MAGIC, SealingKey};
+use smqtt_core::header::{Draft, HEADER_SECONDS_MAX, Header, Signer};
 use smqtt_core::identity::{DeviceId, Fingerprint, Role};
 use smqtt_core::policy::{Policy, Template};
 use smqtt_core::rule::{Mode, Rule};
@@ -87,10 +87,12 @@ fn versions_of(texts: &[(&str, u32)]) -> Versions {
 
 fn fabeo_key(attributes: &str, versions: &Versions, epoch: u64, coins: u8) -> Value {
     let labels = attributes.parse::<Attributes>().unwrap().labels(versions, epoch);
-    let key = suite().keygen(&fabeo_setup(1).1, epoch, &labels, &Secret32::new([coins; 32]));
+    let (params, master) = fabeo_setup(1);
+    let key = suite().keygen(&master, epoch, &labels, &Secret32::new([coins; 32]));
+    let held = labels.iter().map(|label| label.as_bytes().to_vec()).collect();
     json!({
         "attributes": attributes, "versions": hex(versions.encode()), "epoch": epoch, "coins": hex([coins; 32]),
-        "t": scalar_hex(&witness::t(&[coins; 32])),
+        "t": scalar_hex(&witness::t(&[coins; 32], params.id(), epoch, &held)),
         "labels": labels.iter().map(|label| hex(label.as_bytes())).collect::<Vec<_>>(),
         "key": hex(key.encode()),
     })
@@ -156,8 +158,8 @@ fn fabeo_broken(original: &Value) -> Vec<Value> {
     for (at, len, what) in
         [(0, 96, "C1"), (96, 96, "C2"), (192, 48, "the row of a"), (288, 48, "the row of the epoch")]
     {
-        put(&format!("{what}: the identity"), with(at, 0xc0, len, 0), "Malformed");
-        put(&format!("{what}: not marked as compressed"), flipped(at, 0x80), "Malformed");
+        put(&format!("{what}: the identity"), with(at, 0xc0, len, 0), "Inconsistent");
+        put(&format!("{what}: not marked as compressed"), flipped(at, 0x80), "Inconsistent");
         put(
             &format!("{what}: a coordinate above the modulus"),
             {
@@ -166,12 +168,13 @@ fn fabeo_broken(original: &Value) -> Vec<Value> {
                 bad[at] = 0x9f;
                 bad
             },
-            "Malformed",
+            "Inconsistent",
         );
     }
-    put("the row of a: on no point of the curve", with(192, 0x80, 48, 1), "Malformed");
-    put("the row of a: (0, 2), of order 3", with(192, 0x80, 48, 0), "Malformed");
+    put("the row of a: on no point of the curve", with(192, 0x80, 48, 1), "Inconsistent");
+    put("the row of a: (0, 2), of order 3", with(192, 0x80, 48, 0), "Inconsistent");
     put("the row of b, which the key does not use: the identity", with(240, 0xc0, 48, 0), "Inconsistent");
+    put("the row of b, which the key does not use: on no point", with(240, 0x80, 48, 1), "Inconsistent");
     let three = witness::g1(
         &G1Affine::from_compressed_unchecked(&with(192, 0x80, 48, 0)[192..240].try_into().unwrap())
             .unwrap()
@@ -239,8 +242,8 @@ fn fabeo_generate() -> Value {
     order_three[0] = 0x80;
     json!({
         "about": "fabeo-cp: every step from coins to secret; scalars are 32 bytes big-endian. `broken` are encapsulations \
-                  for the first encapsulation's policy and the first key; whether one is refused as Malformed or as \
-                  Inconsistent is for an implementation to choose.",
+                  for the first encapsulation's policy and the first key: of another length they are Malformed, and whatever \
+                  else is wrong is Inconsistent, since another answer would tell which rows the key uses.",
         "setup": {
             "coins": hex([1; 32]), "alpha": hex(master.expose().expose()), "params": hex(&good_params), "params_id": hex(params.id()),
         },
@@ -377,6 +380,66 @@ fn fabeo_cp() {
 
 const TOPIC: &str = "ward/3/temperature";
 
+/// Headers under which messages are not signed, and are; and what seals them.
+struct Sealed {
+    header: Header,
+    content: Content,
+    secret: Secret32,
+    key: SealingKey,
+}
+
+/// The coins of every header's encapsulation.
+const M: [u8; 32] = [0x33; 32];
+
+impl Sealed {
+    fn new(draft: &Draft<'_>, publisher: &Signer) -> Self {
+        let (header, key) = Header::seal_with(draft, publisher, &Secret32::new(M)).unwrap();
+        let access = header.access();
+        let (_, secret) =
+            suite().encapsulate(draft.params, Scope::Policy(&access), HEADER_AAD, &Secret32::new(M)).unwrap();
+        let content = Content {
+            key: hkdf(header.hash(), secret.expose(), &[b"SMQTT-V01 key"]),
+            iv: hkdf(header.hash(), secret.expose(), &[b"SMQTT-V01 iv"]),
+            header_hash: *header.hash(),
+            publisher: header.publisher().0,
+        };
+        Self { header, content, secret, key }
+    }
+
+    fn vector(&self, payloads: &[&[u8]]) -> Value {
+        let (header, content) = (&self.header, &self.content);
+        let messages: Vec<(Vec<u8>, Value)> = (0..)
+            .zip(payloads)
+            .map(|(counter, payload)| {
+                let compact = self.key.seal(TOPIC, payload).unwrap();
+                let vector = json!({
+                    "topic": TOPIC, "counter": counter, "payload": hex(payload),
+                    "external_aad": hex(content.external_aad(TOPIC)), "nonce": hex(content.nonce(counter)),
+                    "enc_structure": hex(content.enc_structure(TOPIC, counter)), "compact": hex(&compact),
+                });
+                (compact, vector)
+            })
+            .collect();
+        json!({
+            "header": {
+                "bytes": hex(header.as_bytes()), "hash": hex(header.hash()), "kid": header.kid().to_string(),
+                "policy": header.policy().to_string(), "versions": hex(header.versions().encode()),
+                "epoch": header.epoch(), "filter": header.filter().as_str(),
+                "publisher": header.publisher().to_string(), "created": header.created(),
+                "expires": header.expires(), "messages_are_signed": header.messages_are_signed(),
+                "m": hex(M), "encapsulation": hex(header.encapsulation()), "secret": hex(self.secret.expose()),
+            },
+            "content_key": hex(content.key), "context_iv": hex(content.iv),
+            "full": hex(self.full(&messages[0].0)),
+            "messages": messages.into_iter().map(|(_, vector)| vector).collect::<Vec<_>>(),
+        })
+    }
+
+    fn full(&self, compact: &[u8]) -> Vec<u8> {
+        Envelope::parse(compact).unwrap().message.full(self.header.as_bytes())
+    }
+}
+
 fn envelope_generate() -> Value {
     let pki = Pki::new();
     let publisher = pki.device(1);
@@ -392,38 +455,16 @@ fn envelope_generate() -> Value {
         created: NOW,
         expires: NOW + 3600,
         filter: &filter,
+        sign_messages: false,
     };
-    let m = [0x33; 32];
-    let (header, content) = Header::seal_with(&draft, &publisher, &Secret32::new(m)).unwrap();
-    let access = header.access();
-    let (_, secret) =
-        suite().encapsulate(&params, Scope::Policy(&access), HEADER_AAD, &Secret32::new(m)).unwrap();
-    let key: [u8; 32] = hkdf(header.hash(), secret.expose(), &[b"SMQTT-V01 key"]);
-    let iv: [u8; 12] = hkdf(header.hash(), secret.expose(), &[b"SMQTT-V01 iv"]);
-    let aad = cose::encode(&ciborium::Value::Array(vec![
-        "SMQTT-V01 message".into(),
-        TOPIC.into(),
-        cose::bytes(header.hash()),
-        cose::bytes([1; 16]),
-    ]));
-
-    let payloads: [&[u8]; 4] = [b"38.5", b"", b"{\"temperature\": 38.5}", &[0xff; 300]];
-    let mut messages = Vec::new();
-    for (counter, payload) in payloads.into_iter().enumerate() {
-        let compact = content.seal(TOPIC, payload, None).unwrap();
-        let mut nonce = iv;
-        nonce[11] ^= counter as u8;
-        let protected = cose::decode(&compact[5..]).into_array().unwrap().remove(0).into_bytes().unwrap();
-        let structure =
-            ciborium::Value::Array(vec!["Encrypt0".into(), cose::bytes(protected), cose::bytes(&aad)]);
-        messages.push(json!({
-            "topic": TOPIC, "counter": counter, "payload": hex(payload), "external_aad": hex(&aad),
-            "enc_structure": hex(cose::encode(&structure)), "nonce": hex(nonce), "compact": hex(compact),
-        }));
-    }
-    let signed = content.seal(TOPIC, b"38.5", Some(publisher.key())).unwrap();
-    let compact = unhex(text(&messages[0], "compact"));
-    let full = Envelope::parse(&compact).unwrap().message.full(header.as_bytes());
+    let unsigned = Sealed::new(&draft, &publisher);
+    let signing = Sealed::new(&Draft { sign_messages: true, ..draft.clone() }, &publisher);
+    let header = &unsigned.header;
+    let mut file = unsigned.vector(&[b"38.5", b"", b"{\"temperature\": 38.5}", &[0xff; 300]]);
+    let signed_file = signing.vector(&[b"38.5"]);
+    let compact = bytes(&file["messages"][0], "compact");
+    let signed = bytes(&signed_file["messages"][0], "compact");
+    let full = unsigned.full(&compact);
 
     let labels = "role=nurse, ward=3".parse::<Attributes>().unwrap().labels(&versions, 7);
     let reader = suite().keygen(&master, 7, &labels, &Secret32::new([6; 32]));
@@ -460,7 +501,12 @@ fn envelope_generate() -> Value {
     put("a byte of the certificate flipped", TOPIC, flipped(300));
     let encapsulation = full.windows(32).position(|w| w == &header.encapsulation()[..32]).unwrap();
     put("a byte of the encapsulation flipped, not signed again", TOPIC, flipped(encapsulation + 200));
-    let edits: [(&str, cose::Edit); 9] = [
+    let edits: [(&str, cose::Edit); 12] = [
+        ("signed messages said and signed again, but the message has no signature", |f| {
+            f.push((11.into(), true.into()));
+        }),
+        ("`false` for unsigned messages", |f| f.push((11.into(), false.into()))),
+        ("null for unsigned messages", |f| f.push((11.into(), ciborium::Value::Null))),
         ("the policy edited and signed again", |f| {
             *cose::field(f, 5) = cose::bytes(policy("role=nurse or ward=3").encode());
         }),
@@ -476,7 +522,7 @@ fn envelope_generate() -> Value {
         ("another publisher than the certificate's", |f| *cose::field(f, 7) = cose::bytes([2; 16])),
         ("other public parameters", |f| *cose::field(f, 2) = cose::bytes([2; 16])),
         ("fields in another order", |f| f.swap(0, 1)),
-        ("a field too many", |f| f.push((11.into(), 0.into()))),
+        ("a field too many", |f| f.push((12.into(), 0.into()))),
     ];
     for (what, edit) in edits {
         put(what, TOPIC, around(&cose::edited(header.as_bytes(), &publisher, HEADER_AAD, edit)));
@@ -510,15 +556,29 @@ fn envelope_generate() -> Value {
         TOPIC,
         around(&cose::sign1(&foreign.device(1), HEADER_AAD, payload)),
     );
-    let mut bad = Envelope::parse(&signed).unwrap().message.full(header.as_bytes());
-    let signature = 6 + header.as_bytes().len() + 1 + 2 + 24 + 1 + 1 + 2;
-    bad[signature + 20] ^= 1;
-    put("the message's own signature flipped", TOPIC, bad);
-    let by_reader = content.seal(TOPIC, b"38.5", Some(other.key())).unwrap();
+    let mut twin = header.as_bytes().to_vec();
+    cose::double(&mut twin);
+    put("the header's other signature, (r, -s)", TOPIC, around(&twin));
+    // The signature of a message stands before the head of its ciphertext, which is a byte long.
+    let signature = signed.len() - b"38.5".len() - 16 - 1 - 64;
+    let with_signature = |change: &dyn Fn(&mut [u8])| {
+        let mut bad = signed.clone();
+        change(&mut bad[signature..][..64]);
+        signing.full(&bad)
+    };
+    put("the message's own signature flipped", TOPIC, with_signature(&|s| s[20] ^= 1));
+    put("the message's other signature, (r, -s)", TOPIC, with_signature(&|s| cose::double(s)));
+    put("the message signed by somebody else", TOPIC, {
+        let by_other = other.key().sign(&signing.content.to_be_signed(TOPIC, 0, b"38.5"));
+        with_signature(&|s| s.copy_from_slice(&by_other))
+    });
+    put("the message's own signature taken away", TOPIC, signing.full(&cose::stripped(&signed)));
+    put("a signed message under the header of another", TOPIC, unsigned.full(&signed));
+    let silent = cose::edited(signing.header.as_bytes(), &publisher, HEADER_AAD, |f| drop(f.pop()));
     put(
-        "the message signed by somebody else",
+        "the message's own signature taken away, and the header signed again without a word of it",
         TOPIC,
-        Envelope::parse(&by_reader).unwrap().message.full(header.as_bytes()),
+        Envelope::parse(&cose::stripped(&signed)).unwrap().message.full(&silent),
     );
     let mut broken: Vec<Value> = broken
         .into_iter()
@@ -532,23 +592,18 @@ fn envelope_generate() -> Value {
         "error": "open: Suite/NotSatisfied",
     }));
 
-    json!({
+    let more = json!({
         "about": "A header (randomised signature: frozen as bytes), messages under it, and what to refuse. `error` names the \
-                  step that fails and the error. `m` are the coins of the encapsulation.",
+                  step that fails and the error. `m` are the coins of the encapsulation. Messages under the header in \
+                  `signed` carry signatures of their own.",
         "root": hex(&pki.root), "params": hex(params.encode()),
         "reader": hex(reader.encode()), "outsider": hex(outsider.encode()),
-        "header": {
-            "bytes": hex(header.as_bytes()), "hash": hex(header.hash()), "kid": header.kid().to_string(),
-            "policy": "role=nurse and ward=3", "versions": hex(versions.encode()), "epoch": 7, "filter": "ward/3/#",
-            "publisher": header.publisher().to_string(), "created": NOW, "expires": NOW + 3600,
-            "m": hex(m), "encapsulation": hex(header.encapsulation()), "secret": hex(secret.expose()),
-        },
-        "content_key": hex(key), "context_iv": hex(iv),
-        "messages": messages,
-        "full": hex(full), "signed": { "topic": TOPIC, "payload": hex(b"38.5"), "compact": hex(signed) },
+        "signed": signed_file,
         "broken": broken,
-        "bundle": bundle_generate(&pki, &header, &params, &versions),
-    })
+        "bundle": bundle_generate(&pki, &publisher, &draft, header),
+    });
+    file.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    file
 }
 
 /// From bytes to plaintext as a reader goes about it; the error says at which step.
@@ -567,11 +622,12 @@ fn envelope_open(
     let message = envelope.message;
     match message.verify(&certificate.public_key, topic, header.hash(), header.publisher()) {
         Some(false) => Err("message: Signature".to_owned()),
+        None if header.messages_are_signed() => Err("message: Signature".to_owned()),
         _ => content.open(topic, &message).map_err(|e| format!("message: {}", path(e))),
     }
 }
 
-fn bundle_generate(pki: &Pki, header: &Header, params: &Params, versions: &Versions) -> Value {
+fn bundle_generate(pki: &Pki, publisher: &Signer, draft: &Draft<'_>, header: &Header) -> Value {
     let rule = |filter: &str, mode, template: Option<&str>| Rule {
         filter: filter.parse().unwrap(),
         mode,
@@ -591,9 +647,9 @@ fn bundle_generate(pki: &Pki, header: &Header, params: &Params, versions: &Versi
             rule("ward/+/door", Mode::Warn, Some("role=guard")),
             rule("open/#", Mode::Open, None),
         ],
-        versions: versions.clone(),
+        versions: draft.versions.clone(),
         revoked: vec![DeviceId([8; 16]), DeviceId([9; 16])],
-        params: vec![*params.id()],
+        params: vec![*draft.params.id()],
     };
     let authority = pki.authority();
     let good = bundle.sign(&authority);
@@ -607,6 +663,9 @@ fn bundle_generate(pki: &Pki, header: &Header, params: &Params, versions: &Versi
     let mut bad = good.clone();
     *bad.last_mut().unwrap() ^= 1;
     put("a byte of the signature flipped", bad);
+    let mut twin = good.clone();
+    cose::double(&mut twin);
+    put("the other signature, (r, -s)", twin);
     put("signed by a device", bundle.sign(&pki.device(1)));
     put("signed by a broker", bundle.sign(&pki.signer(Role::Broker, 1, VALID)));
     put("signed by an administrator", bundle.sign(&pki.signer(Role::Admin, 1, VALID)));
@@ -619,6 +678,14 @@ fn bundle_generate(pki: &Pki, header: &Header, params: &Params, versions: &Versi
     put("revoked devices out of order", {
         let edit = |f: &mut Vec<_>| {
             *cose::field(f, 11) = ciborium::Value::Array(vec![cose::bytes([9; 16]), cose::bytes([8; 16])]);
+        };
+        cose::edited(&good, &authority, BUNDLE_AAD, edit)
+    });
+    put("two rules of one filter", {
+        let edit = |f: &mut Vec<_>| {
+            let rules = cose::field(f, 9).as_array_mut().unwrap();
+            let ciborium::Value::Map(open) = &mut rules[2] else { panic!("a rule") };
+            *cose::field(open, 1) = "ward/+/door".into();
         };
         cose::edited(&good, &authority, BUNDLE_AAD, edit)
     });
@@ -635,11 +702,18 @@ fn bundle_generate(pki: &Pki, header: &Header, params: &Params, versions: &Versi
         ("ward/3/door", NOW),
         ("ward/3/unruled", NOW),
     ];
+    let life = |seconds| {
+        let draft = Draft { expires: NOW + seconds, ..draft.clone() };
+        Header::seal_with(&draft, publisher, &Secret32::new(M)).unwrap().0
+    };
+    let (longest, too_long) = (life(HEADER_SECONDS_MAX), life(HEADER_SECONDS_MAX + 1));
     let checks: Vec<Value> = checks
         .into_iter()
-        .map(|(topic, now)| {
+        .map(|(topic, now)| (header, topic, now))
+        .chain([(&longest, TOPIC, NOW), (&too_long, TOPIC, NOW)])
+        .map(|(header, topic, now)| {
             let answer = bundle.check(header, topic, now).map_or_else(|refusal| refusal.code(), |()| "ok");
-            json!({ "topic": topic, "now": now, "answer": answer })
+            json!({ "header": hex(header.as_bytes()), "topic": topic, "now": now, "answer": answer })
         })
         .collect();
     json!({ "bytes": hex(good), "number": 41, "broken": broken, "checks": checks })
@@ -652,41 +726,57 @@ fn envelopes_and_bundles() {
     let key = |name: &str| UserKey::decode(&bytes(&file, name)).unwrap();
     let roots = [root];
 
-    let vector = &file["header"];
-    let header = Header::parse(&bytes(vector, "bytes")).unwrap();
-    header.verify(&roots).unwrap();
-    assert_eq!(
-        (header.hash(), header.kid().to_string()),
-        (&array(vector, "hash"), text(vector, "kid").to_owned())
-    );
-    assert_eq!(header.policy(), &text(vector, "policy").parse::<Policy>().unwrap());
-    assert_eq!(header.versions().encode(), bytes(vector, "versions"));
-    assert_eq!((header.epoch(), header.created(), header.expires()), (7, NOW, NOW + 3600));
-    assert_eq!(header.filter().as_str(), text(vector, "filter"));
-    let m = Secret32::new(array(vector, "m"));
-    let access = header.access();
-    let (encapsulation, secret) =
-        suite().encapsulate(&params, Scope::Policy(&access), HEADER_AAD, &m).unwrap();
-    assert_eq!((&encapsulation[..], secret.expose()), (header.encapsulation(), &array(vector, "secret")));
-    assert_eq!(hkdf(header.hash(), secret.expose(), &[b"SMQTT-V01 key"]), array::<32>(&file, "content_key"));
-    assert_eq!(hkdf(header.hash(), secret.expose(), &[b"SMQTT-V01 iv"]), array::<12>(&file, "context_iv"));
+    for (sealed, messages_are_signed) in [(&file, false), (&file["signed"], true)] {
+        let vector = &sealed["header"];
+        let header = Header::parse(&bytes(vector, "bytes")).unwrap();
+        let certificate = header.verify(&roots).unwrap();
+        assert_eq!(
+            (header.hash(), header.kid().to_string()),
+            (&array(vector, "hash"), text(vector, "kid").to_owned())
+        );
+        assert_eq!(header.policy(), &text(vector, "policy").parse::<Policy>().unwrap());
+        assert_eq!(header.versions().encode(), bytes(vector, "versions"));
+        assert_eq!((header.epoch(), header.created(), header.expires()), (7, NOW, NOW + 3600));
+        assert_eq!(header.filter().as_str(), text(vector, "filter"));
+        assert_eq!(header.publisher().to_string(), text(vector, "publisher"));
+        assert_eq!(header.messages_are_signed(), messages_are_signed);
+        assert_eq!(vector["messages_are_signed"], messages_are_signed);
+        let m = Secret32::new(array(vector, "m"));
+        let access = header.access();
+        let (encapsulation, secret) =
+            suite().encapsulate(&params, Scope::Policy(&access), HEADER_AAD, &m).unwrap();
+        assert_eq!((&encapsulation[..], secret.expose()), (header.encapsulation(), &array(vector, "secret")));
+        let content = Content {
+            key: hkdf(header.hash(), secret.expose(), &[b"SMQTT-V01 key"]),
+            iv: hkdf(header.hash(), secret.expose(), &[b"SMQTT-V01 iv"]),
+            header_hash: *header.hash(),
+            publisher: header.publisher().0,
+        };
+        assert_eq!((content.key, content.iv), (array(sealed, "content_key"), array(sealed, "context_iv")));
 
-    // The reader's content key seals the same bytes that the publisher's did.
-    let content: ContentKey = header.open(&params, &key("reader")).unwrap();
-    for vector in list(&file, "messages") {
-        let (topic, payload, compact) =
-            (text(vector, "topic"), bytes(vector, "payload"), bytes(vector, "compact"));
-        assert_eq!(content.seal(topic, &payload, None).unwrap(), compact);
-        let message = Envelope::parse(&compact).unwrap().message;
-        assert_eq!(message.counter(), vector["counter"].as_u64().unwrap());
-        assert_eq!(content.open(topic, &message).unwrap(), payload);
+        let reader = header.open(&params, &key("reader")).unwrap();
+        for vector in list(sealed, "messages") {
+            let (topic, payload, compact) =
+                (text(vector, "topic"), bytes(vector, "payload"), bytes(vector, "compact"));
+            let counter = vector["counter"].as_u64().unwrap();
+            assert_eq!(content.external_aad(topic), bytes(vector, "external_aad"));
+            assert_eq!(content.enc_structure(topic, counter), bytes(vector, "enc_structure"));
+            assert_eq!(content.nonce(counter), array(vector, "nonce"));
+            // Every byte but those of the signature, which is checked instead.
+            let ends = || compact.len() - (payload.len() + 16) - 1;
+            let signature = messages_are_signed.then(|| &compact[ends() - 64..ends()]);
+            assert_eq!(content.compact(topic, counter, &payload, signature), compact);
+            let message = Envelope::parse(&compact).unwrap().message;
+            let verified = message.verify(&certificate.public_key, topic, header.hash(), header.publisher());
+            assert_eq!(verified, messages_are_signed.then_some(true));
+            assert_eq!((message.counter(), message.kid()), (counter, header.kid()));
+            assert_eq!(reader.open(topic, &message).unwrap(), payload);
+        }
+        let full = bytes(sealed, "full");
+        let first = bytes(&sealed["messages"][0], "compact");
+        assert_eq!(full, Envelope::parse(&first).unwrap().message.full(header.as_bytes()));
+        assert_eq!(envelope_open(&roots, &params, &key("reader"), TOPIC, &full).unwrap(), b"38.5");
     }
-    let full = bytes(&file, "full");
-    assert_eq!(envelope_open(&roots, &params, &key("reader"), TOPIC, &full).unwrap(), b"38.5");
-    let signed = bytes(&file["signed"], "compact");
-    let full = Envelope::parse(&signed).unwrap().message.full(header.as_bytes());
-    assert!(Envelope::parse(&full).unwrap().message.is_signed());
-    assert_eq!(envelope_open(&roots, &params, &key("reader"), TOPIC, &full).unwrap(), b"38.5");
 
     for vector in list(&file, "broken") {
         let (topic, payload) = (text(vector, "topic"), bytes(vector, "envelope"));
@@ -698,6 +788,8 @@ fn envelopes_and_bundles() {
     let bundle = Bundle::verify(&bytes(vector, "bytes"), &roots).unwrap();
     assert_eq!(bundle.number, vector["number"].as_u64().unwrap());
     for check in list(vector, "checks") {
+        let header = Header::parse(&bytes(check, "header")).unwrap();
+        header.verify(&roots).unwrap();
         let (topic, now) = (text(check, "topic"), check["now"].as_u64().unwrap());
         let answer = bundle.check(&header, topic, now).map_or_else(|refusal| refusal.code(), |()| "ok");
         assert_eq!(answer, text(check, "answer"), "{topic} at {now}");
@@ -735,6 +827,8 @@ fn policy_generate() -> Value {
         "ROLE=nurse AND Ward=\"3\"",
         "2 of (a, b and c, 2 of (d, e, f))",
         "(role=ac-controller or role=heater-controller) and location=home-7 or role=fire-alarm",
+        &["a"; 16].join(" or "),
+        &[["a>=2147483648"; 8].join(" and "), ["a<=2147483647"; 8].join(" and ")].join(" or "),
     ];
     let good: Vec<Value> = good
         .into_iter()
@@ -747,7 +841,10 @@ fn policy_generate() -> Value {
         })
         .collect();
     let deep = format!("{}a{}", "(".repeat(33), ")".repeat(33));
-    let many = vec!["a"; 257].join(" or ");
+    let many: Vec<_> = (0..257).map(|n| format!("a={n}")).collect();
+    let many = many.join(" or ");
+    let repeated = ["a"; 17].join(" or ");
+    let compared = ["level>=2147483648"; 17].join(" or ");
     let broken_texts = [
         "",
         "a and",
@@ -777,6 +874,8 @@ fn policy_generate() -> Value {
         "a;b",
         &deep,
         &many,
+        &repeated,
+        &compared,
     ];
     let broken_texts: Vec<Value> = broken_texts
         .into_iter()
@@ -817,7 +916,15 @@ fn policy_generate() -> Value {
             format!("{}{leaf}{}", format!("82048 2{leaf}82038 2{leaf}").replace(' ', "").repeat(17), ""),
         ),
         ("10,000 gates deep", format!("{}{leaf}", "820381".repeat(10_000))),
-        ("257 leaves", format!("8204990101{}", leaf.repeat(257))),
+        ("257 leaves", {
+            let leaves: String = (0..257).map(|n| format!("830063{}f6", hex(format!("{n:03}")))).collect();
+            format!("8204990101{leaves}")
+        }),
+        ("one attribute 17 times", format!("820491{}", leaf.repeat(17))),
+        (
+            "17 comparisons of one name",
+            format!("820492{}{}{leaf}", "830161611a80000000".repeat(9), "830261611a7fffffff".repeat(8)),
+        ),
     ];
     let broken_cbor: Vec<Value> = broken_cbor
         .into_iter()
@@ -839,11 +946,14 @@ fn policy_generate() -> Value {
             json!({ "attributes": text, "cbor": hex(set.encode()), "versions": hex(versions.encode()), "labels_in_epoch_7": labels })
         })
         .collect();
+    let sixteen = format!("{} or a=x", ["a=$1"; 16].join(" or "));
     let templates = [
         ("role=nurse and ward=$1", vec!["3"]),
         ("a=$2 or b=$1", vec!["x y", "4 or admin"]),
         ("a=$1", vec![""]),
         ("a=$2", vec!["x"]),
+        (&sixteen, vec!["y"]),
+        (&sixteen, vec!["x"]),
     ];
     let templates: Vec<Value> = templates
         .into_iter()

@@ -6,6 +6,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use smqtt_client::mqtt::READER_PROPERTY;
@@ -26,6 +27,10 @@ use crate::broker::{
     Origin, Publication, SubscribeRequest, Verdict,
 };
 use crate::mqtt::{QoS, ReasonCode, Text, Version};
+
+/// How long a client may wait for the authority, which perhaps knows it better. Less than clients and
+/// [`Limits::connect_timeout`](crate::broker::Limits::connect_timeout) wait.
+const DIRECTORY_WAIT: Duration = Duration::from_secs(3);
 
 /// What was counted since the start.
 #[derive(Debug, Default)]
@@ -99,6 +104,13 @@ impl Refused {
         Self { code, text: text.into(), reason }
     }
 
+    /// A connection without what this hook left at its CONNECT: another hook's attachment came first. What cannot be
+    /// checked is not let through.
+    fn stranger() -> Self {
+        let text = "another hook has taken the place of this client's identity";
+        Self::new("no-identity", ReasonCode::NotAuthorized, text)
+    }
+
     fn denial(&self) -> Denial {
         Denial::new(self.reason, format!("{}: {}", self.code, self.text))
     }
@@ -132,7 +144,7 @@ impl SecurePublish {
         if !wants.is_empty() && !own {
             if self.view.owner_of(stem).is_none() {
                 // Perhaps it enrolled a moment ago.
-                let _ = self.view.refresh_directory().await;
+                let _ = self.ask_directory().await;
             }
             if self.view.owner_of(stem).is_some_and(|owner| Some(owner) != device) {
                 let text = format!("the client id `{wants}` belongs to another device");
@@ -169,10 +181,13 @@ impl SecurePublish {
             )));
         }
         if self.view.peer(identity.id).is_none() {
-            if let Err(error) = self.view.refresh_directory().await {
-                tracing::warn!(%error, device = %identity.id, "cannot ask the authority for a device's attributes");
-            } else if self.view.peer(identity.id).is_none() {
-                return Err(refused("the authority does not know this device".into()));
+            let asked = self.ask_directory().await;
+            match self.view.peer(identity.id) {
+                None if asked => return Err(refused("the authority does not know this device".into())),
+                None => {
+                    tracing::warn!(device = %identity.id, "cannot ask the authority for a device's attributes")
+                }
+                Some(_) => {}
             }
         }
         let inactive = self.view.peer(identity.id).is_some_and(|peer| !peer.active);
@@ -180,6 +195,18 @@ impl SecurePublish {
             return Err(Refused::new("revoked", ReasonCode::NotAuthorized, "this device was revoked"));
         }
         Ok((identity.id, identity.name))
+    }
+
+    /// Whether the authority answered, in time to answer the client.
+    async fn ask_directory(&self) -> bool {
+        match tokio::time::timeout(DIRECTORY_WAIT, self.view.refresh_directory()).await {
+            Ok(Ok(())) => true,
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "the directory is not to be had");
+                false
+            }
+            Err(_) => false,
+        }
     }
 
     /// Whether a device's attributes satisfy `policy`; those of nobody satisfy nothing.
@@ -193,7 +220,7 @@ impl SecurePublish {
     }
 
     fn check_publish(&self, client: &Client, publication: &mut Publication) -> Result<(), Refused> {
-        let Some(session) = session(client) else { return Ok(()) };
+        let session = session(client).ok_or_else(Refused::stranger)?;
         let bundle = self.view.bundle();
         let topic = publication.message().topic().clone();
         let rule = bundle.rule_for(&topic);
@@ -321,9 +348,8 @@ impl Hook for SecurePublish {
     }
 
     fn subscribe(&self, client: &Client, request: &SubscribeRequest<'_>) -> Verdict {
-        let (Some(session), Ok(filter)) = (session(client), request.filter.parse::<Filter>()) else {
-            return Verdict::Defer;
-        };
+        let Some(session) = session(client) else { return Verdict::Deny(Refused::stranger().denial()) };
+        let Ok(filter) = request.filter.parse::<Filter>() else { return Verdict::Defer };
         let bundle = self.view.bundle();
         let covering = bundle.rules.iter().filter(|rule| rule.filter.covers(&filter));
         let nearest = covering.min_by_key(|rule| rule.filter.precedence());
@@ -353,7 +379,7 @@ impl Hook for SecurePublish {
     }
 
     fn deliver(&self, client: &Client, delivery: &mut Delivery<'_>) -> DeliverVerdict {
-        let Some(session) = session(client) else { return DeliverVerdict::Deliver };
+        let Some(session) = session(client) else { return DeliverVerdict::Drop(Refused::stranger().text) };
         let message = delivery.message();
         let bundle = self.view.bundle();
         // Mostly nobody is kept from subscribing, and then nothing need be looked up.

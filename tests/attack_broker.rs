@@ -5,12 +5,16 @@ mod broker_support;
 #[path = "common/lab.rs"]
 mod lab;
 
+use std::sync::Arc;
+
 use broker_support::{Client, connect as connect_packet, will};
 use bytes::Bytes;
 use lab::{Device, HomeMade, Lab, LabBroker, full, now, until};
+use smqtt::broker::{Admission, Config, ConnectRequest, ConnectVerdict, Hook, HookFuture};
 use smqtt::mqtt::{
     Ack, Connack, Connect, Packet, Publish, QoS, ReasonCode, SubscriptionOptions, Text, Version, Will,
 };
+use smqtt_client::keyring::Keyring;
 use smqtt_client::sealer::{Outgoing, SealError, Sealer, Wish};
 use smqtt_core::header::{HEADER_BYTES_MAX, HEADER_SECONDS_MAX};
 
@@ -752,4 +756,63 @@ async fn every_reader_gets_the_header_before_it_needs_it() {
     assert_eq!(stock.message().await.payload, message);
     assert_eq!(stock.message().await.payload, second);
     assert_eq!(late.message().await.payload, second);
+}
+
+/// Takes the attachment of every connection for itself.
+struct Greedy;
+
+impl Hook for Greedy {
+    fn connect<'a>(&'a self, _: &'a ConnectRequest) -> HookFuture<'a, ConnectVerdict> {
+        let admission = Admission { attachment: Some(Arc::new(())), ..Admission::default() };
+        Box::pin(std::future::ready(ConnectVerdict::Allow(admission)))
+    }
+}
+
+/// Another hook in front, by mistake or not, does not switch the rules off.
+#[tokio::test]
+async fn without_its_own_notes_on_a_client_the_hook_lets_nothing_through() {
+    let mut site = Site::new().await;
+    std::fs::remove_dir_all(site.lab.device_dir("broker")).unwrap();
+    site.lab.revoke("broker").await;
+    site.broker = site.lab.broker_with(Config::default(), vec![Box::new(Greedy)]).await;
+    let mut sensor = site.as_device(&site.sensor, Version::V5).await;
+    for topic in [WARD, "bed/3", "notes/1"] {
+        let said = publish(&mut sensor, topic, b"41.0", QoS::AtLeastOnce).await;
+        assert_eq!(said, refused(ReasonCode::NotAuthorized, "no-identity"));
+    }
+    assert_eq!(subscribe(&mut sensor, "#").await, ReasonCode::NotAuthorized);
+}
+
+/// An authority that is there and says nothing, which is easy to bring about, does not keep devices from the broker.
+#[tokio::test]
+async fn a_silent_authority_shuts_nobody_out() {
+    let site = Site::new().await;
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let file = site.lab.device_dir("broker").join("identity.json");
+    let place = std::fs::read_to_string(&file).unwrap();
+    let elsewhere = format!("https://{}", silent.local_addr().unwrap());
+    std::fs::write(&file, place.replace(site.lab.authority.url(), &elsewhere)).unwrap();
+    let keyring = Keyring::load(&site.lab.device_dir("broker")).unwrap();
+    let broker = site.lab.broker_of(Device::new(keyring), Config::default(), Vec::new()).await;
+    let site = Site { broker, ..site };
+    // Both are new to this broker, and it cannot ask about one's client id.
+    let joining = [
+        site.join(&site.sensor, connect_packet(Version::V5, "")),
+        site.join(&site.nurse, connect_packet(Version::V5, "dashboard")),
+    ];
+    let mut joined = Vec::new();
+    for client in joining {
+        joined.push(client.await);
+    }
+    let (header, key) = site.sensor.header(POLICY, "bed/3");
+    joined[1].subscribe("bed/+", QoS::AtMostOnce).await;
+    let payload = full(&header, &key.seal("bed/3", b"free").unwrap());
+    assert_eq!(publish(&mut joined[0], "bed/3", &payload, QoS::AtLeastOnce).await, Said::Taken);
+    assert_eq!(joined[1].message().await.payload, payload);
+    // What it would have to know somebody's attributes for it refuses.
+    let (header, key) = site.sensor.header(POLICY, WARD);
+    let payload = full(&header, &key.seal(WARD, b"36.6").unwrap());
+    let said = publish(&mut joined[0], WARD, &payload, QoS::AtLeastOnce).await;
+    assert_eq!(said, refused(ReasonCode::NotAuthorized, "not-allowed"));
+    assert_eq!(subscribe(&mut joined[1], "staff/rota").await, ReasonCode::NotAuthorized);
 }

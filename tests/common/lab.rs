@@ -216,7 +216,11 @@ impl Lab {
 
     /// Hooks in `first` are asked before the secure-publish hook.
     pub async fn broker_with(&self, config: Config, first: Vec<Box<dyn Hook>>) -> LabBroker {
-        let device = self.enrol_broker("broker").await;
+        self.broker_of(self.enrol_broker("broker").await, config, first).await
+    }
+
+    /// A broker with this keyring.
+    pub async fn broker_of(&self, device: Device, config: Config, first: Vec<Box<dyn Hook>>) -> LabBroker {
         let view = View::new(device.keyring.clone(), now);
         let hook = SecurePublish::new(view.clone(), true);
         let counters = hook.counters();

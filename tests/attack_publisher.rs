@@ -192,6 +192,13 @@ async fn a_broker_that_asks_again_gets_no_nonce_twice_and_no_old_epoch() {
         evil.refuse_with(text);
         assert!(matches!(client.publish(&order).await, Err(MqttError::Refused(_))));
     }
+    // What it says is shown to people, and steers no terminal.
+    evil.refuse_with("policy: \u{1b}[2J\nerror: all is well\u{202e}");
+    let error = client.publish(&order).await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the broker refused: policy: \u{fffd}[2J\u{fffd}error: all is well\u{fffd}"
+    );
     let heard = evil.heard();
     let numbers: HashSet<_> = heard.iter().map(|payload| counter(payload)).collect();
     assert_eq!(numbers.len(), heard.len());

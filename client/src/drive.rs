@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 
 use crate::mqtt::{READER_PROPERTY, Status};
+use crate::printable;
 
 /// Longest pause between two tries.
 pub const BACKOFF_MAX: Duration = Duration::from_secs(30);
@@ -113,7 +114,7 @@ fn describe(error: &ConnectionError) -> String {
         ConnectionError::ConnectionRefused(code) => format!("connection refused: {code:?}"),
         ConnectionError::MqttState(StateError::ServerDisconnect { reason_code, reason_string }) => {
             match reason_string {
-                Some(text) => format!("the broker disconnected: {text} ({reason_code:?})"),
+                Some(text) => format!("the broker disconnected: {} ({reason_code:?})", printable(text)),
                 None => format!("the broker disconnected: {reason_code:?}"),
             }
         }

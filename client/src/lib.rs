@@ -18,6 +18,15 @@ pub mod tls;
 
 pub use smqtt_core as core;
 
+/// Text that somebody else chose, without what could steer a terminal, end a line or turn its direction.
+pub fn printable(text: &str) -> String {
+    let steers = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    text.chars().map(|c| if steers(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
 /// Seconds since 1970 by the system's clock.
 pub fn system_now() -> u64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs())

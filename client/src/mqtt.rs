@@ -27,7 +27,7 @@ use crate::keyring::SharedKeyring;
 use crate::opener::{Opener, Outcome};
 use crate::sealer::{Outgoing, SealError, Sealer, Wish};
 use crate::session::Forgetful;
-use crate::tls;
+use crate::{printable, tls};
 
 pub use rumqttc::mqttbytes::QoS;
 
@@ -393,7 +393,7 @@ impl Client {
             Status::Lost { reason, .. } | Status::Closed { reason } => MqttError::Closed(reason.clone()),
             _ => MqttError::Closed(error.to_string()),
         })?;
-        let text = |reason: Option<String>, code: String| Refusal(reason.unwrap_or(code));
+        let text = |reason: Option<String>, code: String| Refusal(printable(&reason.unwrap_or(code)));
         Ok(match result {
             PublishResult::Qos0Flushed => None,
             PublishResult::Qos1(ack) => {
@@ -433,7 +433,7 @@ impl Client {
             }
             Some(code) => {
                 let reason = ack.properties.and_then(|p| p.reason_string);
-                Err(MqttError::Refused(reason.unwrap_or_else(|| format!("{code:?}"))))
+                Err(MqttError::Refused(printable(&reason.unwrap_or_else(|| format!("{code:?}")))))
             }
         }
     }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 use smqtt_client::files::read_bounded;
+use smqtt_client::printable;
 use smqtt_core::envelope::{Envelope, EnvelopeError};
 use smqtt_core::header::Header;
 use smqtt_core::identity::read_certificate;
@@ -108,7 +109,7 @@ pub fn run(args: &InspectArgs) -> Result<(), Failure> {
     let name = shown["header"]["publisher"]["name"].as_str().unwrap_or_default();
     print_line(format!("publisher    {} ({name}), not verified here", header.publisher()))?;
     print_line(format!("policy       {}", header.policy()))?;
-    print_line(format!("topics       {}", header.filter()))?;
+    print_line(format!("topics       {}", printable(&header.filter().to_string())))?;
     print_line(format!("suite        {}, parameters {}", header.suite(), hex(header.params_id())))?;
     print_line(format!("epoch        {}", header.epoch()))?;
     if versions > 0 {

@@ -8,6 +8,7 @@ use clap::Args;
 use serde_json::{Value, json};
 use smqtt_client::mqtt::{self, Delivery, Options, QoS};
 use smqtt_client::opener::Outcome;
+use smqtt_client::printable;
 
 use super::authority::stop_signal;
 use super::failure::Failure;
@@ -146,7 +147,7 @@ fn refused(args: &SubscribeArgs, delivery: &Delivery, code: &str, text: &str) ->
         let line = json!({ "topic": delivery.topic, "not_opened": code, "reason": text });
         eprintln!("{line}");
     } else {
-        eprintln!("not opened: {}: {code}: {text}", printable(&delivery.topic));
+        eprintln!("not opened: {}: {code}: {}", printable(&delivery.topic), printable(text));
     }
     Ok(false)
 }
@@ -174,9 +175,4 @@ fn print_payload(
         Err(_) => line["payload_base64"] = json!(STANDARD.encode(payload)),
     }
     print_line(line.to_string())
-}
-
-/// A topic without what could confuse a terminal or a line.
-fn printable(topic: &str) -> String {
-    topic.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }

@@ -237,7 +237,9 @@ impl Replay {
         }
         let mut windows = self.windows.clone();
         for (kid, counter) in &self.in_hand {
-            windows.get_mut(kid).map(|window| window.forget(*counter));
+            if let Some(window) = windows.get_mut(kid) {
+                window.forget(*counter);
+            }
         }
         for (kid, window) in &windows {
             out.extend(record(Kid(WHOLE), window.publisher, window.created, window.next));

@@ -7,6 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use smqtt_core::api::{EnrolRequest, Enrolment, Keys, RenewRequest};
 use smqtt_core::attribute::Label;
+use smqtt_core::bundle::Bundle;
 use smqtt_core::crypto::SigningKey;
 use smqtt_core::identity::{Role, fingerprint};
 use smqtt_core::token::Token;
@@ -128,22 +129,34 @@ pub async fn refresh(keyring: &SharedKeyring, now: u64, wait: Duration) -> Resul
     // The certificate first: with one that has expired nothing else is to be had.
     let mut done = Refreshed { certificate: renew_if_due(keyring, now).await?, ..Refreshed::default() };
     let (authority, known) = keyring.with(|k| Ok::<_, EnrolError>((authority_of(k)?, k.bundle().number)))?;
-    if let Some(bytes) = authority.bundle(known, wait).await? {
-        done.bundle = keyring.with(|k| k.take_bundle(&bytes))?;
-    }
+    let news = authority.bundle(known, wait).await?;
+    let newest = keyring.with(|k| match &news {
+        Some(bytes) => Bundle::verify(bytes, k.roots()).map_err(KeyringError::Bundle),
+        None => Ok(k.bundle().clone()),
+    })?;
     // Asked of the keys, not of the bundle: the last try may have broken in between, and most bundles
     // change nothing for most devices.
     let reads = keyring.with(|k| k.signer().identity().role == Role::Device);
-    if reads && keyring.with(|k| keys_are_behind(k)) {
-        let keys: Keys = authority.get("/v1/keys").await?;
-        keyring.with(|k| k.take_keys(&keys.keys))?;
+    let behind = reads && keyring.with(|k| keys_are_behind(k, &newest));
+    // Keys come before the bundle that asks for them: until both are there, what is sealed under it is
+    // newer than the keyring and waits, instead of being for others. Without keys the bundle still counts.
+    let keys = async {
+        if behind {
+            let keys: Keys = authority.get("/v1/keys").await?;
+            keyring.with(|k| k.take_keys(&keys.keys))?;
+        }
+        Ok::<_, EnrolError>(())
+    };
+    let keys = keys.await;
+    if let Some(bytes) = &news {
+        done.bundle = keyring.with(|k| k.take_bundle(bytes))?;
     }
-    Ok(done)
+    keys.map(|()| done)
 }
 
-/// Whether no key of the current epoch (or a later one) has all its attributes in their current versions.
-fn keys_are_behind(keyring: &Keyring) -> bool {
-    let (epoch, versions) = (keyring.bundle().epoch.number, &keyring.bundle().versions);
+/// Whether no key of the bundle's epoch (or a later one) has all its attributes in their current versions.
+fn keys_are_behind(keyring: &Keyring, bundle: &Bundle) -> bool {
+    let (epoch, versions) = (bundle.epoch.number, &bundle.versions);
     let current = |label: &Label| {
         label.to_attribute().is_none_or(|(attribute, version)| version >= versions.get(&attribute))
     };

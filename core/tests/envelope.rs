@@ -828,6 +828,7 @@ fn a_bundle_refuses_what_does_not_agree_with_it() {
     };
     assert_eq!(life(NOW, NOW, NOW - 10), Err(Refusal::Clock));
     assert_eq!(life(NOW, NOW - 1, NOW - 10), Err(Refusal::Clock), "it ends before it begins");
+    assert_eq!(HEADER_SECONDS_MAX, 86_400, "a day");
     assert_eq!(life(NOW, NOW + HEADER_SECONDS_MAX, NOW), Ok(()));
     assert_eq!(life(NOW, NOW + HEADER_SECONDS_MAX + 1, NOW), Err(Refusal::Clock));
     assert_eq!(life(NOW, u64::MAX, NOW), Err(Refusal::Clock));

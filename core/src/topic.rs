@@ -135,6 +135,23 @@ impl Filter {
         theirs.next().is_none()
     }
 
+    /// Whether some topic is matched by both.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let wild = |filter: &Self| filter.0.starts_with(['+', '#']);
+        if (self.0.starts_with('$') && wild(other)) || (other.0.starts_with('$') && wild(self)) {
+            return false;
+        }
+        let (mut ours, mut theirs) = (self.0.split('/'), other.0.split('/'));
+        loop {
+            match (ours.next(), theirs.next()) {
+                // Also where the other has ended: `a/#` matches `a`.
+                (Some("#"), _) | (_, Some("#")) | (None, None) => return true,
+                (Some(a), Some(b)) if a == b || a == "+" || b == "+" => {}
+                _ => return false,
+            }
+        }
+    }
+
     /// The order in which rules are asked: at the first level where two filters differ, a literal
     /// comes before `+` and `+` before `#`.
     pub fn precedence(&self) -> Vec<u8> {
@@ -207,6 +224,24 @@ mod tests {
             ("+/b", "+/b", true),
         ] {
             assert_eq!(filter(wide).covers(&filter(narrow)), covers, "{wide} over {narrow}");
+        }
+    }
+
+    #[test]
+    fn overlapping_filters_share_a_topic() {
+        for (a, b, overlap) in [
+            ("a/#", "a", true),
+            ("a/+", "+/b", true),
+            ("a/+", "+/b/#", true),
+            ("a/+/c", "a/b", false),
+            ("a/b", "a/c", false),
+            ("#", "x/y", true),
+            ("#", "$SYS/#", false),
+            ("+/uptime", "$SYS/uptime", false),
+            ("$SYS/+", "$SYS/uptime", true),
+        ] {
+            let (a, b) = (filter(a), filter(b));
+            assert_eq!((a.overlaps(&b), b.overlaps(&a)), (overlap, overlap), "{a} and {b}");
         }
     }
 

@@ -353,13 +353,18 @@ impl Hook for SecurePublish {
         let bundle = self.view.bundle();
         let covering = bundle.rules.iter().filter(|rule| rule.filter.covers(&filter));
         let nearest = covering.min_by_key(|rule| rule.filter.precedence());
-        match nearest {
-            Some(rule) if !self.satisfies(session.device, &rule.subscribers) => {
+        // Of a wildcard's messages those that the client may not have are left out when they are delivered; but what a
+        // member of a group may not have would then reach nobody.
+        let nearer = |rule: &Rule| nearest.is_none_or(|n| rule.filter.precedence() < n.filter.precedence());
+        let within = |rule: &&Rule| request.group.is_some() && rule.filter.overlaps(&filter) && nearer(rule);
+        let mut asked = nearest.into_iter().chain(bundle.rules.iter().filter(within));
+        match asked.find(|rule| !self.satisfies(session.device, &rule.subscribers)) {
+            Some(rule) => {
                 let text = format!("the rule `{}` does not let you subscribe", rule.filter);
                 tracing::info!(client = %client.client_id, rule = %rule.filter, "refused a subscription");
                 Verdict::deny(ReasonCode::NotAuthorized, format!("not-allowed: {text}"))
             }
-            _ => Verdict::Allow,
+            None => Verdict::Allow,
         }
     }
 

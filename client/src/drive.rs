@@ -4,7 +4,8 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rumqttc::mqttbytes::v5::Packet;
+use rumqttc::mqttbytes::QoS;
+use rumqttc::mqttbytes::v5::{Packet, Publish};
 use rumqttc::{ConnectionError, Event, EventLoop, StateError};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
@@ -64,10 +65,24 @@ pub async fn open_stream(
     Ok(Box::new(tokio_rustls::TlsConnector::from(tls).connect(name, tcp).await?))
 }
 
+/// Most QoS 1 and 2 messages that the broker may send without an acknowledgement (MQTT 5.0, section 3.1.2.11.3).
+pub const RECEIVE_MAX: u16 = 64;
+/// Most messages that wait for their reader: room for those that are acknowledged, the rest for QoS 0.
+pub const ARRIVALS_MAX: usize = 1024;
+
+/// Hands a message to its reader. Never waits: the event loop must turn, or acknowledgements would not go out. QoS 1 and 2
+/// are bounded by the receive maximum; of QoS 0 what finds no room is lost, as QoS 0 may be.
+fn take(arrived: &mpsc::Sender<Publish>, publish: Publish) {
+    let room = if publish.qos == QoS::AtMostOnce { usize::from(RECEIVE_MAX) } else { 0 };
+    if arrived.capacity() <= room || arrived.try_send(publish).is_err() {
+        tracing::debug!("nobody takes the messages that arrive: dropped one");
+    }
+}
+
 /// Turns the event loop; ends when nobody listens any more or the broker refuses for good.
 pub async fn drive(
     mut events: EventLoop,
-    arrived: mpsc::Sender<rumqttc::mqttbytes::v5::Publish>,
+    arrived: mpsc::Sender<Publish>,
     status: watch::Sender<Status>,
     link: Arc<Mutex<Link>>,
 ) {
@@ -83,8 +98,7 @@ pub async fn drive(
                 status.send_replace(Status::Connected { smqtt });
             }
             Ok(Event::Incoming(Packet::Publish(publish))) => {
-                // Nobody reads any more: not acknowledging is all that is left to do.
-                let _ = arrived.send(publish).await;
+                take(&arrived, publish);
             }
             Ok(_) => {}
             Err(ConnectionError::RequestsDone) => {

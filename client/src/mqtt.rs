@@ -20,7 +20,7 @@ use smqtt_core::header::Kid;
 use tokio::sync::{mpsc, watch};
 
 use crate::authority::split_url;
-use crate::drive::{BACKOFF_MAX, Link, drive, lock, open_stream};
+use crate::drive::{ARRIVALS_MAX, BACKOFF_MAX, Link, RECEIVE_MAX, drive, lock, open_stream};
 use crate::enrol::{EnrolError, refresh};
 use crate::files::FileError;
 use crate::keyring::SharedKeyring;
@@ -38,6 +38,8 @@ pub const READER_PROPERTY: (&str, &str) = ("smqtt", "1");
 pub const PACKET_BYTES_MAX: u32 = 16 << 20;
 /// How often a refused message is sealed and sent again.
 const RESENDS_MAX: usize = 3;
+/// How long a goodbye may take.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long one `GET /v1/bundle` waits for news.
 const BUNDLE_WAIT: Duration = Duration::from_secs(30);
 /// How often in a row a message may be newer than the keyring before it is given up.
@@ -245,6 +247,7 @@ pub fn connect(keyring: SharedKeyring, options: &Options) -> Result<(Client, Inb
     let mut properties = ConnectProperties::new();
     properties.session_expiry_interval =
         (options.session_expiry_seconds > 0).then_some(options.session_expiry_seconds);
+    properties.receive_maximum = Some(RECEIVE_MAX);
     properties.user_properties = vec![(READER_PROPERTY.0.to_owned(), READER_PROPERTY.1.to_owned())];
     mqtt.set_connect_properties(properties);
     if options.session_expiry_seconds > 0 {
@@ -256,7 +259,7 @@ pub fn connect(keyring: SharedKeyring, options: &Options) -> Result<(Client, Inb
     let (mqtt, events) = built.map_err(|error| MqttError::Options(error.into()))?;
 
     let opener = Opener::new(&dir)?;
-    let (arrived, arrivals) = mpsc::channel(64);
+    let (arrived, arrivals) = mpsc::channel(ARRIVALS_MAX);
     let (status, status_of) = watch::channel(Status::Connecting);
     let link = Arc::new(Mutex::new(Link::default()));
     tokio::spawn(drive(events, arrived, status, link.clone()));
@@ -462,13 +465,16 @@ impl Client {
         });
     }
 
-    /// Says DISCONNECT, after what is under way.
+    /// Says DISCONNECT, after what is under way; gives up after some seconds.
     pub async fn disconnect(&self) {
-        if self.mqtt.disconnect_with_timeout(Duration::from_secs(5)).await.is_ok() {
-            let mut status = self.status();
-            let over = status.wait_for(|s| matches!(s, Status::Closed { .. } | Status::Lost { .. }));
-            let _ = tokio::time::timeout(Duration::from_secs(5), over).await;
-        }
+        let leave = async {
+            if self.mqtt.disconnect_with_timeout(LEAVE_TIMEOUT).await.is_ok() {
+                let mut status = self.status();
+                let over = status.wait_for(|s| matches!(s, Status::Closed { .. } | Status::Lost { .. }));
+                let _ = over.await;
+            }
+        };
+        let _ = tokio::time::timeout(LEAVE_TIMEOUT, leave).await;
     }
 
     /// Keeps the keyring fresh for as long as it is polled: newer bundles as soon as there are any, keys

@@ -187,6 +187,10 @@ impl Sealer {
     ) -> Result<Outgoing, SealError> {
         check_topic(topic).map_err(|source| SealError::Topic { topic: topic.to_owned(), source })?;
         let bundle = keyring.bundle();
+        // Nothing to hide in nothing: an empty retained message takes the kept one away.
+        if wish == Wish::Plain && payload.is_empty() {
+            return Ok(Outgoing::Plain(Vec::new()));
+        }
         let Some((policy, filter)) = decide(bundle, topic, wish)? else {
             return Ok(Outgoing::Plain(payload.to_vec()));
         };

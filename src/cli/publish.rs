@@ -133,7 +133,7 @@ pub fn not_connected(error: MqttError) -> Failure {
 
 /// Arguments of `smqtt publish`.
 #[derive(Args)]
-#[command(group = ArgGroup::new("payload").required(true).args(["message", "file", "lines"]))]
+#[command(group = ArgGroup::new("payload").required(true).args(["message", "file", "lines", "null_message"]))]
 pub struct PublishArgs {
     /// The topic
     #[arg(short, long)]
@@ -153,6 +153,9 @@ pub struct PublishArgs {
     /// Every line of standard input is a message
     #[arg(short, long)]
     lines: bool,
+    /// An empty message, not sealed; with `-r` it takes the one that the broker keeps away
+    #[arg(short, long, conflicts_with = "policy")]
+    null_message: bool,
     /// Have the broker keep it for later subscribers
     #[arg(short, long)]
     retain: bool,
@@ -167,7 +170,7 @@ pub struct PublishArgs {
 pub async fn run(args: &PublishArgs) -> Result<(), Failure> {
     let policy = args.policy.as_deref().map(Policy::parse).transpose()?;
     let wish = match &policy {
-        _ if args.plain => Wish::Plain,
+        _ if args.plain || args.null_message => Wish::Plain,
         Some(policy) => Wish::Policy(policy),
         None => Wish::Rule,
     };
@@ -192,6 +195,7 @@ pub async fn run(args: &PublishArgs) -> Result<(), Failure> {
 
 fn read_payload(args: &PublishArgs) -> Result<Option<Vec<u8>>, Failure> {
     match (&args.message, &args.file) {
+        _ if args.null_message => Ok(Some(Vec::new())),
         (Some(text), _) => Ok(Some(text.clone().into_bytes())),
         (None, Some(path)) if path.as_os_str() == "-" => {
             let mut bytes = Vec::new();

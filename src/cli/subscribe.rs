@@ -11,8 +11,8 @@ use smqtt_client::opener::Outcome;
 use smqtt_client::printable;
 
 use super::authority::stop_signal;
+use super::date;
 use super::failure::Failure;
-use super::print_line;
 use super::publish::{CONNECT_TRIES, ConnectArgs, not_connected, tell_status};
 
 /// Arguments of `smqtt subscribe`.
@@ -64,20 +64,22 @@ pub async fn run(args: &SubscribeArgs) -> Result<(), Failure> {
         if args.count.is_some_and(|count| opened >= count) {
             break Ok(());
         }
+        // Whatever takes long, waiting, a slow reader of our output, a broker away: Ctrl-C ends it.
+        let turn = async {
+            let delivery = inbox.next().await.ok_or_else(|| closed(&client))?;
+            let line = show(args, &delivery);
+            if let Some(line) = &line {
+                write_line(line).await?;
+            }
+            // Only what was dealt with is acknowledged.
+            inbox.acknowledge(&delivery).await?;
+            Ok::<_, Failure>(line.is_some())
+        };
         tokio::select! {
-            delivery = inbox.next() => match delivery {
-                Some(delivery) => {
-                    match print(args, &delivery) {
-                        Ok(true) => opened += 1,
-                        Ok(false) => {}
-                        Err(failure) => break Err(failure),
-                    }
-                    // Only what was dealt with is acknowledged.
-                    if let Err(error) = inbox.acknowledge(&delivery).await {
-                        break Err(error.into());
-                    }
-                }
-                None => break Err(closed(&client)),
+            done = turn => match done {
+                Ok(true) => opened += 1,
+                Ok(false) => {}
+                Err(failure) => break Err(failure),
             },
             error = &mut refreshing => match error {
                 Ok(error) => break Err(error.into()),
@@ -103,27 +105,25 @@ fn closed(client: &mqtt::Client) -> Failure {
     }
 }
 
-/// Whether the message opened.
-fn print(args: &SubscribeArgs, delivery: &Delivery) -> Result<bool, Failure> {
+/// The line of what opened; what did not goes to standard error, with the reason.
+fn show(args: &SubscribeArgs, delivery: &Delivery) -> Option<Vec<u8>> {
     match &delivery.outcome {
         Outcome::Opened(opened) => {
             let publisher = json!({ "id": opened.publisher.id.to_string(), "name": opened.publisher.name });
-            let line = json!({ "sealed": true, "publisher": publisher, "signed": opened.signed, "created": opened.created });
-            print_payload(args, delivery, &opened.publisher.name, &opened.payload, line)?;
-            Ok(true)
+            let about = json!({ "sealed": true, "publisher": publisher, "signed": opened.signed, "created": opened.created });
+            if delivery.retained && !args.connect.json {
+                // The one mark of an old message that is served again.
+                let made = date(opened.created);
+                eprintln!("retained: {}: under a header of {made}", printable(&delivery.topic));
+            }
+            Some(payload_line(args, delivery, &opened.publisher.name, &opened.payload, about))
         }
         Outcome::Unsealed(payload) => {
-            print_payload(
-                args,
-                delivery,
-                "(unsealed)",
-                payload,
-                json!({ "sealed": false, "publisher": null }),
-            )?;
-            Ok(true)
+            let about = json!({ "sealed": false, "publisher": null });
+            Some(payload_line(args, delivery, "(unsealed)", payload, about))
         }
         // The protocol repeats by itself what it is not sure of.
-        Outcome::Repeated if delivery.dup => Ok(false),
+        Outcome::Repeated if delivery.dup => None,
         Outcome::Repeated => refused(args, delivery, "repeated", "opened before"),
         Outcome::NotForMe(why) => refused(args, delivery, why.code(), &why.to_string()),
         Outcome::Newer => {
@@ -142,26 +142,27 @@ fn print(args: &SubscribeArgs, delivery: &Delivery) -> Result<bool, Failure> {
     }
 }
 
-fn refused(args: &SubscribeArgs, delivery: &Delivery, code: &str, text: &str) -> Result<bool, Failure> {
+/// Says on standard error why a message did not open.
+fn refused(args: &SubscribeArgs, delivery: &Delivery, code: &str, text: &str) -> Option<Vec<u8>> {
     if args.connect.json {
         let line = json!({ "topic": delivery.topic, "not_opened": code, "reason": text });
         eprintln!("{line}");
     } else {
         eprintln!("not opened: {}: {code}: {}", printable(&delivery.topic), printable(text));
     }
-    Ok(false)
+    None
 }
 
-fn print_payload(
+fn payload_line(
     args: &SubscribeArgs,
     delivery: &Delivery,
     publisher: &str,
     payload: &[u8],
     mut line: Value,
-) -> Result<(), Failure> {
+) -> Vec<u8> {
     if !args.connect.json {
         let start = format!("{} {publisher} ", printable(&delivery.topic));
-        return print_line([start.as_bytes(), payload].concat());
+        return [start.as_bytes(), payload].concat();
     }
     line["topic"] = json!(delivery.topic);
     line["qos"] = json!(match delivery.qos {
@@ -174,5 +175,18 @@ fn print_payload(
         Ok(text) => line["payload"] = json!(text),
         Err(_) => line["payload_base64"] = json!(STANDARD.encode(payload)),
     }
-    print_line(line.to_string())
+    line.to_string().into_bytes()
+}
+
+/// Writes without holding up whatever else is to be noticed.
+async fn write_line(line: &[u8]) -> Result<(), Failure> {
+    use tokio::io::AsyncWriteExt;
+    let mut out = tokio::io::stdout();
+    let written = async {
+        out.write_all(&[line, b"\n"].concat()).await?;
+        out.flush().await
+    };
+    written
+        .await
+        .map_err(|error: std::io::Error| Failure::new("cannot write to standard output").because(&error))
 }

@@ -169,8 +169,11 @@ pub enum Refusal {
     /// After `expires`.
     #[error("the header has expired")]
     Expired,
-    /// Created in the future, or before the epoch by more than the skew allowed.
-    #[error("the header's time is off by more than {CLOCK_SKEW_SECONDS} seconds")]
+    /// Created in the future, or before the epoch by more than the skew allowed, or with a life of none or of
+    /// more than [`HEADER_SECONDS_MAX`].
+    #[error(
+        "the header's times are off by more than {CLOCK_SKEW_SECONDS} seconds, or it lives longer than a day"
+    )]
     Clock,
     /// Other public parameters than those in use.
     #[error("sealed under other public parameters")]

@@ -7,10 +7,17 @@ use std::path::Path;
 
 use crate::error::OpenError;
 
-/// Makes a directory with mode 0700, unless it is there.
+/// Makes a directory with mode 0700, and closes one that is there to everybody else.
 pub(crate) fn make_dir(path: &Path) -> Result<(), OpenError> {
-    let made = DirBuilder::new().mode(0o700).recursive(true).create(path);
-    made.map_err(|source| OpenError::File { verb: "make the directory", path: path.to_owned(), source })
+    let make = || {
+        DirBuilder::new().mode(0o700).recursive(true).create(path)?;
+        let mode = std::fs::metadata(path)?.permissions().mode();
+        match mode & 0o077 {
+            0 => Ok(()),
+            _ => std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700)),
+        }
+    };
+    make().map_err(|source| OpenError::File { verb: "make the directory", path: path.to_owned(), source })
 }
 
 /// Makes an empty file with mode 0600, unless it is there.
@@ -53,5 +60,20 @@ pub(crate) fn warn_if_others_read(path: &Path) {
     let mode = std::fs::metadata(path).map_or(0, |metadata| metadata.permissions().mode());
     if mode & 0o077 != 0 {
         tracing::warn!(path = %path.display(), mode = format!("{:o}", mode & 0o777), "others can read a secret file");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_that_was_open_to_others_is_closed() {
+        let parent = tempfile::tempdir().unwrap();
+        let dir = parent.path().join("data");
+        std::fs::create_dir(&dir).unwrap();
+        std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o755)).unwrap();
+        make_dir(&dir).unwrap();
+        assert_eq!(std::fs::metadata(&dir).unwrap().permissions().mode() & 0o777, 0o700);
     }
 }

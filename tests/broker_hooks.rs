@@ -270,3 +270,34 @@ async fn a_connection_can_be_cut_and_its_session_kept() {
     assert!(connack.session_present);
     assert_eq!(client.payload().await, "hi");
 }
+
+/// Counts what it let through, and what was not written all the same.
+#[derive(Default)]
+struct Tally(Arc<[AtomicUsize; 2]>);
+
+impl Hook for Tally {
+    fn deliver(&self, _: &Peer, _: &mut Delivery<'_>) -> DeliverVerdict {
+        self.0[0].fetch_add(1, Ordering::SeqCst);
+        DeliverVerdict::Deliver
+    }
+
+    fn undelivered(&self, client: &Peer, message: &smqtt::broker::Message) {
+        assert_eq!((&*client.client_id, &message.payload()[..]), ("reader", &[b'x'; 64][..]));
+        self.0[1].fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[tokio::test]
+async fn a_hook_hears_of_what_was_too_large_to_write() {
+    let counts = Arc::<[AtomicUsize; 2]>::default();
+    let broker = TestBroker::with(Config::default(), vec![Box::new(Tally(counts.clone()))]).await;
+    let mut hello = connect(Version::V5, "reader");
+    hello.properties.packet_bytes_max = Some(64);
+    let (mut reader, _) = broker.connect(hello).await;
+    reader.subscribe("a", QoS::AtLeastOnce).await;
+    let mut writer = broker.v5("writer").await;
+    writer.publish(message("a", &"x".repeat(64), QoS::AtLeastOnce)).await;
+    writer.publish(message("a", "small", QoS::AtLeastOnce)).await;
+    assert_eq!(reader.payload().await, "small");
+    assert_eq!(counts.each_ref().map(|count| count.load(Ordering::SeqCst)), [2, 1]);
+}

@@ -11,7 +11,7 @@ use std::{future::Future, net::SocketAddr, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
 
-use super::message::{Attachment, Delivery, Publication};
+use super::message::{Attachment, Delivery, Message, Publication};
 use crate::mqtt::{ReasonCode, SubscriptionOptions, Text, UserProperties, Version, Will};
 
 /// What a hook thinks.
@@ -223,6 +223,9 @@ pub trait Hook: Send + Sync + 'static {
         DeliverVerdict::Deliver
     }
 
+    /// What [`Hook::deliver`] let through was not written to `client` after all: too large for it.
+    fn undelivered(&self, client: &Client, message: &Message) {}
+
     /// A connection that was let in has ended. Called exactly once for each.
     fn disconnect(&self, client: &Client, end: Disconnection) {}
 }
@@ -286,6 +289,12 @@ impl Hooks {
             }
         }
         DeliverVerdict::Deliver
+    }
+
+    pub(crate) fn undelivered(&self, client: &Client, message: &Message) {
+        for hook in self.hooks.iter() {
+            hook.undelivered(client, message);
+        }
     }
 
     pub(crate) fn disconnect(&self, client: &Client, end: Disconnection) {

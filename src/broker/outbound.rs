@@ -105,19 +105,22 @@ impl Outbound {
             &message.wire
         };
         let bytes = head.encoded_bytes(client.version, topic, properties, payload);
-        if bytes > self.packet_bytes_max {
-            tracing::debug!(client = %client.client_id, bytes, "message exceeds the client's maximum packet size");
-            self.forget_alias(alias, known, &message.topic);
-            return Written::No;
-        }
-        match head.encode(client.version, topic, properties, payload, out) {
-            Ok(()) => Written::Yes,
-            Err(error) => {
-                tracing::error!(%error, "a message could not be encoded");
-                self.forget_alias(alias, known, &message.topic);
-                Written::No
+        let encoded = match bytes > self.packet_bytes_max {
+            true => {
+                tracing::debug!(client = %client.client_id, bytes, "message exceeds the client's maximum packet size");
+                false
             }
+            false => head
+                .encode(client.version, topic, properties, payload, out)
+                .inspect_err(|error| tracing::error!(%error, "a message could not be encoded"))
+                .is_ok(),
+        };
+        if encoded {
+            return Written::Yes;
         }
+        self.forget_alias(alias, known, &message.topic);
+        core.hooks.undelivered(client, message);
+        Written::No
     }
 
     /// The alias of a topic, and whether the client knows it already.

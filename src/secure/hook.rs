@@ -24,7 +24,7 @@ use super::headers::Headers;
 use super::view::View;
 use crate::broker::{
     Admission, Client, ConnectRequest, ConnectVerdict, DeliverVerdict, Delivery, Denial, Hook, HookFuture,
-    Origin, Publication, SubscribeRequest, Verdict,
+    Message, Origin, Publication, SubscribeRequest, Verdict,
 };
 use crate::mqtt::{QoS, ReasonCode, Text, Version};
 
@@ -381,6 +381,19 @@ impl Hook for SecurePublish {
         // QoS 0 has no acknowledgement to refuse in, and silence would be worse.
         let silent = publication.message().qos() == QoS::AtMostOnce;
         Verdict::Deny(if silent { denial.disconnecting() } else { denial })
+    }
+
+    fn undelivered(&self, client: &Client, message: &Message) {
+        let sealed = message.attachment().and_then(|any| any.downcast_ref::<Sealed>());
+        if let (Some(session), Some(sealed)) = (session(client), sealed) {
+            // The header may have gone down with it: the next message brings it.
+            session
+                .introduced
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .kids
+                .remove(&sealed.header.kid());
+        }
     }
 
     fn deliver(&self, client: &Client, delivery: &mut Delivery<'_>) -> DeliverVerdict {

@@ -492,3 +492,13 @@ fn a_damaged_keyring_is_named() {
         wrong.failure(&[&format!("`{url}` is not the address of a broker"), "hint: "]);
     }
 }
+
+#[test]
+fn nobody_goes_to_a_broker_that_was_revoked() {
+    let site = Site::start();
+    let sensor = site.enrol("sensor-1", &["role=sensor"]);
+    let order = ["--policy", "role=nurse"];
+    site.publish(&sensor, "a", "1", &order).success();
+    site.run(&["device", "revoke", "broker"]).success();
+    site.publish(&sensor, "a", "2", &order).failure(&["the broker `broker` was revoked"]);
+}

@@ -254,7 +254,8 @@ pub fn connect(keyring: SharedKeyring, options: &Options) -> Result<(Client, Inb
         mqtt.set_session_store(Forgetful);
     }
     mqtt.set_incoming_packet_size_limit(IncomingPacketSizeLimit::Bytes(PACKET_BYTES_MAX));
-    mqtt.set_socket_connector(move |_, _| open_stream(host.clone(), port, tls.clone()));
+    let holder = keyring.clone();
+    mqtt.set_socket_connector(move |_, _| open_stream(host.clone(), port, tls.clone(), holder.clone()));
     let built = AsyncClient::builder(mqtt).capacity(64).try_build();
     let (mqtt, events) = built.map_err(|error| MqttError::Options(error.into()))?;
 

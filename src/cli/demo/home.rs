@@ -143,7 +143,7 @@ fn summary(sensor: &Device, tally: &Tally, readings: &[&str]) -> Result<(), Fail
     print_line(format!("opened       {} by the three that the policy means", tally.opened))?;
     print_line(format!("refused      {} by the two that it does not", tally.refused))?;
     print_line(format!(
-        "bytes        sealing added {added} to {} of readings: {} a message, the header once",
+        "bytes        sealing added {added} to {} of readings: {} a message, the header included",
         tally.plain_bytes,
         added / tally.messages.max(1) as usize
     ))?;

@@ -215,7 +215,7 @@ fn the_scanner_finds_what_is_there() {
     let marked = format!("{CANARY}-in-memory").into_bytes();
     match scan_memory(std::process::id(), |bytes| own |= common::contains(bytes, &marked)) {
         Ok(_) => assert!(own, "not even what is there"),
-        Err(error) => eprintln!("SKIPPED: no memory can be read here: {error}"),
+        Err(error) => common::skipped(&format!("no memory can be read here: {error}")),
     }
 }
 
@@ -311,7 +311,7 @@ fn a_thousand_canaries_are_seen_by_readers_alone() {
     match scanned {
         Ok(total) => assert!(knows_control && total > 1 << 20, "{total} bytes"),
         Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-            eprintln!("SKIPPED: the broker's memory cannot be read here: {error}");
+            common::skipped(&format!("the broker's memory cannot be read here: {error}"));
         }
         Err(error) => panic!("{error}"),
     }
@@ -322,7 +322,7 @@ fn a_thousand_canaries_are_seen_by_readers_alone() {
         scan_memory(site.up.running.pid(), |bytes| readings.assert_clean("the authority's memory", bytes));
     scanned
         .map(drop)
-        .unwrap_or_else(|error| eprintln!("SKIPPED: the authority's memory cannot be read: {error}"));
+        .unwrap_or_else(|error| common::skipped(&format!("the authority's memory cannot be read: {error}")));
 
     // What was said on the way.
     if let Some(recorder) = recorder {

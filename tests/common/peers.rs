@@ -4,8 +4,8 @@ use std::io::ErrorKind;
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
 
-use super::TempDir;
 use super::process::Running;
+use super::{TempDir, skipped};
 
 /// Whether `program` can be run; says so if not.
 pub fn is_there(program: &str) -> bool {
@@ -16,7 +16,7 @@ pub fn is_there(program: &str) -> bool {
         .stderr(Stdio::null())
         .status();
     if ran.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotFound) {
-        eprintln!("SKIPPED: {program} is not installed");
+        skipped(&format!("{program} is not installed"));
         return false;
     }
     true
@@ -28,7 +28,7 @@ pub fn has_paho() -> bool {
     let asked = Command::new("python3").args(["-c", ask]).stderr(Stdio::null()).status();
     let there = asked.is_ok_and(|status| status.success());
     if !there {
-        eprintln!("SKIPPED: python3 with paho-mqtt 2 is not installed");
+        skipped("python3 with paho-mqtt 2 is not installed");
     }
     there
 }

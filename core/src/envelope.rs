@@ -7,7 +7,8 @@
 //! ```
 //!
 //! `message` is a COSE_Encrypt0 (RFC 9052, section 5.2) with AES-256-GCM; the optional signature a
-//! Countersignature0 version 2 (RFC 9338). Key and context IV come from the header's secret and hash.
+//! Countersignature0 version 2 (RFC 9338). Key and context IV come from the header's secret and hash, once
+//! for each header; what is left for each message is the cipher and the bytes around it (`wire`).
 
 mod wire;
 
@@ -374,6 +375,54 @@ mod tests {
         assert_eq!(counters, (0..300).collect::<Vec<_>>());
         key.sent.store(MESSAGES_MAX, Ordering::Relaxed);
         assert_eq!(key.seal("t", b""), Err(EnvelopeError::Exhausted));
+    }
+
+    /// Partial IVs as coset writes and reads them, at every counter at which they grow.
+    #[test]
+    fn counters_are_sealed_in_the_fewest_bytes() {
+        use coset::CborSerializable;
+        let (key, reader) = (key(), reader(2, 3));
+        for last in [0, 0xff, 0xffff, 0xff_ffff] {
+            key.sent.store(last, Ordering::Relaxed);
+            for counter in [last, last + 1] {
+                let sealed = key.seal("t", b"38.5").unwrap();
+                let cose = coset::CoseEncrypt0::from_slice(&sealed[MAGIC.len()..]).unwrap();
+                let protected = coset::HeaderBuilder::new()
+                    .algorithm(coset::iana::Algorithm::A256GCM)
+                    .key_id(vec![2; 16])
+                    .partial_iv(counter.to_be_bytes().into_iter().skip_while(|b| *b == 0).collect());
+                let protected = match counter {
+                    0 => protected.partial_iv(vec![0]),
+                    _ => protected,
+                };
+                assert_eq!(cose.protected.header, protected.build());
+                let message = Envelope::parse(&sealed).unwrap().message;
+                assert_eq!(message.counter(), counter);
+                assert_eq!(reader.open("t", &message).unwrap(), b"38.5");
+            }
+        }
+        key.sent.store(MESSAGES_MAX - 1, Ordering::Relaxed);
+        let sealed = key.seal("t", b"38.5").unwrap();
+        assert_eq!(Envelope::parse(&sealed).unwrap().message.counter(), MESSAGES_MAX - 1);
+        assert_eq!(key.seal("t", b"38.5"), Err(EnvelopeError::Exhausted));
+    }
+
+    #[test]
+    fn what_is_in_the_buffer_stays() {
+        for key in [key(), signing_key(&Arc::new(SigningKey::generate()))] {
+            let mut sealed = b"before".to_vec();
+            key.seal_into("t", b"38.5", &mut sealed).unwrap();
+            let message = Envelope::parse(sealed.strip_prefix(b"before").unwrap()).unwrap().message;
+            let mut opened = b"before".to_vec();
+            assert_eq!(reader(2, 3).open_into("u", &message, &mut opened), Err(EnvelopeError::Altered));
+            assert_eq!(reader(9, 3).open_into("t", &message, &mut opened), Err(EnvelopeError::Altered));
+            assert_eq!(opened, b"before");
+            reader(2, 3).open_into("t", &message, &mut opened).unwrap();
+            assert_eq!(opened, b"before38.5");
+            key.sent.store(MESSAGES_MAX, Ordering::Relaxed);
+            assert_eq!(key.seal_into("t", b"", &mut opened), Err(EnvelopeError::Exhausted));
+            assert_eq!(opened, b"before38.5");
+        }
     }
 
     #[test]

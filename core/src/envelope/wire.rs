@@ -25,7 +25,7 @@ pub(super) const OVERHEAD_BYTES_MAX: usize =
     MAGIC.len() + 3 + PROTECTED_BYTES_MAX + 1 + HEAD_BYTES_MAX + TAG_BYTES;
 /// Bytes that a signature adds to that.
 pub(super) const SIGNED_BYTES: usize = SIGNATURE.len() + SIGNATURE_BYTES;
-/// An Enc_structure up to this size, with a topic of about 380 bytes, is put together on the stack.
+/// An Enc_structure up to this size is put together on the stack: with topics of up to 393 bytes.
 const STACK_BYTES: usize = 512;
 
 /// `[`, and the head of a byte string whose length follows in one byte.
@@ -263,6 +263,24 @@ impl<'a> Reader<'a> {
 mod tests {
     use super::*;
     use crate::cbor::to_vec;
+
+    /// The sizes that the documentation gives.
+    #[test]
+    fn sizes_are_as_said() {
+        for (counter, bytes) in [(0, 24), (255, 24), (256, 25), (u64::MAX, PROTECTED_BYTES_MAX)] {
+            assert_eq!(protected(Kid([1; KID_BYTES]), counter).len(), bytes);
+        }
+        let longest = protected(Kid([1; KID_BYTES]), u64::MAX);
+        let mut out = Vec::new();
+        write_front(&mut out, &longest, false, usize::MAX);
+        assert_eq!(out.len() + TAG_BYTES, OVERHEAD_BYTES_MAX);
+        let unsigned = out.len();
+        let signature = write_front(&mut out, &longest, true, usize::MAX);
+        assert_eq!(out.len() - unsigned, unsigned + SIGNED_BYTES);
+        assert_eq!((signature.len(), out[signature.start - 1]), (SIGNATURE_BYTES, 64));
+        let size = |topic| with_enc_structure(&longest, &"a".repeat(topic), &[0; 51], <[u8]>::len);
+        assert_eq!((size(393), size(394)), (STACK_BYTES, STACK_BYTES + 1));
+    }
 
     /// Every length's head, where they change, is minicbor's, and reads back; with a longer one it does not.
     #[test]

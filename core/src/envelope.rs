@@ -285,8 +285,9 @@ impl OpeningKey {
         Ok(out)
     }
 
-    /// As [`OpeningKey::open`], appended to `out`, which stays as it is on an error. `out` holds plaintext:
-    /// whoever uses it for one message after another decides when it is wiped.
+    /// As [`OpeningKey::open`], appended to `out`, which stays as it is on an error. It then holds plaintext, as
+    /// what [`OpeningKey::open`] gives does: to wipe it is up to the caller, who gives it room enough first, since
+    /// a buffer that grows leaves its old bytes behind.
     ///
     /// # Errors
     /// As [`OpeningKey::open`].

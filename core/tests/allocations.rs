@@ -15,12 +15,12 @@ const PAYLOAD: [u8; 256] = [0x55; 256];
 
 fn keys() -> (SealingKey, OpeningKey) {
     let (params, master) = setup(1);
-    let policy = policy("role=nurse and ward=3");
+    let target = policy("role=nurse and ward=3").into();
     let draft = Draft {
         params: &params,
         epoch: 7,
         versions: &Versions::default(),
-        policy: &policy,
+        target: &target,
         created: NOW,
         expires: NOW + 3600,
         filter: &"#".parse().unwrap(),

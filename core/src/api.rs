@@ -60,6 +60,9 @@ pub struct Enrolment {
     pub bundle: String,
     /// User secret keys.
     pub keys: Vec<SealedKey>,
+    /// The policy of its key-policy keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<String>,
     /// Where the broker is, `mqtts://host:port`, if the authority was told.
     pub broker: Option<String>,
 }

@@ -67,6 +67,13 @@ pub struct Enrolment {
     pub broker: Option<String>,
 }
 
+/// `GET /v1/params`: public parameters, one for each suite.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Params {
+    /// As core encodes them.
+    pub params: Vec<String>,
+}
+
 /// A user secret key, sealed to the device's HPKE key with the device's id (16 bytes) as associated data.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SealedKey {

@@ -82,7 +82,6 @@ pub enum RuleError {
 
 /// Why a topic gives nothing to seal under.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
 pub enum LevelError {
     /// A level is no value, or the policy that comes out is none.
     #[error(transparent)]

@@ -3,9 +3,11 @@
 mod common;
 
 use common::peers::{Mosquitto, Watcher, is_there};
-use common::process::run;
 use common::site::{Device, Site};
 use serde_json::Value;
+use smqtt_client::keyring::Keyring;
+use smqtt_client::sealer::{Outgoing, Sealer, Wish};
+use smqtt_client::system_now;
 
 const TOPIC: &str = "ward/3/pulse";
 
@@ -40,14 +42,13 @@ impl Ward {
         Self { site, nurse, other, clerk, sensor }
     }
 
-    /// A payload as a stock client got it.
-    fn captured(&self, topic: &str) -> String {
-        let mut command = std::process::Command::new("mosquitto_sub");
-        command.args(self.site.plain()).args(["-t", topic, "-C", "1", "-N"]);
-        let captured = run(&mut command, b"");
-        captured.success();
-        let path = self.site.home.path().join("captured");
-        std::fs::write(&path, &captured.out).unwrap();
+    /// A file with what the sensor would publish now, in full form.
+    fn sealed(&self, topic: &str, text: &str) -> String {
+        let keyring = Keyring::load(&self.sensor.dir).unwrap();
+        let sealed = Sealer::new(false).seal(&keyring, topic, text.as_bytes(), Wish::Rule, system_now());
+        let Outgoing::Sealed(sealed) = sealed.unwrap() else { panic!("`{topic}` has a rule") };
+        let path = self.site.home.path().join("sealed");
+        std::fs::write(&path, sealed.full()).unwrap();
         path.display().to_string()
     }
 }
@@ -59,9 +60,9 @@ fn a_rule_of_labels_decides_and_keys_with_a_policy_open() {
     let set = site.rule_set("ward/+/pulse", &["--labels", "kind=reading, ward=$1, level=5"]);
     assert!(!set.err.contains("warning"), "{}", set.err);
     let listed = site.run(&["rule", "list"]).success();
-    assert_eq!(listed, "ward/+/pulse  required  labels kind=reading, level=5, ward=$1\n");
+    assert_eq!(listed, "ward/+/pulse  required  labels kind=reading, ward=$1, level=5\n");
     let listed: Value = serde_json::from_str(&site.run(&["rule", "list", "--json"]).success()).unwrap();
-    assert_eq!(listed[0]["labels"], "kind=reading, level=5, ward=$1");
+    assert_eq!(listed[0]["labels"], "kind=reading, ward=$1, level=5");
     assert_eq!(listed[0]["policy"], Value::Null);
 
     let nurse = site.subscribe(&ward.nurse, "ward/+/pulse", &[]);
@@ -114,8 +115,9 @@ fn labels_by_hand_where_no_rule_says_them() {
     );
     let told: Value = serde_json::from_str(&told.success()).unwrap();
     let got: Value = serde_json::from_str(&nurse.out.first_lines(1)[0]).unwrap();
-    assert_eq!((&got["payload"], &got["kid"]), (&Value::from("72"), &told["kid"]));
-    // One comparison that does not hold, in a label that no stock client changes.
+    assert_eq!(told["full"], true, "{told}");
+    assert_eq!((&got["payload"], &got["sealed"]), (&Value::from("72"), &Value::Bool(true)));
+    // One comparison that does not hold.
     let low = ["--label", "ward=3,kind=reading,level=2"];
     site.publish(&ward.sensor, "notes/2", "72", &low).success();
     nurse.err.line("notes/2");
@@ -148,14 +150,11 @@ fn labels_by_hand_where_no_rule_says_them() {
 
 #[test]
 fn inspect_explain_and_device_show_both_sides() {
-    if !is_there("mosquitto_sub") {
-        return;
-    }
     let ward = Ward::start();
     let site = &ward.site;
     site.rule_set("ward/+/pulse", &["--labels", "kind=reading, ward=$1, level=5"]);
-    site.publish(&ward.sensor, TOPIC, "72", &["--retain"]).success();
-    let file = ward.captured(TOPIC);
+    site.publish(&ward.sensor, TOPIC, "72", &[]).success();
+    let file = ward.sealed(TOPIC, "72");
     let shown = site.run(&["inspect", &file]).success();
     assert!(shown.contains("labels       kind=reading, level=5, ward=3"), "{shown}");
     assert!(shown.contains("suite        fabeo-kp") && !shown.contains("policy"), "{shown}");
@@ -245,14 +244,11 @@ fn a_revoked_policy_opens_nothing_new_and_the_others_go_on() {
     let told = site.run(&["device", "revoke", "nurse-1"]).success();
     assert!(told.contains("versions     raised for kind=reading, level, ward"), "{told}");
     cut.end().failure(&["revoked"]);
-    site.publish(&ward.sensor, TOPIC, "after", &["--retain"]).success();
+    site.publish(&ward.sensor, TOPIC, "after", &[]).success();
     assert_eq!(reads.out.first_lines(2)[1], format!("{TOPIC} sensor-1 after"));
     assert!(!reads.err.text().contains("not opened"), "{}", reads.err.text());
-    if is_there("mosquitto_sub") {
-        let file = ward.captured(TOPIC);
-        let why =
-            "version: my key's policy holds for the labels `kind=reading, level=5, ward=3`, but in other";
-        site.run_as(&ward.nurse, &["explain", &file], b"").failure(&[why]);
-        site.run_as(&kept, &["explain", &file, "-t", TOPIC], b"").success();
-    }
+    let file = ward.sealed(TOPIC, "after");
+    let why = "version: my key's policy holds for the labels `kind=reading, level=5, ward=3`, but in other";
+    site.run_as(&ward.nurse, &["explain", &file], b"").failure(&[why]);
+    site.run_as(&kept, &["explain", &file, "-t", TOPIC], b"").success();
 }

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use smqtt_core::bundle::Bundle;
 use smqtt_core::envelope::{EnvelopeError, SealingKey, full};
 use smqtt_core::header::{Draft, Header, HeaderError, Kid};
+use smqtt_core::policy::PolicyError;
 use smqtt_core::rule::{LevelError, Mode};
 use smqtt_core::suite::Params;
-use smqtt_core::target::Target;
+use smqtt_core::target::{Target, TargetError};
 use smqtt_core::topic::{Filter, TopicError, check_topic};
 
 use crate::keyring::Keyring;
@@ -69,14 +70,23 @@ pub enum SealError {
         /// The rule's filter.
         rule: String,
     },
-    /// The topic does not fit the rule's policy.
+    /// The topic does not fit the rule's policy or labels.
     #[error("a level of `{topic}` cannot be an attribute's value")]
     Level {
         /// The topic.
         topic: String,
         /// Why.
         #[source]
-        source: LevelError,
+        source: PolicyError,
+    },
+    /// The rule's labels come out as none that can be sealed under.
+    #[error("the labels for `{topic}` cannot be used")]
+    Labels {
+        /// The topic.
+        topic: String,
+        /// Why.
+        #[source]
+        source: TargetError,
     },
     /// The bundle is too old to seal under.
     #[error("the newest bundle, number {0}, has expired")]
@@ -99,9 +109,12 @@ impl SealError {
     /// What to do about it.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::NoPolicy(_) => Some("give `--policy`, set a rule for the topic, or say `--plain`"),
-            Self::OtherPolicy { .. } => Some("leave `--policy` away: the rule decides"),
-            Self::PlainForbidden { .. } => Some("leave `--plain` away: the rule's policy is used"),
+            Self::NoPolicy(_) => {
+                Some("give `--policy` or `--label`, set a rule for the topic, or say `--plain`")
+            }
+            Self::OtherPolicy { .. } => Some("leave `--policy` and `--label` away: the rule decides"),
+            Self::PlainForbidden { .. } => Some("leave `--plain` away: the rule decides for whom"),
+            Self::Labels { source, .. } => source.hint(),
             Self::Expired(_) => Some("the authority must be reachable now and then: is it running?"),
             Self::NoParams => Some("enrol again"),
             _ => None,
@@ -264,8 +277,12 @@ fn decide(bundle: &Bundle, topic: &str, wish: Wish<'_>) -> Result<Option<(Target
     let from_rule = match rule {
         None => None,
         Some(rule) => {
-            let level = |source| SealError::Level { topic: topic.to_owned(), source };
-            rule.target_for(topic).map_err(level)?.map(|target| (target, rule))
+            let topic = topic.to_owned();
+            let target = rule.target_for(&topic).map_err(|error| match error {
+                LevelError::Target(source) => SealError::Labels { topic, source },
+                LevelError::Policy(source) => SealError::Level { topic, source },
+            });
+            target?.map(|target| (target, rule))
         }
     };
     match (from_rule, wish) {

@@ -6,4 +6,8 @@
 
 #![forbid(unsafe_code)]
 
+pub mod counters;
+pub mod floor;
+pub mod measure;
 pub mod result;
+pub mod schemes;

@@ -1,0 +1,202 @@
+//! FABEO as smqtt-core has it: the suites that seal real traffic.
+
+use smqtt_core::attribute::{Attributes, Label, Versions};
+use smqtt_core::crypto::{AeadKey, Secret32};
+use smqtt_core::formula::Formula;
+use smqtt_core::policy::Policy;
+use smqtt_core::suite::{Master, Params, Scope, Suite, SuiteId, UserKey};
+
+use super::{Instance, Mode, Scheme, Sizes, payload};
+
+/// The epoch whose label every policy and key has.
+pub const EPOCH: u64 = 7;
+
+/// One of our suites.
+pub struct Fabeo(SuiteId);
+
+impl Fabeo {
+    /// `fabeo-cp`.
+    pub const CP: Self = Self(SuiteId::FabeoCp);
+
+    /// Both modes, those that this build has.
+    pub const ALL: &'static [Self] = &[Self::CP];
+
+    /// How many pairings its floor has.
+    pub fn pairings(&self) -> usize {
+        match self.mode() {
+            Mode::CiphertextPolicy => 3,
+            Mode::KeyPolicy => 2,
+        }
+    }
+
+    /// A policy `{prefix}1 and … and {prefix}n` and the label of the epoch.
+    pub fn with_prefix(&self, prefix: &str, attributes: usize) -> FabeoInstance {
+        FabeoInstance::new(self.0, prefix, attributes)
+    }
+}
+
+impl Scheme for Fabeo {
+    fn name(&self) -> &'static str {
+        self.0.name()
+    }
+
+    fn mode(&self) -> Mode {
+        match self.0.name() {
+            "fabeo-kp" => Mode::KeyPolicy,
+            _ => Mode::CiphertextPolicy,
+        }
+    }
+
+    fn protects(&self) -> bool {
+        true
+    }
+
+    fn at(&self, attributes: usize) -> Box<dyn Instance> {
+        Box::new(self.with_prefix("a", attributes))
+    }
+}
+
+/// A suite set up for one policy.
+pub struct FabeoInstance {
+    suite: &'static dyn Suite,
+    params: Params,
+    master: Master,
+    access: Formula<Label>,
+    labels: Vec<Label>,
+    key: UserKey,
+    encapsulation: Vec<u8>,
+    sealed: Vec<u8>,
+    payload: Vec<u8>,
+    calls: u64,
+}
+
+impl FabeoInstance {
+    fn new(suite: SuiteId, prefix: &str, attributes: usize) -> Self {
+        let names: Vec<String> = (1..=attributes).map(|i| format!("{prefix}{i}")).collect();
+        let policy: Policy = names.join(" and ").parse().expect("at most fifty attributes in a flat policy");
+        let labels = names.join(", ").parse::<Attributes>().expect("names that a policy took");
+        let labels = labels.labels(&Versions::default(), EPOCH);
+        let access = policy.access(&Versions::default(), EPOCH);
+        let suite = suite.suite();
+        let (params, master) = suite.setup(&coins(0));
+        let key = suite.keygen(&master, EPOCH, &labels, &coins(1));
+        let mut instance = Self {
+            suite,
+            params,
+            master,
+            access,
+            labels,
+            key,
+            encapsulation: Vec::new(),
+            sealed: Vec::new(),
+            payload: payload(),
+            calls: 2,
+        };
+        instance.seal();
+        instance
+    }
+
+    /// Coins that no call had before: a measurement is no place for chance.
+    fn coins(&mut self) -> Secret32 {
+        self.calls += 1;
+        coins(self.calls)
+    }
+
+    fn encapsulated(&mut self) -> Secret32 {
+        let coins = self.coins();
+        let made = self.suite.encapsulate(&self.params, Scope::Policy(&self.access), b"", &coins);
+        let (encapsulation, secret) = made.expect("parameters of this suite");
+        self.encapsulation = encapsulation;
+        secret
+    }
+
+    fn decapsulated(&self) -> Option<Secret32> {
+        let scope = Scope::Policy(&self.access);
+        self.suite.decapsulate(&self.params, &self.key, scope, b"", &self.encapsulation).ok()
+    }
+
+    /// What another process needs to decapsulate: parameters, key and encapsulation.
+    pub fn exported(&self) -> [Vec<u8>; 3] {
+        [self.params.encode(), self.key.encode().to_vec(), self.encapsulation.clone()]
+    }
+
+    /// Puts an instance together from what another process exported.
+    pub fn imported(
+        suite: SuiteId,
+        prefix: &str,
+        attributes: usize,
+        [params, key, encapsulation]: [Vec<u8>; 3],
+    ) -> Option<Self> {
+        let params = Params::decode(&params).ok().filter(|params| params.suite() == suite)?;
+        let names: Vec<String> = (1..=attributes).map(|i| format!("{prefix}{i}")).collect();
+        let access = names.join(" and ").parse::<Policy>().ok()?.access(&Versions::default(), EPOCH);
+        Some(Self {
+            suite: suite.suite(),
+            master: Master::new(&params, Secret32::new([0; 32])),
+            params,
+            access,
+            labels: Vec::new(),
+            key: UserKey::decode(&key).ok()?,
+            encapsulation,
+            sealed: Vec::new(),
+            payload: Vec::new(),
+            calls: 0,
+        })
+    }
+
+    /// Bytes of one encapsulation.
+    pub fn encapsulation_bytes(&self) -> usize {
+        self.encapsulation.len()
+    }
+}
+
+fn coins(n: u64) -> Secret32 {
+    let mut coins = [0x5a; 32];
+    coins[..8].copy_from_slice(&n.to_be_bytes());
+    Secret32::new(coins)
+}
+
+/// Each secret seals one payload, so the nonce may be the same.
+const NONCE: [u8; 12] = [0; 12];
+
+impl Instance for FabeoInstance {
+    fn setup(&mut self) {
+        let coins = self.coins();
+        (self.params, self.master) = self.suite.setup(&coins);
+    }
+
+    fn keygen(&mut self) {
+        let coins = self.coins();
+        self.key = self.suite.keygen(&self.master, EPOCH, &self.labels, &coins);
+    }
+
+    fn encapsulate(&mut self) {
+        self.encapsulated();
+    }
+
+    fn decapsulate(&mut self) -> bool {
+        self.decapsulated().is_some()
+    }
+
+    fn seal(&mut self) {
+        let secret = self.encapsulated();
+        let mut sealed = Vec::with_capacity(self.payload.len() + 16);
+        sealed.extend_from_slice(&self.payload);
+        AeadKey::new(secret.expose()).seal(NONCE, &self.encapsulation, &mut sealed, 0);
+        self.sealed = sealed;
+    }
+
+    fn open(&mut self) -> bool {
+        let Some(secret) = self.decapsulated() else { return false };
+        let plain = AeadKey::new(secret.expose()).open(NONCE, &self.encapsulation, &self.sealed);
+        plain.is_some_and(|plain| plain == self.payload)
+    }
+
+    fn sizes(&self) -> Sizes {
+        Sizes {
+            params: self.params.encode().len(),
+            key: self.key.encode().len(),
+            encapsulation: self.encapsulation.len(),
+        }
+    }
+}

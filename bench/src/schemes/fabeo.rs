@@ -72,11 +72,7 @@ pub struct FabeoInstance {
 
 impl FabeoInstance {
     fn new(suite: SuiteId, prefix: &str, attributes: usize) -> Self {
-        let names: Vec<String> = (1..=attributes).map(|i| format!("{prefix}{i}")).collect();
-        let policy: Policy = names.join(" and ").parse().expect("at most fifty attributes in a flat policy");
-        let labels = names.join(", ").parse::<Attributes>().expect("names that a policy took");
-        let labels = labels.labels(&Versions::default(), EPOCH);
-        let access = policy.access(&Versions::default(), EPOCH);
+        let (access, labels) = named(prefix, attributes).expect("names as policies take them");
         let suite = suite.suite();
         let (params, master) = suite.setup(&coins(0));
         let key = suite.keygen(&master, EPOCH, &labels, &coins(1));
@@ -115,6 +111,12 @@ impl FabeoInstance {
         self.suite.decapsulate(&self.params, &self.key, scope, b"", &self.encapsulation).ok()
     }
 
+    /// Turns to other labels of the same number; key and encapsulation stay what they were until made anew.
+    pub fn relabel(&mut self, prefix: &str) {
+        let attributes = self.labels.len() - 1;
+        (self.access, self.labels) = named(prefix, attributes).expect("names as policies take them");
+    }
+
     /// What another process needs to decapsulate: parameters, key and encapsulation.
     pub fn exported(&self) -> [Vec<u8>; 3] {
         [self.params.encode(), self.key.encode().to_vec(), self.encapsulation.clone()]
@@ -128,14 +130,13 @@ impl FabeoInstance {
         [params, key, encapsulation]: [Vec<u8>; 3],
     ) -> Option<Self> {
         let params = Params::decode(&params).ok().filter(|params| params.suite() == suite)?;
-        let names: Vec<String> = (1..=attributes).map(|i| format!("{prefix}{i}")).collect();
-        let access = names.join(" and ").parse::<Policy>().ok()?.access(&Versions::default(), EPOCH);
+        let (access, labels) = named(prefix, attributes)?;
         Some(Self {
             suite: suite.suite(),
             master: Master::new(&params, Secret32::new([0; 32])),
             params,
             access,
-            labels: Vec::new(),
+            labels,
             key: UserKey::decode(&key).ok()?,
             encapsulation,
             sealed: Vec::new(),
@@ -148,6 +149,15 @@ impl FabeoInstance {
     pub fn encapsulation_bytes(&self) -> usize {
         self.encapsulation.len()
     }
+}
+
+/// The policy `{prefix}1 and … and {prefix}n` with the epoch's label, and what satisfies it.
+fn named(prefix: &str, attributes: usize) -> Option<(Formula<Label>, Vec<Label>)> {
+    let names: Vec<String> = (1..=attributes).map(|i| format!("{prefix}{i}")).collect();
+    let policy = names.join(" and ").parse::<Policy>().ok()?;
+    let labels = names.join(", ").parse::<Attributes>().ok()?;
+    let versions = Versions::default();
+    Some((policy.access(&versions, EPOCH), labels.labels(&versions, EPOCH)))
 }
 
 fn coins(n: u64) -> Secret32 {

@@ -92,15 +92,7 @@ pub trait Instance {
 
 /// Every scheme of the evaluation, ours first.
 pub fn all() -> Vec<&'static dyn Scheme> {
-    vec![
-        &Fabeo::CP,
-        &bsw::Bsw,
-        &ac17::Ac17Cp,
-        &ac17::Ac17Kp,
-        &lsw::Lsw,
-        &ghw11::Ghw11,
-        &yct14::Yct14,
-    ]
+    vec![&Fabeo::CP, &bsw::Bsw, &ac17::Ac17Cp, &ac17::Ac17Kp, &lsw::Lsw, &ghw11::Ghw11, &yct14::Yct14]
 }
 
 /// The scheme of this name.

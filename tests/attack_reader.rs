@@ -49,7 +49,7 @@ fn sealed_by(reader: &Device, header: &[u8], topic: &str, counter: u8, payload: 
     let access = header.access();
     let secret = reader.with(|k| {
         let suite = header.suite().suite();
-        let scope = Scope::Policy(&access);
+        let scope = &Scope::Policy(access.clone());
         let opens = |key: &_| {
             suite.decapsulate(&k.params()[0], key, scope, b"SMQTT-V01 header", header.encapsulation()).ok()
         };

@@ -1,9 +1,8 @@
 //! Opening: who sealed it, is it for me, was it here before. Verifies before it opens.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::path::Path;
 
-use smqtt_core::attribute::Label;
 use smqtt_core::bundle::{Bundle, CLOCK_SKEW_SECONDS};
 use smqtt_core::envelope::{Envelope, MESSAGES_MAX, Message, OpeningKey, is_sealed};
 use smqtt_core::header::{Header, HeaderError, KID_BYTES, Kid};
@@ -340,10 +339,9 @@ impl Known {
 /// Tries the keyring's keys of the header's epoch, newest first.
 fn decapsulate(header: &Header, keyring: &Keyring) -> Result<OpeningKey, Closed> {
     let Some(params) = keyring.params_of(header) else { return Err(Closed::NotForMe(NotForMe::Params)) };
-    let access = header.access();
-    let satisfies = |labels: &[Label]| access.satisfied_by(&|label| labels.binary_search(label).is_ok());
+    let scope = header.scope();
     let of_epoch = keyring.keys().iter().rev().filter(|key| key.epoch() == header.epoch());
-    let Some(key) = of_epoch.clone().find(|key| satisfies(key.labels())) else {
+    let Some(key) = of_epoch.clone().find(|key| key.satisfies(&scope)) else {
         return Err(Closed::NotForMe(why_not(header, keyring)));
     };
     header.open(params, key).map_err(|error| match error {
@@ -354,8 +352,8 @@ fn decapsulate(header: &Header, keyring: &Keyring) -> Result<OpeningKey, Closed>
 
 /// Why no key of the keyring fits, for people.
 pub fn why_not(header: &Header, keyring: &Keyring) -> NotForMe {
-    let policy = header.policy().to_string();
-    let of_epoch = keyring.keys().iter().filter(|key| key.epoch() == header.epoch());
+    let policy = header.target().to_string();
+    let mut of_epoch = keyring.keys().iter().filter(|key| key.epoch() == header.epoch());
     let mut epochs: Vec<u64> = keyring.keys().iter().map(|key| key.epoch()).collect();
     epochs.sort_unstable();
     epochs.dedup();
@@ -368,8 +366,8 @@ pub fn why_not(header: &Header, keyring: &Keyring) -> NotForMe {
         return NotForMe::Epoch { sealed: header.epoch(), mine };
     }
     // Would it fit if versions did not count? Then that is the reason.
-    let held: HashSet<Label> = of_epoch.flat_map(|key| key.labels().iter().map(Label::unversioned)).collect();
-    if header.access().satisfied_by(&|label| held.contains(&label.unversioned())) {
+    let scope = header.scope();
+    if of_epoch.any(|key| key.satisfies_but_for_versions(&scope)) {
         NotForMe::Version { policy }
     } else {
         NotForMe::Attributes { policy }

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use smqtt_core::bundle::Bundle;
 use smqtt_core::envelope::{EnvelopeError, SealingKey, full};
 use smqtt_core::header::{Draft, Header, HeaderError, Kid};
-use smqtt_core::policy::{Policy, PolicyError};
-use smqtt_core::rule::Mode;
+use smqtt_core::rule::{LevelError, Mode};
+use smqtt_core::suite::Params;
+use smqtt_core::target::Target;
 use smqtt_core::topic::{Filter, TopicError, check_topic};
 
 use crate::keyring::Keyring;
@@ -26,8 +27,8 @@ pub const KEYS_MAX: usize = 64;
 pub enum Wish<'a> {
     /// As the topic's rule says.
     Rule,
-    /// Under this policy; must agree with the rule, if there is one.
-    Policy(&'a Policy),
+    /// Under this policy or these labels; must agree with the rule, if there is one.
+    Under(&'a Target),
     /// In the clear.
     Plain,
 }
@@ -75,7 +76,7 @@ pub enum SealError {
         topic: String,
         /// Why.
         #[source]
-        source: PolicyError,
+        source: LevelError,
     },
     /// The bundle is too old to seal under.
     #[error("the newest bundle, number {0}, has expired")]
@@ -156,7 +157,7 @@ struct Cached {
 /// Seals for one process of one device.
 #[derive(Default)]
 pub struct Sealer {
-    keys: HashMap<(Vec<u8>, Filter), Cached>,
+    keys: HashMap<(Target, Filter), Cached>,
     sign: bool,
 }
 
@@ -191,7 +192,7 @@ impl Sealer {
         if wish == Wish::Plain && payload.is_empty() {
             return Ok(Outgoing::Plain(Vec::new()));
         }
-        let Some((policy, filter)) = decide(bundle, topic, wish)? else {
+        let Some(slot) = decide(bundle, topic, wish)? else {
             return Ok(Outgoing::Plain(payload.to_vec()));
         };
         if bundle.is_revoked(keyring.id()) {
@@ -200,8 +201,7 @@ impl Sealer {
         if bundle.is_expired(now) {
             return Err(SealError::Expired(bundle.number));
         }
-        let cached = self.content_key(keyring, policy, filter, now)?;
-        let cached = &self.keys[&cached];
+        let cached = self.content_key(keyring, slot, now)?;
         let compact = cached.key.seal(topic, payload)?;
         Ok(Outgoing::Sealed(Sealed { header: cached.header.clone(), compact }))
     }
@@ -209,12 +209,10 @@ impl Sealer {
     fn content_key(
         &mut self,
         keyring: &Keyring,
-        policy: Policy,
-        filter: Filter,
+        slot: (Target, Filter),
         now: u64,
-    ) -> Result<(Vec<u8>, Filter), SealError> {
+    ) -> Result<&Cached, SealError> {
         let bundle = keyring.bundle();
-        let slot = (policy.encode(), filter);
         let usable = |c: &Cached| {
             c.bundle == bundle.number
                 && now < c.made.saturating_add(KEY_AGE_SECONDS_MAX)
@@ -222,15 +220,15 @@ impl Sealer {
                 && c.key.sealed() < KEY_MESSAGES_MAX
         };
         if self.keys.get(&slot).is_some_and(usable) {
-            return Ok(slot);
+            return Ok(&self.keys[&slot]);
         }
-        let in_use = |p: &&smqtt_core::suite::Params| bundle.params.contains(p.id());
+        let in_use = |p: &&Params| p.suite() == slot.0.suite() && bundle.params.contains(p.id());
         let params = keyring.params().iter().find(in_use).ok_or(SealError::NoParams)?;
         let draft = Draft {
             params,
             epoch: bundle.epoch.number,
             versions: &bundle.versions,
-            policy: &policy,
+            target: &slot.0,
             created: now,
             expires: now.saturating_add(KEY_AGE_SECONDS_MAX + LATE_SECONDS),
             filter: &slot.1,
@@ -243,8 +241,7 @@ impl Sealer {
             oldest.map(|slot| self.keys.remove(&slot));
         }
         let cached = Cached { header: Arc::new(header), key, bundle: bundle.number, made: now };
-        self.keys.insert(slot.clone(), cached);
-        Ok(slot)
+        Ok(self.keys.entry(slot).insert_entry(cached).into_mut())
     }
 
     /// Drops all content keys: the next message of each policy gets a new header.
@@ -254,7 +251,7 @@ impl Sealer {
 }
 
 /// Under which policy, and for which topics its header can serve; `None` for plaintext.
-fn decide(bundle: &Bundle, topic: &str, wish: Wish<'_>) -> Result<Option<(Policy, Filter)>, SealError> {
+fn decide(bundle: &Bundle, topic: &str, wish: Wish<'_>) -> Result<Option<(Target, Filter)>, SealError> {
     let rule = bundle.rule_for(topic);
     if wish == Wish::Plain {
         return match rule {
@@ -268,18 +265,18 @@ fn decide(bundle: &Bundle, topic: &str, wish: Wish<'_>) -> Result<Option<(Policy
         None => None,
         Some(rule) => {
             let level = |source| SealError::Level { topic: topic.to_owned(), source };
-            rule.policy_for(topic).map_err(level)?.map(|policy| (policy, rule))
+            rule.target_for(topic).map_err(level)?.map(|target| (target, rule))
         }
     };
     match (from_rule, wish) {
-        (Some((wanted, rule)), Wish::Policy(given)) if wanted != *given => Err(SealError::OtherPolicy {
+        (Some((wanted, rule)), Wish::Under(given)) if wanted != *given => Err(SealError::OtherPolicy {
             topic: topic.to_owned(),
             rule: rule.filter.to_string(),
             wanted: wanted.to_string(),
             given: given.to_string(),
         }),
         (Some((wanted, rule)), _) => Ok(Some((wanted, rule.header_filter(topic)))),
-        (None, Wish::Policy(given)) => {
+        (None, Wish::Under(given)) => {
             let exact =
                 topic.parse().map_err(|source| SealError::Topic { topic: topic.to_owned(), source })?;
             Ok(Some((given.clone(), exact)))

@@ -4,9 +4,14 @@
 //! rows for `k of`): the share of a leaf is its row times `(secret, v_2, …, v_m)`, and the fresh
 //! values `v` are drawn in the order in which a reader meets the gates.
 
+use minicbor::data::Type;
+use minicbor::{Decoder, Encoder};
+
 use crate::attribute::Label;
+use crate::cbor::{Written, to_vec};
 use crate::curve::Scalar;
 use crate::formula::Formula;
+use crate::policy::{ACCESS_DEPTH_MAX, ACCESS_LEAVES_MAX};
 
 /// A formula over labels: what a suite shares a secret along.
 pub type Access = Formula<Label>;
@@ -113,4 +118,50 @@ pub fn occurrences(access: &Access) -> (Vec<usize>, usize) {
         .collect();
     let most = which.iter().max().map_or(0, |last| last + 1);
     (which, most)
+}
+
+impl Access {
+    /// Deterministic CBOR: a leaf is its label as a byte string, gates as in a policy.
+    pub fn encode(&self) -> Vec<u8> {
+        to_vec(|e| write(self, e))
+    }
+}
+
+fn write(node: &Access, e: &mut Encoder<Vec<u8>>) -> Written {
+    let children = match node {
+        Formula::Leaf(label) => return e.bytes(label.as_bytes()).map(drop),
+        Formula::And(of) => (e.array(2)?.u8(3)?, of).1,
+        Formula::Or(of) => (e.array(2)?.u8(4)?, of).1,
+        Formula::Threshold { k, of } => (e.array(3)?.u8(5)?.u32(*k)?, of).1,
+    };
+    e.array(children.len() as u64)?;
+    children.iter().try_for_each(|child| write(child, e))
+}
+
+/// Reads a formula of at most [`ACCESS_DEPTH_MAX`] and [`ACCESS_LEAVES_MAX`] into its canonical form. Whether the
+/// bytes were canonical is for the caller to check, by writing it again.
+pub(crate) fn decode_access(d: &mut Decoder<'_>) -> Option<Access> {
+    let mut leaves = ACCESS_LEAVES_MAX;
+    read(d, ACCESS_DEPTH_MAX, &mut leaves)?.canonical().ok()
+}
+
+fn read(d: &mut Decoder<'_>, depth: usize, leaves: &mut usize) -> Option<Access> {
+    if d.datatype().ok()? == Type::Bytes {
+        *leaves = leaves.checked_sub(1)?;
+        return Label::decode(d.bytes().ok()?).ok().map(Formula::Leaf);
+    }
+    let depth = depth.checked_sub(1)?;
+    let (len, tag) = (d.array().ok()??, d.u8().ok()?);
+    let k = if tag == 5 { d.u32().ok()? } else { 0 };
+    let count = d.array().ok()??;
+    if count > ACCESS_LEAVES_MAX as u64 {
+        return None;
+    }
+    let of = (0..count).map(|_| read(d, depth, leaves)).collect::<Option<Vec<_>>>()?;
+    match (tag, len) {
+        (3, 2) => Some(Formula::And(of)),
+        (4, 2) => Some(Formula::Or(of)),
+        (5, 3) => Some(Formula::Threshold { k, of }),
+        _ => None,
+    }
 }

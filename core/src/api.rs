@@ -84,6 +84,9 @@ pub struct Keys {
     pub keys: Vec<SealedKey>,
     /// The device's attributes as the authority has them.
     pub attributes: Vec<String>,
+    /// The policy of its key-policy keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<String>,
 }
 
 /// `GET /v1/directory?after=REVISION`: who the devices are. For brokers and administrators.
@@ -106,6 +109,9 @@ pub struct Device {
     pub role: String,
     /// Its attributes.
     pub attributes: Vec<String>,
+    /// The policy of its key-policy keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<String>,
     /// `active` or `revoked`.
     pub status: String,
     /// When it enrolled.
@@ -129,6 +135,9 @@ pub struct TokenRequest {
     /// The attributes it will have, `name=value`.
     #[serde(default)]
     pub attributes: Vec<String>,
+    /// The policy that its key-policy keys will carry: it opens what is labelled so that the policy holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<String>,
     /// How long the token is good for; the authority's default if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl_seconds: Option<u64>,
@@ -168,6 +177,9 @@ pub struct Rule {
     /// The policy, with `$1`, `$2` for the levels that `+` matches.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<String>,
+    /// Or the labels, separated by `,`, with `$1`, `$2` as there. Not both.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels: Option<String>,
     /// Who may publish, a policy over attributes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub publishers: Option<String>,

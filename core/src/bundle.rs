@@ -13,9 +13,9 @@ use minicbor::{Decode, Encode};
 
 use crate::attribute::Versions;
 use crate::cose::{Sign1, sign1};
-use crate::header::{HEADER_SECONDS_MAX, Header, Signer, used_versions};
+use crate::header::{HEADER_SECONDS_MAX, Header, Signer};
 use crate::identity::{DeviceId, IdentityError, Role, TenantId, verify_certificate};
-use crate::policy::{Policy, Template};
+use crate::policy::{Labelling, Policy, Template};
 use crate::rule::{Mode, RULES_MAX, Rule, rule_for};
 use crate::suite::PARAMS_ID_BYTES;
 
@@ -104,6 +104,8 @@ struct RuleWire {
     publishers: Option<ByteVec>,
     #[n(5)]
     subscribers: Option<ByteVec>,
+    #[n(6)]
+    labels: Option<ByteVec>,
 }
 
 /// Why a bundle was not taken.
@@ -147,7 +149,7 @@ pub enum Refusal {
     /// Attribute versions differ from the bundle's.
     #[error("sealed under other attribute versions than the current ones")]
     Versions,
-    /// The policy is not what the rule says for this topic.
+    /// The policy, or the labels, are not what the rule says for this topic.
     #[error("sealed under `{sealed}`, but the rule `{rule}` says `{wanted}`")]
     Policy {
         /// The header's policy.
@@ -232,6 +234,7 @@ impl Bundle {
             policy: rule.policy.as_ref().map(|p| p.encode().into()),
             publishers: rule.publishers.as_ref().map(|p| p.encode().into()),
             subscribers: rule.subscribers.as_ref().map(|p| p.encode().into()),
+            labels: rule.labels.as_ref().map(|l| l.encode().into()),
         };
         let wire = Wire {
             tenant: self.tenant.0.into(),
@@ -263,10 +266,15 @@ impl Bundle {
                 None => None,
                 Some(bytes) => Some(Template::decode(&bytes).ok()?),
             };
+            let labels = match wire.labels {
+                None => None,
+                Some(bytes) => Some(Labelling::decode(&bytes).ok()?),
+            };
             let rule = Rule {
                 filter: wire.filter.parse().ok()?,
                 mode: wire.mode,
                 policy: template,
+                labels,
                 publishers: policy(wire.publishers)?,
                 subscribers: policy(wire.subscribers)?,
             };
@@ -327,7 +335,7 @@ impl Bundle {
         if sealed != self.epoch.number && !in_grace {
             return Err(Refusal::Epoch { sealed, current: self.epoch.number });
         }
-        if used_versions(header.policy(), &self.versions) != *header.versions() {
+        if header.target().used_versions(&self.versions) != *header.versions() {
             return Err(Refusal::Versions);
         }
         if now >= header.expires() {
@@ -353,10 +361,10 @@ impl Bundle {
             return Err(Refusal::Filter { filter: header.filter().to_string() });
         }
         let Some(rule) = self.rule_for(topic) else { return Ok(()) };
-        let wanted = rule.policy_for(topic).map_err(|_| Refusal::TopicLevel)?;
+        let wanted = rule.target_for(topic).map_err(|_| Refusal::TopicLevel)?;
         match wanted {
-            Some(wanted) if wanted != *header.policy() => Err(Refusal::Policy {
-                sealed: header.policy().to_string(),
+            Some(wanted) if wanted != *header.target() => Err(Refusal::Policy {
+                sealed: header.target().to_string(),
                 rule: rule.filter.to_string(),
                 wanted: wanted.to_string(),
             }),

@@ -11,7 +11,7 @@
 #![allow(unsafe_code)]
 
 use blst::*;
-use zeroize::Zeroize;
+use zeroize::{Zeroize, Zeroizing};
 
 /// Bytes of a compressed point of G1.
 pub const G1_BYTES: usize = 48;
@@ -136,9 +136,29 @@ impl Scalar {
 #[derive(Clone, Copy)]
 pub struct G1(blst_p1);
 
-/// A point of the second group.
+/// A point of the second group (or, if decoded unchecked, of its curve).
 #[derive(Clone, Copy)]
 pub struct G2(blst_p2);
+
+/// The same in affine coordinates, as it is decoded, kept and paired. Never the identity.
+#[derive(Clone, Copy)]
+pub struct G1Affine(blst_p1_affine);
+
+/// The same in affine coordinates, as it is decoded, kept and paired. Never the identity.
+#[derive(Clone, Copy)]
+pub struct G2Affine(blst_p2_affine);
+
+impl Zeroize for G1Affine {
+    fn zeroize(&mut self) {
+        (self.0.x.l.zeroize(), self.0.y.l.zeroize());
+    }
+}
+
+impl Zeroize for G2Affine {
+    fn zeroize(&mut self) {
+        self.0.x.fp.iter_mut().chain(&mut self.0.y.fp).for_each(|fp| fp.l.zeroize());
+    }
+}
 
 impl G1 {
     /// The generator of the standard.
@@ -204,34 +224,59 @@ impl G1 {
         out
     }
 
+    /// The point in affine coordinates; `None` for the identity.
+    pub fn to_affine(self) -> Option<G1Affine> {
+        let mut out = blst_p1_affine::default();
+        // SAFETY: plain values.
+        unsafe {
+            blst_p1_to_affine(&mut out, &self.0);
+            (!blst_p1_affine_is_inf(&out)).then_some(G1Affine(out))
+        }
+    }
+
+    /// `self + other`
+    pub fn add_affine(&self, other: &G1Affine) -> Self {
+        let mut out = blst_p1::default();
+        // SAFETY: plain values; the function handles equal points and the identity.
+        unsafe { blst_p1_add_or_double_affine(&mut out, &self.0, &other.0) };
+        Self(out)
+    }
+}
+
+impl G1Affine {
     /// A compressed point on the curve, canonical, not the identity, **of any order**: only where
     /// what comes of it is compared with a recomputation.
     pub fn from_bytes_any_order(bytes: &[u8; G1_BYTES]) -> Option<Self> {
-        let (mut affine, mut out) = (blst_p1_affine::default(), blst_p1::default());
+        let mut out = blst_p1_affine::default();
         // SAFETY: `bytes` has the 48 bytes that the function reads; the rest are plain values.
         unsafe {
-            if blst_p1_uncompress(&mut affine, bytes.as_ptr()) != BLST_ERROR::BLST_SUCCESS
-                || blst_p1_affine_is_inf(&affine)
-            {
-                return None;
-            }
-            blst_p1_from_affine(&mut out, &affine);
+            let sound = blst_p1_uncompress(&mut out, bytes.as_ptr()) == BLST_ERROR::BLST_SUCCESS;
+            (sound && !blst_p1_affine_is_inf(&out)).then_some(Self(out))
         }
-        Some(Self(out))
     }
 
     /// A compressed point of the group, canonical, not the identity.
     pub fn from_bytes(bytes: &[u8; G1_BYTES]) -> Option<Self> {
         let point = Self::from_bytes_any_order(bytes)?;
         // SAFETY: plain value, on the curve.
-        unsafe { blst_p1_in_g1(&point.0) }.then_some(point)
+        unsafe { blst_p1_affine_in_g1(&point.0) }.then_some(point)
     }
 
-    fn to_affine(self) -> blst_p1_affine {
-        let mut out = blst_p1_affine::default();
-        // SAFETY: plain values.
-        unsafe { blst_p1_to_affine(&mut out, &self.0) };
+    /// 48 bytes, compressed.
+    pub fn to_bytes(self) -> [u8; G1_BYTES] {
+        let mut out = [0; G1_BYTES];
+        // SAFETY: `out` has the 48 bytes that the function writes.
+        unsafe { blst_p1_affine_compress(out.as_mut_ptr(), &self.0) };
         out
+    }
+}
+
+impl From<G1Affine> for G1 {
+    fn from(point: G1Affine) -> Self {
+        let mut out = blst_p1::default();
+        // SAFETY: plain values.
+        unsafe { blst_p1_from_affine(&mut out, &point.0) };
+        Self(out)
     }
 }
 
@@ -260,34 +305,84 @@ impl G2 {
         out
     }
 
+    /// The point in affine coordinates; `None` for the identity.
+    pub fn to_affine(self) -> Option<G2Affine> {
+        let mut out = blst_p2_affine::default();
+        // SAFETY: plain values.
+        unsafe {
+            blst_p2_to_affine(&mut out, &self.0);
+            (!blst_p2_affine_is_inf(&out)).then_some(G2Affine(out))
+        }
+    }
+}
+
+impl G2Affine {
     /// A compressed point on the curve, canonical, not the identity, **of any order**: only where
     /// what comes of it is compared with a recomputation.
     pub fn from_bytes_any_order(bytes: &[u8; G2_BYTES]) -> Option<Self> {
-        let (mut affine, mut out) = (blst_p2_affine::default(), blst_p2::default());
+        let mut out = blst_p2_affine::default();
         // SAFETY: `bytes` has the 96 bytes that the function reads; the rest are plain values.
         unsafe {
-            if blst_p2_uncompress(&mut affine, bytes.as_ptr()) != BLST_ERROR::BLST_SUCCESS
-                || blst_p2_affine_is_inf(&affine)
-            {
-                return None;
-            }
-            blst_p2_from_affine(&mut out, &affine);
+            let sound = blst_p2_uncompress(&mut out, bytes.as_ptr()) == BLST_ERROR::BLST_SUCCESS;
+            (sound && !blst_p2_affine_is_inf(&out)).then_some(Self(out))
         }
-        Some(Self(out))
     }
 
     /// A compressed point of the group, canonical, not the identity.
     pub fn from_bytes(bytes: &[u8; G2_BYTES]) -> Option<Self> {
         let point = Self::from_bytes_any_order(bytes)?;
         // SAFETY: plain value, on the curve.
-        unsafe { blst_p2_in_g2(&point.0) }.then_some(point)
+        unsafe { blst_p2_affine_in_g2(&point.0) }.then_some(point)
     }
 
-    fn to_affine(self) -> blst_p2_affine {
-        let mut out = blst_p2_affine::default();
-        // SAFETY: plain values.
-        unsafe { blst_p2_to_affine(&mut out, &self.0) };
+    /// 96 bytes, compressed.
+    pub fn to_bytes(self) -> [u8; G2_BYTES] {
+        let mut out = [0; G2_BYTES];
+        // SAFETY: `out` has the 96 bytes that the function writes.
+        unsafe { blst_p2_affine_compress(out.as_mut_ptr(), &self.0) };
         out
+    }
+}
+
+/// The points of a user secret key. Wiped when dropped.
+pub struct Elements {
+    /// Those of G2.
+    pub g2: Vec<G2Affine>,
+    /// Those of G1.
+    pub g1: Vec<G1Affine>,
+}
+
+impl Drop for Elements {
+    fn drop(&mut self) {
+        self.g2.iter_mut().for_each(Zeroize::zeroize);
+        self.g1.iter_mut().for_each(Zeroize::zeroize);
+    }
+}
+
+impl Elements {
+    /// The points of G2, then those of G1, compressed.
+    pub fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
+        let room = G2_BYTES * self.g2.len() + G1_BYTES * self.g1.len();
+        let mut out = Zeroizing::new(Vec::with_capacity(room));
+        self.g2.iter().for_each(|p| out.extend_from_slice(&p.to_bytes()));
+        self.g1.iter().for_each(|p| out.extend_from_slice(&p.to_bytes()));
+        out
+    }
+
+    /// As many points as said, each of its group; `None` for anything else.
+    pub fn from_bytes(bytes: &[u8], g2: usize, g1: usize) -> Option<Self> {
+        if bytes.len() != g2.checked_mul(G2_BYTES)?.checked_add(g1.checked_mul(G1_BYTES)?)? {
+            return None;
+        }
+        let (of_g2, of_g1) = bytes.split_at(g2 * G2_BYTES);
+        let mut out = Self { g2: Vec::with_capacity(g2), g1: Vec::with_capacity(g1) };
+        for point in of_g2.as_chunks().0 {
+            out.g2.push(G2Affine::from_bytes(point)?);
+        }
+        for point in of_g1.as_chunks().0 {
+            out.g1.push(G1Affine::from_bytes(point)?);
+        }
+        Some(out)
     }
 }
 
@@ -296,28 +391,32 @@ impl G2 {
 pub struct Gt(blst_fp12);
 
 impl Gt {
-    /// The product of `e(p, q)` over the pairs: one Miller loop each, one final exponentiation.
+    /// The product of `e(p, q)` over the pairs: one Miller loop each, one final exponentiation. A pair with the
+    /// identity in it counts as one.
     ///
     /// This is the cube of the pairing of the textbook (the final exponentiation's hard part is
     /// taken times three, as most libraries do).
-    pub fn multi_pairing(pairs: &[(G1, G2)]) -> Self {
+    pub fn multi_pairing(pairs: &[(Option<G1Affine>, G2Affine)]) -> Self {
         // SAFETY: plain values throughout; `blst_fp12_one` points to a constant.
         unsafe {
             let mut product = *blst_fp12_one();
             for (p, q) in pairs {
-                let (p, q) = (p.to_affine(), q.to_affine());
-                // The identity pairs to one; the Miller loop itself is not defined there.
-                if blst_p1_affine_is_inf(&p) || blst_p2_affine_is_inf(&q) {
-                    continue;
-                }
+                let Some(p) = p else { continue };
                 let (mut line, so_far) = (blst_fp12::default(), product);
-                blst_miller_loop(&mut line, &q, &p);
+                blst_miller_loop(&mut line, &q.0, &p.0);
                 blst_fp12_mul(&mut product, &so_far, &line);
             }
             let mut out = blst_fp12::default();
             blst_final_exp(&mut out, &product);
             Self(out)
         }
+    }
+
+    /// `e(g1, g2)`
+    pub fn generator() -> Self {
+        // SAFETY: the functions return pointers to constants.
+        let (p, q) = unsafe { (*blst_p1_affine_generator(), *blst_p2_affine_generator()) };
+        Self::multi_pairing(&[(Some(G1Affine(p)), G2Affine(q))])
     }
 
     /// `self ^ scalar`, constant-time in the scalar: four bits at a time, the table read whole.
@@ -423,17 +522,18 @@ mod tests {
     #[test]
     fn pairing_is_bilinear_and_pow_agrees() {
         let (a, b) = (scalar(3), scalar(9));
-        let left = Gt::multi_pairing(&[(G1::generator().mul(&a), G2::generator().mul(&b))]);
-        let right = Gt::multi_pairing(&[(G1::generator(), G2::generator())]).pow(&a.mul(&b));
+        let (p, q) = (G1::generator().mul(&a).to_affine(), G2::generator().mul(&b).to_affine());
+        let left = Gt::multi_pairing(&[(p, q.unwrap())]);
+        let right = Gt::generator().pow(&a.mul(&b));
         assert_eq!(left.to_bytes(), right.to_bytes());
     }
 
     #[test]
     fn inverse_pairs_cancel() {
-        let (p, q) = (G1::generator(), G2::generator());
-        let one = Gt::multi_pairing(&[(p, q), (p.neg(), q)]);
+        let (p, q) = (G1::generator(), G2::generator().to_affine().unwrap());
+        let one = Gt::multi_pairing(&[(p.to_affine(), q), (p.neg().to_affine(), q)]);
         assert_eq!(one.to_bytes(), Gt::one().to_bytes());
-        assert_eq!(Gt::multi_pairing(&[(G1::identity(), q)]).to_bytes(), Gt::one().to_bytes());
+        assert_eq!(Gt::multi_pairing(&[(G1::identity().to_affine(), q)]).to_bytes(), Gt::one().to_bytes());
     }
 
     #[test]
@@ -445,23 +545,23 @@ mod tests {
         let mut hex: String = point.iter().map(|b| format!("{b:02x}")).collect();
         hex.replace_range(0..1, "0"); // the three flag bits share the first digit
         assert_eq!(hex, x);
-        assert!(G1::from_bytes(&point).is_some());
+        assert!(G1Affine::from_bytes(&point).is_some());
     }
 
     #[test]
     fn decoders_refuse_what_is_no_point() {
-        assert!(G1::from_bytes(&[0; 48]).is_none(), "not marked as compressed");
+        assert!(G1Affine::from_bytes(&[0; 48]).is_none(), "not marked as compressed");
         let mut infinity = [0; 48];
         infinity[0] = 0xc0;
-        assert!(G1::from_bytes_any_order(&infinity).is_none(), "the identity");
+        assert!(G1Affine::from_bytes_any_order(&infinity).is_none(), "the identity");
         let mut infinity = [0; 96];
         infinity[0] = 0xc0;
-        assert!(G2::from_bytes_any_order(&infinity).is_none(), "the identity");
-        assert!(G1::from_bytes(&[0xff; 48]).is_none(), "coordinate above the modulus");
+        assert!(G2Affine::from_bytes_any_order(&infinity).is_none(), "the identity");
+        assert!(G1Affine::from_bytes(&[0xff; 48]).is_none(), "coordinate above the modulus");
         let mut off = G1::generator().to_bytes();
         let refused = (0..=255u8).filter(|b| {
             off[47] = *b;
-            G1::from_bytes(&off).is_none()
+            G1Affine::from_bytes(&off).is_none()
         });
         assert_eq!(refused.count(), 255, "only the generator itself is in the group");
         let one = Gt::one().to_bytes();
@@ -474,7 +574,7 @@ mod tests {
         // (0, 2), on the curve.
         let mut bytes = [0; 48];
         bytes[0] = 0x80;
-        assert!(G1::from_bytes(&bytes).is_none());
+        assert!(G1Affine::from_bytes(&bytes).is_none());
     }
 
     #[test]

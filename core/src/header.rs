@@ -3,9 +3,11 @@
 //! COSE_Sign1 by the publisher's device key, its certificate in x5chain, over
 //!
 //! ```text
-//! { 1: suite, 2: params id, 3: epoch, ? 4: << versions >>, 5: << policy >>, 6: encapsulation,
-//!   7: publisher, 8: created, 9: expires, 10: topic filter, ? 11: true, messages are signed }
+//! { 1: suite, 2: params id, 3: epoch, ? 4: << versions >>, ? 5: << policy >>, 6: encapsulation,
+//!   7: publisher, 8: created, 9: expires, 10: topic filter, ? 11: true, messages are signed,
+//!   ? 12: << labels >> }
 //! ```
+//! with a policy in a ciphertext-policy suite, labels in a key-policy suite.
 //!
 //! `kid` is the first 16 bytes of the SHA-256 of all of it. Anyone can encapsulate, so a reader takes
 //! no header whose signer it has not verified.
@@ -16,8 +18,7 @@ use std::sync::Arc;
 use minicbor::bytes::{ByteArray, ByteVec};
 use minicbor::{Decode, Encode};
 
-use crate::access::Access;
-use crate::attribute::Versions;
+use crate::attribute::{Attributes, Versions};
 use crate::cose::{Sign1, sign1};
 use crate::crypto::{Secret32, SigningKey, sha256};
 use crate::envelope::{OpeningKey, SealingKey};
@@ -26,6 +27,7 @@ use crate::identity::{
 };
 use crate::policy::Policy;
 use crate::suite::{PARAMS_ID_BYTES, Params, Scope, SuiteError, SuiteId, UserKey};
+use crate::target::Target;
 use crate::topic::Filter;
 
 /// Bytes of a `kid`.
@@ -66,7 +68,7 @@ struct Wire {
     #[n(4)]
     versions: Option<ByteVec>,
     #[n(5)]
-    policy: ByteVec,
+    policy: Option<ByteVec>,
     #[n(6)]
     encapsulation: ByteVec,
     #[n(7)]
@@ -79,6 +81,8 @@ struct Wire {
     filter: String,
     #[n(11)]
     signed: Option<bool>,
+    #[n(12)]
+    labels: Option<ByteVec>,
 }
 
 /// What a publisher decides about a header. Times in seconds since 1970.
@@ -88,10 +92,10 @@ pub struct Draft<'a> {
     pub params: &'a Params,
     /// The epoch of the newest bundle.
     pub epoch: u64,
-    /// The versions of the newest bundle; only those that the policy names are written.
+    /// The versions of the newest bundle; only those that the target names are written.
     pub versions: &'a Versions,
-    /// Who may read.
-    pub policy: &'a Policy,
+    /// What to seal under.
+    pub target: &'a Target,
     /// From when on.
     pub created: u64,
     /// Until when messages may be sealed and accepted under it; readers open for longer.
@@ -173,7 +177,7 @@ pub struct Header {
     params_id: [u8; PARAMS_ID_BYTES],
     epoch: u64,
     versions: Versions,
-    policy: Policy,
+    target: Target,
     encapsulation: Vec<u8>,
     publisher: DeviceId,
     created: u64,
@@ -184,7 +188,7 @@ pub struct Header {
 
 impl fmt::Debug for Header {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Header({}, {} by {})", self.kid(), self.policy, self.publisher)
+        write!(f, "Header({}, {} by {})", self.kid(), self.target, self.publisher)
     }
 }
 
@@ -206,23 +210,27 @@ impl Header {
         signer: &Signer,
         coins: &Secret32,
     ) -> Result<(Self, SealingKey), HeaderError> {
-        let versions = used_versions(draft.policy, draft.versions);
-        let access = draft.policy.access(&versions, draft.epoch);
+        let versions = draft.target.used_versions(draft.versions);
+        let scope = draft.target.scope(&versions, draft.epoch);
         let suite = draft.params.suite();
-        let scope = Scope::Policy(&access);
-        let (encapsulation, secret) = suite.suite().encapsulate(draft.params, scope, CONTEXT, coins)?;
+        let (encapsulation, secret) = suite.suite().encapsulate(draft.params, &scope, CONTEXT, coins)?;
+        let (policy, labels) = match draft.target {
+            Target::Policy(policy) => (Some(policy.encode().into()), None),
+            Target::Labels(labels) => (None, Some(labels.encode().into())),
+        };
         let wire = Wire {
             suite: suite.name().to_owned(),
             params: (*draft.params.id()).into(),
             epoch: draft.epoch,
             versions: versions.iter().next().map(|_| versions.encode().into()),
-            policy: draft.policy.encode().into(),
+            policy,
             encapsulation: encapsulation.into(),
             publisher: signer.identity.id.0.into(),
             created: draft.created,
             expires: draft.expires,
             filter: draft.filter.to_string(),
             signed: draft.sign_messages.then_some(true),
+            labels,
         };
         let bytes = sign1(&signer.key, &signer.certificate, AAD, &payload(&wire));
         let header = Self::parse(&bytes)?;
@@ -249,9 +257,9 @@ impl Header {
             Some(bytes) => Versions::decode(bytes).map_err(|_| HeaderError::Malformed)?,
             None => Versions::default(),
         };
-        let policy = Policy::decode(&wire.policy).map_err(|_| HeaderError::Malformed)?;
+        let target = wire.target().ok_or(HeaderError::Malformed)?;
         let present = wire.versions.is_none() || versions.iter().next().is_some();
-        if !present || used_versions(&policy, &versions) != versions {
+        if !present || target.used_versions(&versions) != versions || target.suite() != suite {
             return Err(HeaderError::Malformed);
         }
         Ok(Self {
@@ -262,7 +270,7 @@ impl Header {
             params_id: wire.params.into(),
             epoch: wire.epoch,
             versions,
-            policy,
+            target,
             encapsulation: wire.encapsulation.into(),
             publisher: DeviceId(wire.publisher.into()),
             created: wire.created,
@@ -300,16 +308,14 @@ impl Header {
         if *params.id() != self.params_id || params.suite() != self.suite {
             return Err(SuiteError::OtherParams.into());
         }
-        let access = self.access();
-        let scope = Scope::Policy(&access);
         let suite = self.suite.suite();
-        let secret = suite.decapsulate(params, key, scope, CONTEXT, &self.encapsulation)?;
+        let secret = suite.decapsulate(params, key, &self.scope(), CONTEXT, &self.encapsulation)?;
         Ok(OpeningKey::derive(&secret, &self.hash, self.publisher))
     }
 
-    /// The formula the secret is shared along: policy, versions and epoch.
-    pub fn access(&self) -> Access {
-        self.policy.access(&self.versions, self.epoch)
+    /// What the secret is encapsulated under: target, versions and epoch.
+    pub fn scope(&self) -> Scope {
+        self.target.scope(&self.versions, self.epoch)
     }
 
     /// As it goes over the wire.
@@ -342,14 +348,14 @@ impl Header {
         self.epoch
     }
 
-    /// The versions of the policy's attributes; those not named are 0.
+    /// The versions of the target's attributes; those not named are 0.
     pub fn versions(&self) -> &Versions {
         &self.versions
     }
 
-    /// Who may read.
-    pub fn policy(&self) -> &Policy {
-        &self.policy
+    /// What it is sealed under.
+    pub fn target(&self) -> &Target {
+        &self.target
     }
 
     /// Bytes of the encapsulation.
@@ -392,12 +398,13 @@ fn payload(wire: &Wire) -> Vec<u8> {
     minicbor::to_vec(wire).expect("writing to memory cannot fail")
 }
 
-/// Of `versions`, those of the attributes that `policy` names.
-pub fn used_versions(policy: &Policy, versions: &Versions) -> Versions {
-    let mut used = Versions::default();
-    for key in policy.version_keys() {
-        let set = used.set(&key, versions.get(&key));
-        set.expect("a policy has fewer attributes than versions can hold");
+impl Wire {
+    /// The one target that is there.
+    fn target(&self) -> Option<Target> {
+        match (&self.policy, &self.labels) {
+            (Some(policy), None) => Policy::decode(policy).ok().map(Target::Policy),
+            (None, Some(labels)) => Target::labels(Attributes::decode(labels).ok()?).ok(),
+            _ => None,
+        }
     }
-    used
 }

@@ -15,6 +15,7 @@ pub mod header;
 pub mod identity;
 pub mod policy;
 pub mod rule;
+pub mod target;
 pub mod token;
 pub mod topic;
 mod word;

@@ -14,6 +14,7 @@
 //! A [`Policy`] is always canonical and within its bounds, so equal policies have equal text and equal bytes.
 
 mod explain;
+mod labelling;
 mod parse;
 
 use std::collections::BTreeSet;
@@ -23,6 +24,7 @@ use std::str::FromStr;
 use minicbor::{Decoder, Encoder};
 
 pub use self::explain::{Detail, Explanation, Gate, Reason};
+pub use self::labelling::Labelling;
 pub use self::parse::{ParseError, ParseErrorKind, Report};
 
 use crate::attribute::{Attribute, AttributeError, Attributes, Label, Versions, check_name, decode_name};
@@ -290,26 +292,13 @@ impl Template {
     /// The highest placeholder, which is how many levels [`instantiate`](Self::instantiate) needs; 0 if there is
     /// none.
     pub fn max_placeholder(&self) -> u32 {
-        let number = |leaf: &TemplateLeaf| match leaf {
-            TemplateLeaf::Placeholder { number, .. } => *number,
-            TemplateLeaf::Leaf(_) => 0,
-        };
-        self.0.leaves().map(number).max().unwrap_or(0)
+        self.0.leaves().map(TemplateLeaf::placeholder_number).max().unwrap_or(0)
     }
 
     /// Puts `levels[n - 1]` in the place of `$n`, as [`Attribute::from_value`] takes it. Levels that no
     /// placeholder asks for are not looked at.
     pub fn instantiate(&self, levels: &[&str]) -> Result<Policy, PolicyError> {
-        let formula = self.0.try_map(&mut |leaf| match leaf {
-            TemplateLeaf::Leaf(leaf) => Ok(Formula::Leaf(leaf.clone())),
-            TemplateLeaf::Placeholder { name, number } => {
-                let missing = PolicyError::MissingLevel { placeholder: *number, levels: levels.len() };
-                let level = levels.get(*number as usize - 1).ok_or(missing)?;
-                let attribute = Attribute::from_value(name, level)
-                    .map_err(|source| PolicyError::Level { placeholder: *number, source })?;
-                Ok::<_, PolicyError>(Formula::Leaf(Leaf::Attribute(attribute)))
-            }
-        })?;
+        let formula = self.0.try_map(&mut |leaf| leaf.instantiate(levels).map(Formula::Leaf))?;
         Policy::new(formula)
     }
 
@@ -404,6 +393,32 @@ impl From<Malformed> for PolicyError {
 enum TemplateLeaf {
     Leaf(Leaf),
     Placeholder { name: String, number: u32 },
+}
+
+impl TemplateLeaf {
+    /// The n of `$n`; 0 where there is none.
+    fn placeholder_number(&self) -> u32 {
+        match self {
+            Self::Placeholder { number, .. } => *number,
+            Self::Leaf(_) => 0,
+        }
+    }
+
+    fn instantiate(&self, levels: &[&str]) -> Result<Leaf, PolicyError> {
+        let (name, number) = match self {
+            Self::Leaf(leaf) => return Ok(leaf.clone()),
+            Self::Placeholder { name, number } => (name, *number),
+        };
+        let missing = PolicyError::MissingLevel { placeholder: number, levels: levels.len() };
+        let level = levels.get(number as usize - 1).ok_or(missing)?;
+        let attribute = Attribute::from_value(name, level)
+            .map_err(|source| PolicyError::Level { placeholder: number, source })?;
+        Ok(Leaf::Attribute(attribute))
+    }
+
+    fn check(&self) -> Result<(), PolicyError> {
+        Ok(check_name(BoundedLeaf::name(self))?)
+    }
 }
 
 impl fmt::Display for TemplateLeaf {

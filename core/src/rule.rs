@@ -2,7 +2,8 @@
 
 use minicbor::{Decode, Encode};
 
-use crate::policy::{Policy, PolicyError, Template};
+use crate::policy::{Labelling, Policy, PolicyError, Template};
+use crate::target::{Target, TargetError};
 use crate::topic::Filter;
 
 /// Most rules in one bundle.
@@ -48,6 +49,8 @@ pub struct Rule {
     pub mode: Mode,
     /// Under which policy; `$n` stands for the level that the n-th `+` of the filter matches.
     pub policy: Option<Template>,
+    /// Or under which labels, for keys that carry a policy; `$n` as there. Not both.
+    pub labels: Option<Labelling>,
     /// Who may publish, by attributes; `None`: whoever is connected.
     pub publishers: Option<Policy>,
     /// Who may subscribe, by attributes; `None`: whoever is connected.
@@ -67,8 +70,23 @@ pub enum RuleError {
         available: usize,
     },
     /// Sealed, but nobody says for whom.
-    #[error("a rule that requires sealing needs a policy")]
+    #[error("a rule that requires sealing needs a policy or labels")]
     NoPolicy,
+    /// Sealed in two ways at once.
+    #[error("a rule has a policy or labels, not both")]
+    Both,
+}
+
+/// Why a topic gives nothing to seal under.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LevelError {
+    /// A level is no value, or the policy that comes out is none.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    /// The labels that come out are none, or too many.
+    #[error(transparent)]
+    Target(#[from] TargetError),
 }
 
 impl Rule {
@@ -78,35 +96,41 @@ impl Rule {
     /// [`RuleError`], saying what does not.
     pub fn check(&self) -> Result<(), RuleError> {
         let available = self.filter.captures();
-        let used = self.policy.as_ref().map_or(0, |p| p.max_placeholder() as usize);
+        let used = self.max_placeholder() as usize;
         if used > available {
             return Err(RuleError::Placeholder { used, available });
         }
-        if self.mode == Mode::Required && self.policy.is_none() {
-            return Err(RuleError::NoPolicy);
+        match (&self.policy, &self.labels) {
+            (Some(_), Some(_)) => Err(RuleError::Both),
+            (None, None) if self.mode == Mode::Required => Err(RuleError::NoPolicy),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
-    /// The policy for messages on `topic`, its levels put in as single values; `None` where the rule
-    /// names none or does not match.
+    fn max_placeholder(&self) -> u32 {
+        let of_policy = self.policy.as_ref().map_or(0, Template::max_placeholder);
+        of_policy.max(self.labels.as_ref().map_or(0, Labelling::max_placeholder))
+    }
+
+    /// What messages on `topic` are sealed under, its levels put in as single values; `None` where the rule
+    /// names nothing or does not match.
     ///
     /// # Errors
-    /// A level that cannot be an attribute's value.
-    pub fn policy_for(&self, topic: &str) -> Result<Option<Policy>, PolicyError> {
-        match (&self.policy, self.filter.capture(topic)) {
-            (Some(template), Some(levels)) => template.instantiate(&levels).map(Some),
-            _ => Ok(None),
+    /// A level that cannot be an attribute's value, or labels that are too many.
+    pub fn target_for(&self, topic: &str) -> Result<Option<Target>, LevelError> {
+        let Some(levels) = self.filter.capture(topic) else { return Ok(None) };
+        if let Some(template) = &self.policy {
+            return Ok(Some(Target::Policy(template.instantiate(&levels)?)));
         }
+        let labels = |labelling: &Labelling| Ok(Target::labels(labelling.instantiate(&levels)?)?);
+        self.labels.as_ref().map(labels).transpose()
     }
 
     /// The topics for which one header can serve: those where the policy comes out the same.
     pub fn header_filter(&self, topic: &str) -> Filter {
-        match &self.policy {
-            Some(template) if template.max_placeholder() > 0 => {
-                self.filter.narrowed(topic).unwrap_or_else(|| self.filter.clone())
-            }
-            _ => self.filter.clone(),
+        match self.max_placeholder() {
+            0 => self.filter.clone(),
+            _ => self.filter.narrowed(topic).unwrap_or_else(|| self.filter.clone()),
         }
     }
 }

@@ -10,7 +10,7 @@ use bls12_381::{G1Affine, G1Projective, G2Affine, G2Projective, Scalar};
 use common::linear::{Matrix, spans};
 use common::random::Rng;
 use common::witness::{self, Coins, Encapsulation, Key};
-use common::{key, policy, setup, suite};
+use common::{key, keygen, policy, setup, suite};
 use smqtt_core::Access;
 use smqtt_core::attribute::{Attribute, Label, Versions};
 use smqtt_core::crypto::Secret32;
@@ -36,7 +36,7 @@ impl Sealed {
     fn new(access: Access) -> Self {
         let (params, master) = setup(1);
         let (bytes, secret) =
-            suite().encapsulate(&params, Scope::Policy(&access), CONTEXT, &Secret32::new(M)).unwrap();
+            suite().encapsulate(&params, &Scope::Policy(access.clone()), CONTEXT, &Secret32::new(M)).unwrap();
         let matrix = Matrix::of(&access);
         let parsed = Encapsulation::parse(&bytes, &matrix);
         let coins = Coins::derive(params.id(), &access, &M);
@@ -52,7 +52,7 @@ impl Sealed {
     }
 
     fn open(&self, key: &UserKey, bytes: &[u8]) -> Result<Secret32, SuiteError> {
-        suite().decapsulate(&self.params, key, Scope::Policy(&self.access), CONTEXT, bytes)
+        suite().decapsulate(&self.params, key, &Scope::Policy(self.access.clone()), CONTEXT, bytes)
     }
 
     /// Refused by a key that opens the original, in the one way: an answer that depends on which bytes are wrong
@@ -313,7 +313,7 @@ fn keys_of_other_epochs_versions_and_parameters_do_not_open() {
     let mut versions = Versions::default();
     versions.raise(&nurse).unwrap();
     let labels = [Label::attribute(&nurse, 1), Label::epoch(7)];
-    let key = suite().keygen(&sealed.master, 7, &labels, &Secret32::new([2; 32]));
+    let key = keygen(&sealed.master, 7, &labels, &Secret32::new([2; 32]));
     assert_eq!(sealed.open(&key, &sealed.bytes), Err(SuiteError::NotSatisfied));
     sealed.forced(&key, &labels[0], &Label::attribute(&nurse, 0));
     // And the revoked device's old key against what is sealed from now on.
@@ -326,7 +326,7 @@ fn keys_of_other_epochs_versions_and_parameters_do_not_open() {
     assert_eq!(sealed.open(&foreign, &sealed.bytes), Err(SuiteError::OtherParams));
     let omega = vec![Scalar::one(); 2];
     assert!(!sealed.recovers(&Key::parse(&foreign), &omega));
-    let scope = Scope::Policy(&sealed.access);
+    let scope = &Scope::Policy(sealed.access.clone());
     let opened = suite().decapsulate(&other_params, &foreign, scope, CONTEXT, &sealed.bytes);
     assert_eq!(opened, Err(SuiteError::Inconsistent), "under the other parameters altogether");
 }
@@ -380,7 +380,7 @@ fn an_edited_scope_is_noticed() {
     let mut raised = Versions::default();
     raised.raise(&"a".parse().unwrap()).unwrap();
     let old_and_new = [key.labels(), &[Label::attribute(&"a".parse().unwrap(), 1), Label::epoch(8)]].concat();
-    let strong = suite().keygen(&sealed.master, 7, &old_and_new, &Secret32::new([2; 32]));
+    let strong = keygen(&sealed.master, 7, &old_and_new, &Secret32::new([2; 32]));
     let edits = [
         ("a label", policy("a and b and d").access(&v0, 7)),
         ("order", policy("b and a and c").access(&v0, 7)),
@@ -401,8 +401,13 @@ fn an_edited_scope_is_noticed() {
     ];
     for (what, access) in edits {
         for key in [&key, &strong] {
-            let opened =
-                suite().decapsulate(&sealed.params, key, Scope::Policy(&access), CONTEXT, &sealed.bytes);
+            let opened = suite().decapsulate(
+                &sealed.params,
+                key,
+                &Scope::Policy(access.clone()),
+                CONTEXT,
+                &sealed.bytes,
+            );
             assert!(
                 matches!(
                     opened,
@@ -411,12 +416,22 @@ fn an_edited_scope_is_noticed() {
                 "{what}"
             );
         }
-        let opened =
-            suite().decapsulate(&sealed.params, &strong, Scope::Policy(&access), CONTEXT, &sealed.bytes);
+        let opened = suite().decapsulate(
+            &sealed.params,
+            &strong,
+            &Scope::Policy(access.clone()),
+            CONTEXT,
+            &sealed.bytes,
+        );
         assert_ne!(opened, Err(SuiteError::NotSatisfied), "{what}: the strong key gets as far as the check");
     }
-    let opened =
-        suite().decapsulate(&sealed.params, &key, Scope::Policy(&sealed.access), b"else", &sealed.bytes);
+    let opened = suite().decapsulate(
+        &sealed.params,
+        &key,
+        &Scope::Policy(sealed.access.clone()),
+        b"else",
+        &sealed.bytes,
+    );
     assert_ne!(opened.unwrap(), sealed.secret, "the context is bound into the secret");
 }
 
@@ -486,8 +501,12 @@ fn rerandomised_encapsulations_are_refused() {
     let mut swapped = sealed.parsed.clone();
     swapped.c3.swap(1, 2);
     sealed.refuses(&key, &swapped.bytes(), "rows exchanged");
-    let other =
-        suite().encapsulate(&sealed.params, Scope::Policy(&sealed.access), CONTEXT, &Secret32::new([3; 32]));
+    let other = suite().encapsulate(
+        &sealed.params,
+        &Scope::Policy(sealed.access.clone()),
+        CONTEXT,
+        &Secret32::new([3; 32]),
+    );
     let other = Encapsulation::parse(&other.unwrap().0, &sealed.matrix);
     for i in 0..sealed.parsed.c3.len() {
         let mut mixed = sealed.parsed.clone();

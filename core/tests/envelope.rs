@@ -9,7 +9,7 @@ use common::cose::{self, BUNDLE_AAD, Content, HEADER_AAD};
 use common::pki::{Pki, VALID};
 use common::random::Rng;
 use common::witness::hkdf;
-use common::{NOW, key, policy, setup, suite};
+use common::{NOW, key, keygen, policy, setup, suite};
 use coset::{CborSerializable, CoseEncrypt0, CoseSign1, iana};
 use smqtt_core::attribute::Versions;
 use smqtt_core::bundle::{Bundle, BundleError, CLOCK_SKEW_SECONDS, Epoch, Refusal};
@@ -20,6 +20,7 @@ use smqtt_core::identity::{DeviceId, IdentityError, Role, TenantId};
 use smqtt_core::policy::{Policy, Template};
 use smqtt_core::rule::{Mode, Rule};
 use smqtt_core::suite::{Master, Params, Scope, SuiteError, UserKey};
+use smqtt_core::target::Target;
 use smqtt_core::token::Token;
 use smqtt_core::topic::Filter;
 
@@ -33,6 +34,7 @@ struct World {
     master: Master,
     publisher: Signer,
     policy: Policy,
+    target: Target,
     filter: Filter,
     versions: Versions,
 }
@@ -49,6 +51,7 @@ impl World {
             params,
             master,
             policy: policy("role=nurse and ward=3"),
+            target: policy("role=nurse and ward=3").into(),
             filter: "ward/3/#".parse().unwrap(),
             versions,
         }
@@ -59,7 +62,7 @@ impl World {
             params: &self.params,
             epoch: 7,
             versions: &self.versions,
-            policy: &self.policy,
+            target: &self.target,
             created: NOW,
             expires: NOW + 3600,
             filter: &self.filter,
@@ -81,7 +84,7 @@ impl World {
     fn content(&self, header: &Header) -> Content {
         let access = self.policy.access(header.versions(), 7);
         let (_, secret) = suite()
-            .encapsulate(&self.params, Scope::Policy(&access), HEADER_AAD, &Secret32::new(COINS))
+            .encapsulate(&self.params, &Scope::Policy(access.clone()), HEADER_AAD, &Secret32::new(COINS))
             .unwrap();
         Content {
             key: hkdf(header.hash(), secret.expose(), &[b"SMQTT-V01 key"]),
@@ -97,7 +100,7 @@ impl World {
 
     fn reader(&self) -> UserKey {
         let labels = "role=nurse, ward=3".parse::<smqtt_core::attribute::Attributes>().unwrap();
-        suite().keygen(&self.master, 7, &labels.labels(&self.versions, 7), &Secret32::new([2; 32]))
+        keygen(&self.master, 7, &labels.labels(&self.versions, 7), &Secret32::new([2; 32]))
     }
 
     fn verify(&self, header: &Header) -> Result<(), HeaderError> {
@@ -125,6 +128,7 @@ impl World {
             filter: "ward/+/temperature".parse().unwrap(),
             mode: Mode::Required,
             policy: Some("role=nurse and ward=$1".parse().unwrap()),
+            labels: None,
             publishers: None,
             subscribers: Some(policy("role=nurse")),
         };
@@ -456,7 +460,7 @@ fn headers_signed_by_forgers_are_refused() {
         let strong = "role=nurse, ward=3".parse::<smqtt_core::attribute::Attributes>().unwrap();
         let mut labels = strong.labels(&world.versions, 7);
         labels.extend(strong.labels(&Versions::default(), 8));
-        suite().keygen(&world.master, 7, &labels, &Secret32::new([2; 32]))
+        keygen(&world.master, 7, &labels, &Secret32::new([2; 32]))
     };
     for (what, edit) in edits {
         let edited = Header::parse(&cose::edited(bytes, &world.publisher, HEADER_AAD, edit)).unwrap();

@@ -11,7 +11,7 @@ use common::cose::{self, BUNDLE_AAD, Content, HEADER_AAD};
 use common::linear::Matrix;
 use common::pki::{Pki, VALID};
 use common::witness::{self, Coins, Encapsulation, hkdf};
-use common::{NOW, hex, policy, suite, unhex};
+use common::{NOW, hex, keygen, policy, suite, unhex};
 use serde_json::{Value, json};
 use smqtt_core::attribute::{Attributes, Label, Versions};
 use smqtt_core::bundle::{Bundle, Epoch};
@@ -88,7 +88,7 @@ fn versions_of(texts: &[(&str, u32)]) -> Versions {
 fn fabeo_key(attributes: &str, versions: &Versions, epoch: u64, coins: u8) -> Value {
     let labels = attributes.parse::<Attributes>().unwrap().labels(versions, epoch);
     let (params, master) = fabeo_setup(1);
-    let key = suite().keygen(&master, epoch, &labels, &Secret32::new([coins; 32]));
+    let key = keygen(&master, epoch, &labels, &Secret32::new([coins; 32]));
     let held = labels.iter().map(|label| label.as_bytes().to_vec()).collect();
     json!({
         "attributes": attributes, "versions": hex(versions.encode()), "epoch": epoch, "coins": hex([coins; 32]),
@@ -107,7 +107,7 @@ fn fabeo_encapsulation(policy: &str, versions: &Versions, epoch: u64, m: u8) -> 
     let shared = witness::shared_element(&witness::alpha(&[1; 32]), coins.s());
     made.d = witness::xor(&m, &made.mask(&shared));
     let (encapsulation, secret) =
-        suite().encapsulate(&params, Scope::Policy(&access), b"context", &Secret32::new(m)).unwrap();
+        suite().encapsulate(&params, &Scope::Policy(access.clone()), b"context", &Secret32::new(m)).unwrap();
     assert_eq!(made.bytes(), encapsulation, "witness and suite agree before anything is frozen");
     json!({
         "policy": policy, "versions": hex(versions.encode()), "epoch": epoch,
@@ -333,7 +333,7 @@ fn fabeo_cp() {
         let epoch = vector["epoch"].as_u64().unwrap();
         let access = policy.access(&versions, epoch);
         assert_eq!(access.encode(), bytes(vector, "access"));
-        let scope = Scope::Policy(&access);
+        let scope = &Scope::Policy(access.clone());
         let (context, m) = (bytes(vector, "context"), Secret32::new(array(vector, "m")));
         let (encapsulation, secret) = suite().encapsulate(&params, scope, &context, &m).unwrap();
         assert_eq!(
@@ -357,7 +357,8 @@ fn fabeo_cp() {
     let access = policy(text(first, "policy")).access(&Versions::default(), 7);
     for vector in list(&file, "broken") {
         let bad = bytes(vector, "encapsulation");
-        let refused = suite().decapsulate(&params, &keys[0].2, Scope::Policy(&access), b"context", &bad);
+        let refused =
+            suite().decapsulate(&params, &keys[0].2, &Scope::Policy(access.clone()), b"context", &bad);
         assert_eq!(name(refused.unwrap_err()), text(vector, "error"), "{}", text(vector, "what"));
     }
     for vector in list(&file, "broken_scopes") {
@@ -365,7 +366,7 @@ fn fabeo_cp() {
             policy(text(vector, "policy")).access(&Versions::default(), vector["epoch"].as_u64().unwrap());
         let key = &keys[vector["key"].as_u64().unwrap() as usize].2;
         let bad = bytes(first, "encapsulation");
-        let refused = suite().decapsulate(&params, key, Scope::Policy(&access), b"context", &bad);
+        let refused = suite().decapsulate(&params, key, &Scope::Policy(access.clone()), b"context", &bad);
         assert_eq!(name(refused.unwrap_err()), text(vector, "error"), "{}", text(vector, "what"));
     }
     for vector in list(&file, "broken_params") {
@@ -394,9 +395,10 @@ const M: [u8; 32] = [0x33; 32];
 impl Sealed {
     fn new(draft: &Draft<'_>, publisher: &Signer) -> Self {
         let (header, key) = Header::seal_with(draft, publisher, &Secret32::new(M)).unwrap();
-        let access = header.access();
-        let (_, secret) =
-            suite().encapsulate(draft.params, Scope::Policy(&access), HEADER_AAD, &Secret32::new(M)).unwrap();
+        let Scope::Policy(access) = header.scope() else { panic!("a policy") };
+        let (_, secret) = suite()
+            .encapsulate(draft.params, &Scope::Policy(access.clone()), HEADER_AAD, &Secret32::new(M))
+            .unwrap();
         let content = Content {
             key: hkdf(header.hash(), secret.expose(), &[b"SMQTT-V01 key"]),
             iv: hkdf(header.hash(), secret.expose(), &[b"SMQTT-V01 iv"]),
@@ -423,7 +425,7 @@ impl Sealed {
         json!({
             "header": {
                 "bytes": hex(header.as_bytes()), "hash": hex(header.hash()), "kid": header.kid().to_string(),
-                "policy": header.policy().to_string(), "versions": hex(header.versions().encode()),
+                "policy": header.target().to_string(), "versions": hex(header.versions().encode()),
                 "epoch": header.epoch(), "filter": header.filter().as_str(),
                 "publisher": header.publisher().to_string(), "created": header.created(),
                 "expires": header.expires(), "messages_are_signed": header.messages_are_signed(),
@@ -446,12 +448,12 @@ fn envelope_generate() -> Value {
     let (params, master) = fabeo_setup(1);
     let versions = versions_of(&[("role=nurse", 2)]);
     let filter = "ward/3/#".parse().unwrap();
-    let wanted = policy("role=nurse and ward=3");
+    let wanted = policy("role=nurse and ward=3").into();
     let draft = Draft {
         params: &params,
         epoch: 7,
         versions: &versions,
-        policy: &wanted,
+        target: &wanted,
         created: NOW,
         expires: NOW + 3600,
         filter: &filter,
@@ -467,8 +469,8 @@ fn envelope_generate() -> Value {
     let full = unsigned.full(&compact);
 
     let labels = "role=nurse, ward=3".parse::<Attributes>().unwrap().labels(&versions, 7);
-    let reader = suite().keygen(&master, 7, &labels, &Secret32::new([6; 32]));
-    let outsider = suite().keygen(&master, 7, &[Label::epoch(7)], &Secret32::new([9; 32]));
+    let reader = keygen(&master, 7, &labels, &Secret32::new([6; 32]));
+    let outsider = keygen(&master, 7, &[Label::epoch(7)], &Secret32::new([9; 32]));
 
     let mut broken = Vec::new();
     let mut put = |what: &str, topic: &str, payload: Vec<u8>| {
@@ -632,6 +634,7 @@ fn bundle_generate(pki: &Pki, publisher: &Signer, draft: &Draft<'_>, header: &He
         filter: filter.parse().unwrap(),
         mode,
         policy: template.map(|t| t.parse::<Template>().unwrap()),
+        labels: None,
         publishers: Some(policy("sensor")),
         subscribers: None,
     };
@@ -734,7 +737,7 @@ fn envelopes_and_bundles() {
             (header.hash(), header.kid().to_string()),
             (&array(vector, "hash"), text(vector, "kid").to_owned())
         );
-        assert_eq!(header.policy(), &text(vector, "policy").parse::<Policy>().unwrap());
+        assert_eq!(header.target(), &text(vector, "policy").parse::<Policy>().unwrap().into());
         assert_eq!(header.versions().encode(), bytes(vector, "versions"));
         assert_eq!((header.epoch(), header.created(), header.expires()), (7, NOW, NOW + 3600));
         assert_eq!(header.filter().as_str(), text(vector, "filter"));
@@ -742,9 +745,9 @@ fn envelopes_and_bundles() {
         assert_eq!(header.messages_are_signed(), messages_are_signed);
         assert_eq!(vector["messages_are_signed"], messages_are_signed);
         let m = Secret32::new(array(vector, "m"));
-        let access = header.access();
+        let Scope::Policy(access) = header.scope() else { panic!("a policy") };
         let (encapsulation, secret) =
-            suite().encapsulate(&params, Scope::Policy(&access), HEADER_AAD, &m).unwrap();
+            suite().encapsulate(&params, &Scope::Policy(access.clone()), HEADER_AAD, &m).unwrap();
         assert_eq!((&encapsulation[..], secret.expose()), (header.encapsulation(), &array(vector, "secret")));
         let content = Content {
             key: hkdf(header.hash(), secret.expose(), &[b"SMQTT-V01 key"]),

@@ -31,7 +31,7 @@ static WORLD: LazyLock<World> = LazyLock::new(|| {
         let policy: Policy = text.parse().expect("a policy");
         let access = policy.access(&Versions::default(), 7);
         let coins = Secret32::new([3; 32]);
-        let (bytes, _) = suite().encapsulate(&params, Scope::Policy(&access), b"", &coins).expect("it seals");
+        let (bytes, _) = suite().encapsulate(&params, &Scope::Policy(access.clone()), b"", &coins).expect("it seals");
         (policy, bytes)
     });
     World { params, master, key, sealed: sealed.to_vec() }
@@ -43,7 +43,7 @@ fuzz_target!(|data: &[u8]| {
     let (policy, good) = &world.sealed[choice as usize % world.sealed.len()];
     let access = policy.access(&Versions::default(), 7);
     let decapsulate =
-        |bytes: &[u8]| suite().decapsulate(&world.params, &world.key, Scope::Policy(&access), b"", bytes);
+        |bytes: &[u8]| suite().decapsulate(&world.params, &world.key, &Scope::Policy(access.clone()), b"", bytes);
     match choice / 64 {
         // Differences to a genuine one, from a place on.
         0 => {
@@ -65,7 +65,7 @@ fuzz_target!(|data: &[u8]| {
             let access = policy.access(&Versions::default(), 7);
             let labels: Vec<Label> = access.leaves().cloned().collect();
             let key = suite().keygen(&world.master, 7, &labels, &Secret32::new([4; 32]));
-            let (scope, coins) = (Scope::Policy(&access), Secret32::new([choice; 32]));
+            let (scope, coins) = (&Scope::Policy(access.clone()), Secret32::new([choice; 32]));
             let (bytes, secret) = suite().encapsulate(&world.params, scope, rest, &coins).expect("it seals");
             assert_eq!(bytes.len(), suite().encapsulation_bytes(scope));
             assert_eq!(suite().decapsulate(&world.params, &key, scope, rest, &bytes), Ok(secret));

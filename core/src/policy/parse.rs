@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::{BoundedLeaf, Leaf, OCCURRENCES_MAX, PLACEHOLDER_MAX, POLICY_BYTES_MAX, TemplateLeaf, repeated};
-use crate::attribute::{Attribute, AttributeError, check_name, decimal_u32};
+use crate::attribute::{ATTRIBUTES_MAX, Attribute, AttributeError, check_name, decimal_u32};
 use crate::formula::{DEPTH_MAX, Formula, FormulaError, LEAVES_MAX};
 use crate::word::{QuoteError, bare_word, column, is_word_char, quoted_word, skip_space};
 
@@ -266,6 +266,34 @@ pub(super) fn template(text: &str) -> Result<Formula<TemplateLeaf>, ParseError> 
     parse(text)
 }
 
+/// Attributes with places for topic levels, separated by `,`.
+pub(super) fn labels(text: &str) -> Result<Vec<TemplateLeaf>, ParseError> {
+    check_length(text)?;
+    let mut parser = Parser { text, at: 0, brackets: 0, cost: 0 };
+    let mut labels = Vec::new();
+    loop {
+        let token = parser.peek()?;
+        match parser.part()? {
+            Formula::Leaf(label @ TemplateLeaf::Placeholder { .. }) => labels.push(label),
+            Formula::Leaf(label @ TemplateLeaf::Leaf(Leaf::Attribute(_))) => labels.push(label),
+            _ => {
+                let hint = "a label is `name` or `name=value`: what is asked of it is in the keys";
+                return Err(parser.unexpected(&token, "an attribute", hint));
+            }
+        }
+        if labels.len() > ATTRIBUTES_MAX {
+            let kind = ParseErrorKind::Attribute(AttributeError::TooManyAttributes);
+            return Err(parser.error(token.start, kind));
+        }
+        if !matches!(parser.peek()?.kind, Kind::Comma) {
+            break;
+        }
+        parser.next()?;
+    }
+    parser.end()?;
+    Ok(labels)
+}
+
 /// What the parser needs to make of a leaf.
 pub(super) trait ParsedLeaf: BoundedLeaf + From<Leaf> {
     /// The leaf `name=$number`, where such leaves may be.
@@ -291,16 +319,7 @@ impl ParsedLeaf for TemplateLeaf {
 }
 
 fn parse<L: ParsedLeaf>(text: &str) -> Result<Formula<L>, ParseError> {
-    let too_long = |bytes| {
-        let start: String = text.chars().take(2 * REPORT_CONTEXT).collect();
-        ParseError::new(&start, 0, ParseErrorKind::TooLong { bytes })
-    };
-    if text.len() > POLICY_BYTES_MAX {
-        return Err(too_long(text.len()));
-    }
-    if text.trim().is_empty() {
-        return Err(ParseError::new(text, 0, ParseErrorKind::Empty));
-    }
+    check_length(text)?;
     let mut parser = Parser { text, at: 0, brackets: 0, cost: 0 };
     let formula = parser.any()?;
     parser.end()?;
@@ -308,9 +327,24 @@ fn parse<L: ParsedLeaf>(text: &str) -> Result<Formula<L>, ParseError> {
         return Err(ParseError::new(text, 0, ParseErrorKind::Repeated { what }));
     }
     match formula.to_string().len() {
-        bytes if bytes > POLICY_BYTES_MAX => Err(too_long(bytes)),
+        bytes if bytes > POLICY_BYTES_MAX => Err(too_long(text, bytes)),
         _ => Ok(formula),
     }
+}
+
+fn check_length(text: &str) -> Result<(), ParseError> {
+    if text.len() > POLICY_BYTES_MAX {
+        return Err(too_long(text, text.len()));
+    }
+    if text.trim().is_empty() {
+        return Err(ParseError::new(text, 0, ParseErrorKind::Empty));
+    }
+    Ok(())
+}
+
+fn too_long(text: &str, bytes: usize) -> ParseError {
+    let start: String = text.chars().take(2 * REPORT_CONTEXT).collect();
+    ParseError::new(&start, 0, ParseErrorKind::TooLong { bytes })
 }
 
 #[derive(Clone, Copy, PartialEq)]

@@ -8,10 +8,10 @@ pub mod pki;
 pub mod random;
 pub mod witness;
 
-use smqtt_core::attribute::{Attributes, Versions};
+use smqtt_core::attribute::{Attributes, Label, Versions};
 use smqtt_core::crypto::Secret32;
 use smqtt_core::policy::Policy;
-use smqtt_core::suite::{Master, Params, Suite, SuiteId, UserKey};
+use smqtt_core::suite::{Master, Params, Scope, Suite, SuiteId, UserKey};
 
 /// Seconds since 1970, in January 2027: inside the validity of every certificate of [`pki`].
 pub const NOW: u64 = 1_800_000_000;
@@ -25,10 +25,15 @@ pub fn setup(coins: u8) -> (Params, Master) {
     suite().setup(&Secret32::new([coins; 32]))
 }
 
+/// A key for these labels.
+pub fn keygen(master: &Master, epoch: u64, labels: &[Label], coins: &Secret32) -> UserKey {
+    suite().keygen(master, epoch, &Scope::Labels(labels.to_vec().into()), coins).unwrap()
+}
+
 /// A key for attributes written `a, b=1`, in an epoch, without versions.
 pub fn key(master: &Master, attributes: &str, epoch: u64, coins: u8) -> UserKey {
     let labels = attributes.parse::<Attributes>().unwrap().labels(&Versions::default(), epoch);
-    suite().keygen(master, epoch, &labels, &Secret32::new([coins; 32]))
+    keygen(master, epoch, &labels, &Secret32::new([coins; 32]))
 }
 
 pub fn policy(text: &str) -> Policy {

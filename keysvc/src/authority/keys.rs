@@ -105,7 +105,8 @@ impl Authority {
             for (epoch, labels) in &plan.epochs {
                 for (_, master) in &this.secrets.suites {
                     let suite = master.suite;
-                    let key = suite.suite().keygen(master, *epoch, labels, &Secret32::random());
+                    let key =
+                        suite.suite().keygen(master, *epoch, labels, &Secret32::random()).expect("one suite");
                     let (enc, ciphertext) = to.seal(KEY_HPKE_INFO, &plan.device.0, &key.encode());
                     keys.push(SealedKey {
                         suite: suite.name().to_owned(),

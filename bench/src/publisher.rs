@@ -4,15 +4,15 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyPair, KeyUsagePurpose, SanType, SerialNumber, date_time_ymd,
 };
-use smqtt_core::attribute::{Attributes, Versions};
+use smqtt_core::attribute::Versions;
 use smqtt_core::crypto::{SIGNATURE_BYTES, Secret32, SigningKey, random};
 use smqtt_core::envelope::{OpeningKey, SealingKey};
 use smqtt_core::header::{Draft, Header, Signer};
 use smqtt_core::identity::{DeviceId, Identity, Role, fingerprint};
-use smqtt_core::policy::Policy;
 use smqtt_core::suite::SuiteId;
+use smqtt_core::target::Target;
 
-use crate::schemes::EPOCH;
+use crate::schemes::{EPOCH, Fabeo, targets};
 
 /// The topic of every message.
 pub const TOPIC: &str = "home/7/temperature";
@@ -27,6 +27,7 @@ pub struct Publisher {
     pub key: SealingKey,
     /// Opens.
     pub opening: OpeningKey,
+    target_bytes: usize,
 }
 
 /// Bytes of a header.
@@ -45,28 +46,36 @@ impl HeaderParts {
 }
 
 impl Publisher {
-    /// Seals a header under `a1 and … and an`; whether messages are signed is said in it.
-    pub fn new(attributes: usize, sign_messages: bool) -> Self {
-        let names: Vec<String> = (1..=attributes).map(|i| format!("a{i}")).collect();
-        let policy: Policy = names.join(" and ").parse().expect("names as policies take them");
-        let labels: Attributes = names.join(", ").parse().expect("names as policies take them");
-        let suite = SuiteId::FabeoCp.suite();
+    /// Seals a header under `a1 and … and an`, or under these labels for a key with this policy; whether messages are
+    /// signed is said in it.
+    pub fn new(suite: &Fabeo, attributes: usize, sign_messages: bool) -> Self {
+        let (policy, labels) = targets("a", attributes).expect("names as policies take them");
+        let (target, other) = match suite.id() {
+            SuiteId::FabeoKp => (labels, policy),
+            _ => (policy, labels),
+        };
+        let suite = suite.id().suite();
         let (params, master) = suite.setup(&Secret32::random());
         let versions = Versions::default();
-        let key = suite.keygen(&master, EPOCH, &labels.labels(&versions, EPOCH), &Secret32::random());
+        let grant = other.scope(&versions, EPOCH);
+        let key = suite.keygen(&master, EPOCH, &grant, &Secret32::random()).expect("a grant of this suite");
         let draft = Draft {
             params: &params,
             epoch: EPOCH,
             versions: &versions,
-            policy: &policy,
+            target: &target,
             created: NOW,
             expires: NOW + 3_600,
             filter: &TOPIC.parse().expect("a topic is a filter"),
             sign_messages,
         };
         let (header, sealing) = Header::seal(&draft, &signer()).expect("parameters of this suite");
-        let opening = header.open(&params, &key).expect("the key has every label");
-        Self { header, key: sealing, opening }
+        let opening = header.open(&params, &key).expect("the key has all that is asked for");
+        let target_bytes = match &target {
+            Target::Policy(policy) => policy.encode().len(),
+            Target::Labels(labels) => labels.encode().len(),
+        };
+        Self { header, key: sealing, opening, target_bytes }
     }
 
     /// What the header weighs, part by part.
@@ -74,12 +83,12 @@ impl Publisher {
         let whole = self.header.as_bytes().len();
         let encapsulation = self.header.encapsulation().len();
         let certificate = self.header.certificate().len();
-        let policy = self.header.policy().encode().len();
-        let rest = whole - encapsulation - certificate - policy - SIGNATURE_BYTES;
+        let target = self.target_bytes;
+        let rest = whole - encapsulation - certificate - target - SIGNATURE_BYTES;
         let parts = [
             ("encapsulation", encapsulation),
             ("certificate", certificate),
-            ("policy", policy),
+            ("policy or labels", target),
             ("signature", SIGNATURE_BYTES),
             ("the rest", rest),
         ];
@@ -129,8 +138,8 @@ mod tests {
 
     #[test]
     fn a_publisher_opens_what_it_seals_and_its_parts_make_the_whole() {
-        for signed in [false, true] {
-            let publisher = Publisher::new(2, signed);
+        for (suite, signed) in [(&Fabeo::CP, false), (&Fabeo::CP, true), (&Fabeo::KP, false)] {
+            let publisher = Publisher::new(suite, 2, signed);
             let sealed = publisher.key.seal(TOPIC, b"21.5").unwrap();
             let message = Envelope::parse(&sealed).unwrap().message;
             assert_eq!(publisher.opening.open(TOPIC, &message).unwrap(), b"21.5");

@@ -14,7 +14,7 @@ use crate::measure::{Pair, Rounds, paired};
 use crate::plan::WARM_UP;
 use crate::publisher::{Publisher, TOPIC};
 use crate::result::{Figure, Part, Question, Spread, Target};
-use crate::schemes::{Fabeo, FabeoInstance, Instance, Mode, PAYLOAD_BYTES, RABE_NOTE, Scheme, by_name};
+use crate::schemes::{Fabeo, FabeoInstance, Instance, PAYLOAD_BYTES, RABE_NOTE, Scheme, by_name};
 
 /// About how many measurements these are.
 pub const STEPS: u64 = 24;
@@ -220,15 +220,8 @@ pub fn header_bytes(context: &mut Context<'_>) -> Part {
             let at = (ATTRIBUTES, attributes as f64);
             Figure::new(Question::Schemes, measure, series, at, "bytes", Spread::exact(bytes as f64))
         };
-        // Headers of the other mode carry attributes, and are sealed elsewhere than by a policy.
-        if suite.mode() == Mode::KeyPolicy {
-            let bytes = suite.with_prefix("a", 10).encapsulation_bytes();
-            let name = format!("{}: encapsulation at 10 and epoch", suite.name());
-            part.targets.push(Target::at_most(&name, 800.0, bytes as f64, "bytes"));
-            continue;
-        }
         for &attributes in context.plan.attributes {
-            let header = Publisher::new(attributes, false).header_parts();
+            let header = Publisher::new(suite, attributes, false).header_parts();
             for (name, bytes) in header.parts {
                 part.figures.push(at(
                     attributes,
@@ -240,14 +233,14 @@ pub fn header_bytes(context: &mut Context<'_>) -> Part {
             let all = format!("{}: whole", suite.name());
             part.figures.push(at(attributes, "header bytes", &all, header.whole));
         }
-        let header = Publisher::new(10, false).header_parts();
+        let header = Publisher::new(suite, 10, false).header_parts();
         let name = format!("{}: encapsulation at 10 and epoch", suite.name());
         part.targets.push(Target::at_most(&name, 800.0, header.encapsulation() as f64, "bytes"));
         let name = format!("{}: whole header at 10, signature and certificate included", suite.name());
         part.targets.push(Target::at_most(&name, 1_600.0, header.whole as f64, "bytes"));
     }
     for (form, signed, bound) in [("compact", false, 56.0), ("signed", true, 128.0)] {
-        let publisher = Publisher::new(3, signed);
+        let publisher = Publisher::new(&Fabeo::CP, 3, signed);
         let sealed = publisher.key.seal(TOPIC, &[7; PAYLOAD_BYTES]).expect("the first of many messages");
         let overhead = (sealed.len() - PAYLOAD_BYTES) as f64;
         let at = ("payload bytes", PAYLOAD_BYTES as f64);
@@ -261,7 +254,7 @@ pub fn header_bytes(context: &mut Context<'_>) -> Part {
 /// Sealing and opening under a key that is there, against bare AES-256-GCM of the same library.
 pub fn steady_state(context: &mut Context<'_>) -> Part {
     let mut part = Part::default();
-    let publisher = Publisher::new(3, false);
+    let publisher = Publisher::new(&Fabeo::CP, 3, false);
     let payload = [7; PAYLOAD_BYTES];
     let sealed = publisher.key.seal(TOPIC, &payload).expect("the first of many messages");
     let bare = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &[7; 32]).expect("32 bytes"));

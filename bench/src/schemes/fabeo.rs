@@ -1,10 +1,9 @@
 //! FABEO as smqtt-core has it: the suites that seal real traffic.
 
-use smqtt_core::attribute::{Attributes, Label, Versions};
+use smqtt_core::attribute::Versions;
 use smqtt_core::crypto::{AeadKey, Secret32};
-use smqtt_core::formula::Formula;
-use smqtt_core::policy::Policy;
 use smqtt_core::suite::{Master, Params, Scope, Suite, SuiteId, UserKey};
+use smqtt_core::target::Target;
 
 use super::{Instance, Mode, Scheme, Sizes, payload};
 
@@ -18,8 +17,16 @@ impl Fabeo {
     /// `fabeo-cp`.
     pub const CP: Self = Self(SuiteId::FabeoCp);
 
-    /// Both modes, those that this build has.
-    pub const ALL: &'static [Self] = &[Self::CP];
+    /// `fabeo-kp`.
+    pub const KP: Self = Self(SuiteId::FabeoKp);
+
+    /// Both modes.
+    pub const ALL: &'static [Self] = &[Self::CP, Self::KP];
+
+    /// Which suite.
+    pub fn id(&self) -> SuiteId {
+        self.0
+    }
 
     /// How many pairings its floor has.
     pub fn pairings(&self) -> usize {
@@ -41,8 +48,9 @@ impl Scheme for Fabeo {
     }
 
     fn mode(&self) -> Mode {
-        match self.0.name() {
-            "fabeo-kp" => Mode::KeyPolicy,
+        // A suite of a third kind would be measured in its own way.
+        match self.0 {
+            SuiteId::FabeoKp => Mode::KeyPolicy,
             _ => Mode::CiphertextPolicy,
         }
     }
@@ -61,8 +69,9 @@ pub struct FabeoInstance {
     suite: &'static dyn Suite,
     params: Params,
     master: Master,
-    access: Formula<Label>,
-    labels: Vec<Label>,
+    attributes: usize,
+    grant: Scope,
+    scope: Scope,
     key: UserKey,
     encapsulation: Vec<u8>,
     sealed: Vec<u8>,
@@ -72,16 +81,17 @@ pub struct FabeoInstance {
 
 impl FabeoInstance {
     fn new(suite: SuiteId, prefix: &str, attributes: usize) -> Self {
-        let (access, labels) = named(prefix, attributes).expect("names as policies take them");
+        let (grant, scope) = scopes(suite, prefix, attributes).expect("names as policies take them");
         let suite = suite.suite();
         let (params, master) = suite.setup(&coins(0));
-        let key = suite.keygen(&master, EPOCH, &labels, &coins(1));
+        let key = suite.keygen(&master, EPOCH, &grant, &coins(1)).expect("a grant of this suite");
         let mut instance = Self {
             suite,
             params,
             master,
-            access,
-            labels,
+            attributes,
+            grant,
+            scope,
             key,
             encapsulation: Vec::new(),
             sealed: Vec::new(),
@@ -100,21 +110,20 @@ impl FabeoInstance {
 
     fn encapsulated(&mut self) -> Secret32 {
         let coins = self.coins();
-        let made = self.suite.encapsulate(&self.params, Scope::Policy(&self.access), b"", &coins);
+        let made = self.suite.encapsulate(&self.params, &self.scope, b"", &coins);
         let (encapsulation, secret) = made.expect("parameters of this suite");
         self.encapsulation = encapsulation;
         secret
     }
 
     fn decapsulated(&self) -> Option<Secret32> {
-        let scope = Scope::Policy(&self.access);
-        self.suite.decapsulate(&self.params, &self.key, scope, b"", &self.encapsulation).ok()
+        self.suite.decapsulate(&self.params, &self.key, &self.scope, b"", &self.encapsulation).ok()
     }
 
     /// Turns to other labels of the same number; key and encapsulation stay what they were until made anew.
     pub fn relabel(&mut self, prefix: &str) {
-        let attributes = self.labels.len() - 1;
-        (self.access, self.labels) = named(prefix, attributes).expect("names as policies take them");
+        let scopes = scopes(self.params.suite(), prefix, self.attributes);
+        (self.grant, self.scope) = scopes.expect("names as policies take them");
     }
 
     /// What another process needs to decapsulate: parameters, key and encapsulation.
@@ -130,13 +139,14 @@ impl FabeoInstance {
         [params, key, encapsulation]: [Vec<u8>; 3],
     ) -> Option<Self> {
         let params = Params::decode(&params).ok().filter(|params| params.suite() == suite)?;
-        let (access, labels) = named(prefix, attributes)?;
+        let (grant, scope) = scopes(suite, prefix, attributes)?;
         Some(Self {
             suite: suite.suite(),
             master: Master::new(&params, Secret32::new([0; 32])),
             params,
-            access,
-            labels,
+            attributes,
+            grant,
+            scope,
             key: UserKey::decode(&key).ok()?,
             encapsulation,
             sealed: Vec::new(),
@@ -151,13 +161,23 @@ impl FabeoInstance {
     }
 }
 
-/// The policy `{prefix}1 and … and {prefix}n` with the epoch's label, and what satisfies it.
-fn named(prefix: &str, attributes: usize) -> Option<(Formula<Label>, Vec<Label>)> {
+/// The policy `{prefix}1 and … and {prefix}n` with the epoch's label, and what satisfies it: what a key is made for,
+/// and what is encapsulated under.
+fn scopes(suite: SuiteId, prefix: &str, attributes: usize) -> Option<(Scope, Scope)> {
+    let (policy, labels) = targets(prefix, attributes)?;
+    let [policy, labels] = [policy, labels].map(|target| target.scope(&Versions::default(), EPOCH));
+    Some(match suite {
+        SuiteId::FabeoKp => (policy, labels),
+        _ => (labels, policy),
+    })
+}
+
+/// The policy `{prefix}1 and … and {prefix}n`, and all of its attributes.
+pub fn targets(prefix: &str, attributes: usize) -> Option<(Target, Target)> {
     let names: Vec<String> = (1..=attributes).map(|i| format!("{prefix}{i}")).collect();
-    let policy = names.join(" and ").parse::<Policy>().ok()?;
-    let labels = names.join(", ").parse::<Attributes>().ok()?;
-    let versions = Versions::default();
-    Some((policy.access(&versions, EPOCH), labels.labels(&versions, EPOCH)))
+    let policy = names.join(" and ").parse().ok()?;
+    let labels = names.join(", ").parse().ok()?;
+    Some((Target::Policy(policy), Target::Labels(labels)))
 }
 
 fn coins(n: u64) -> Secret32 {
@@ -177,7 +197,8 @@ impl Instance for FabeoInstance {
 
     fn keygen(&mut self) {
         let coins = self.coins();
-        self.key = self.suite.keygen(&self.master, EPOCH, &self.labels, &coins);
+        self.key =
+            self.suite.keygen(&self.master, EPOCH, &self.grant, &coins).expect("a grant of this suite");
     }
 
     fn encapsulate(&mut self) {

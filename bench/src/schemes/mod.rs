@@ -13,7 +13,7 @@ mod yct14;
 
 use smqtt_core::crypto::random;
 
-pub use fabeo::{EPOCH, Fabeo, FabeoInstance};
+pub use fabeo::{EPOCH, Fabeo, FabeoInstance, targets};
 
 /// Bytes of the payload that is sealed.
 pub const PAYLOAD_BYTES: usize = 256;
@@ -92,7 +92,16 @@ pub trait Instance {
 
 /// Every scheme of the evaluation, ours first.
 pub fn all() -> Vec<&'static dyn Scheme> {
-    vec![&Fabeo::CP, &bsw::Bsw, &ac17::Ac17Cp, &ac17::Ac17Kp, &lsw::Lsw, &ghw11::Ghw11, &yct14::Yct14]
+    vec![
+        &Fabeo::CP,
+        &Fabeo::KP,
+        &bsw::Bsw,
+        &ac17::Ac17Cp,
+        &ac17::Ac17Kp,
+        &lsw::Lsw,
+        &ghw11::Ghw11,
+        &yct14::Yct14,
+    ]
 }
 
 /// The scheme of this name.

@@ -25,5 +25,6 @@ pub mod crypto;
 mod curve;
 mod fabeo;
 pub mod suite;
+pub mod tables;
 
 pub use access::Access;

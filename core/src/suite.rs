@@ -11,7 +11,7 @@ use crate::access::{Access, decode_access};
 use crate::attribute::{LABELS_MAX, Label};
 use crate::cbor::{Written, to_vec};
 use crate::crypto::{Secret32, sha256};
-use crate::curve::Elements;
+use crate::curve::{Elements, Gt, GtBase};
 use crate::fabeo::{FabeoCp, FabeoKp};
 
 /// Bytes of the identifier of public parameters.
@@ -86,12 +86,20 @@ pub enum SuiteError {
 }
 
 /// Public parameters: what everyone needs to encapsulate. CBOR `[suite, material]`.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct Params {
     suite: SuiteId,
-    material: Vec<u8>,
+    y: Arc<GtBase>,
     id: [u8; PARAMS_ID_BYTES],
 }
+
+impl PartialEq for Params {
+    fn eq(&self, other: &Self) -> bool {
+        (self.suite, self.y.to_bytes()) == (other.suite, other.y.to_bytes())
+    }
+}
+
+impl Eq for Params {}
 
 impl fmt::Debug for Params {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -100,9 +108,8 @@ impl fmt::Debug for Params {
 }
 
 impl Params {
-    /// Parameters of `suite`, whose material the caller has checked.
-    pub(crate) fn from_material(suite: SuiteId, material: Vec<u8>) -> Self {
-        let mut params = Self { suite, material, id: [0; PARAMS_ID_BYTES] };
+    pub(crate) fn new(suite: SuiteId, y: Gt) -> Self {
+        let mut params = Self { suite, y: Arc::new(GtBase::new(y)), id: [0; PARAMS_ID_BYTES] };
         let hash = sha256(&[&params.encode()]);
         params.id.copy_from_slice(&hash[..PARAMS_ID_BYTES]);
         params
@@ -118,14 +125,16 @@ impl Params {
         &self.id
     }
 
-    pub(crate) fn material(&self) -> &[u8] {
-        &self.material
+    /// `Y = e(g1, g2)^alpha`
+    pub(crate) fn y(&self) -> &GtBase {
+        &self.y
     }
 
     /// Deterministic CBOR.
     pub fn encode(&self) -> Vec<u8> {
         let mut e = Encoder::new(Vec::new());
-        let written = e.array(2).and_then(|e| e.str(self.suite.name())).and_then(|e| e.bytes(&self.material));
+        let written =
+            e.array(2).and_then(|e| e.str(self.suite.name())).and_then(|e| e.bytes(&self.y.to_bytes()));
         written.expect("writing to memory cannot fail");
         e.into_writer()
     }

@@ -8,14 +8,18 @@
 //!   `C3_i = b^{lambda_i} H(label_i)^{s'_{occ(i)}}`; shared element `Y^s`. `occ(i)` counts the
 //!   occurrences of row i's label: each has randomness of its own, or a key for `B` opens `A and (A or B)`.
 
+use std::sync::{Arc, LazyLock};
+
 use minicbor::Decoder;
 use zeroize::Zeroizing;
 
-use super::{Domain, MASKED_BYTES, alpha};
+use super::{Domain, GENERATOR, MASKED_BYTES, alpha, encode, present, second};
 use crate::access::{Access, occurrences, reconstruct, share};
 use crate::attribute::Label;
 use crate::crypto::{Prk, Secret32, sha256};
-use crate::curve::{Elements, G1, G1_BYTES, G1Affine, G2, G2_BYTES, G2Affine, Gt, Scalar};
+use crate::curve::{
+    Base, Elements, G1, G1_BYTES, G1Affine, G2_BYTES, G2Affine, Gt, Scalar, Second, products,
+};
 use crate::suite::{Labels, Master, Params, Scope, Suite, SuiteError, SuiteId, UserKey, decode_labels};
 
 const DOMAIN: Domain = Domain {
@@ -53,12 +57,11 @@ impl Suite for FabeoCp {
             &scope,
         ]);
         let t = Scalar::from_wide(&Zeroizing::new(t));
-        let k3 = G1::generator().mul(&alpha(master)).add(&b().mul(&t));
-        let rows = labels.as_slice().iter().map(|label| DOMAIN.hash(label).mul(&t));
-        let g1 = std::iter::once(k3).chain(rows).map(G1::to_affine).collect::<Option<Vec<_>>>();
-        let g2 = G2::generator().mul(&t).to_affine();
-        let elements = Elements { g2: vec![g2.expect(NONZERO)], g1: g1.expect(NONZERO) };
-        Ok(UserKey::new(master, epoch, grant.clone(), elements))
+        let k3 = products(&[[(&*GENERATOR, &alpha(master)), (&*B, &t)]]);
+        let points = DOMAIN.points(labels.as_slice().iter());
+        let rows: Vec<_> = points.iter().map(|point| [(&**point, &t)]).collect();
+        let g1 = [present(k3), present(products(&rows))].concat();
+        Ok(UserKey::new(master, epoch, grant.clone(), Elements::new(vec![second(&t)], g1)))
     }
 
     fn encapsulate(
@@ -73,7 +76,7 @@ impl Suite for FabeoCp {
             return Err(SuiteError::OtherParams);
         }
         let (c, s) = ciphertext(params, access, coins);
-        DOMAIN.seal(params, coins, c, &s, context)
+        Ok(DOMAIN.seal(params, coins, c, &s, context))
     }
 
     fn decapsulate(
@@ -116,11 +119,8 @@ impl Suite for FabeoCp {
     }
 }
 
-const NONZERO: &str = "a scalar made of 48 pseudorandom bytes is not 0";
-
-fn b() -> G1 {
-    G1::hash(b"b", B_TAG)
-}
+static B: LazyLock<Base> =
+    LazyLock::new(|| Base::fixed(G1::hash(b"b", B_TAG).to_affine().expect("not the identity")));
 
 /// `C = C1 || C2_1.. || C3_1..` made of the coins in `m`: first `s`, then what the shares draw, then
 /// `s'_1..s'_tau`. Gives `s` as well.
@@ -131,17 +131,13 @@ fn ciphertext(params: &Params, access: &Access, m: &Secret32) -> (Vec<u8>, Scala
     let (occurrence, tau) = occurrences(access);
     let per_occurrence: Vec<Scalar> = (0..tau).map(|_| draw()).collect();
 
-    let mut out = Vec::with_capacity(G2_BYTES * (1 + tau) + G1_BYTES * shares.len() + MASKED_BYTES);
-    out.extend_from_slice(&G2::generator().mul(&s).to_bytes());
-    for s in &per_occurrence {
-        out.extend_from_slice(&G2::generator().mul(s).to_bytes());
-    }
-    let b = b();
-    for ((label, share), occurrence) in access.leaves().zip(&shares).zip(occurrence) {
-        let row = b.mul(share).add(&DOMAIN.hash(label).mul(&per_occurrence[occurrence]));
-        out.extend_from_slice(&row.to_bytes());
-    }
-    (out, s)
+    let g2: Vec<_> = std::iter::once(&s).chain(&per_occurrence).map(second).collect();
+    let points = DOMAIN.points(access.leaves());
+    let row = |((point, share), occurrence): ((_, _), usize)| {
+        [(&*B, share), (Arc::as_ref(point), &per_occurrence[occurrence])]
+    };
+    let rows: Vec<_> = points.iter().zip(&shares).zip(occurrence).map(row).collect();
+    (encode(&g2, &present(products(&rows))), s)
 }
 
 /// `e(K3, C1) prod_j e(prod_{occ(i)=j} K_i^{omega_i}, C2_j) / e(prod_i C3_i^{omega_i}, K1)`
@@ -156,7 +152,7 @@ fn shared_element(
     let labels: Vec<&Label> = access.leaves().collect();
     let (c2s, rows) = c.split_at_checked(G2_BYTES * (1 + tau))?;
     let (c2s, rows) = (c2s.as_chunks::<G2_BYTES>().0, rows.as_chunks::<G1_BYTES>().0);
-    let (k1, (k3, parts)) = (key.g2.first()?, key.g1.split_first()?);
+    let (k1, (k3, parts)) = (key.lines().first()?, key.g1.split_first()?);
 
     let mut row_sum = G1::identity();
     let mut key_sums = vec![G1::identity(); tau];
@@ -172,7 +168,7 @@ fn shared_element(
         }
     }
     let c2s = c2s.iter().map(G2Affine::from_bytes_any_order).collect::<Option<Vec<_>>>()?;
-    let mut pairs = vec![(Some(*k3), c2s[0]), (row_sum.neg().to_affine(), *k1)];
-    pairs.extend(key_sums.into_iter().map(G1::to_affine).zip(c2s.into_iter().skip(1)));
+    let mut pairs = vec![(Some(*k3), Second::Point(&c2s[0])), (row_sum.neg().to_affine(), Second::Lines(k1))];
+    pairs.extend(key_sums.into_iter().map(G1::to_affine).zip(c2s[1..].iter().map(Second::Point)));
     Some(Gt::multi_pairing(&pairs))
 }

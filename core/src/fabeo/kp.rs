@@ -8,14 +8,16 @@
 //!   randomness of its own, or rows of one label combine into shares that nobody was given;
 //! - encapsulation for labels S: `C1 = g2^s`, `C_u = H(u)^s` for u in S; shared element `Y^s`.
 
+use std::sync::Arc;
+
 use minicbor::Decoder;
 use zeroize::Zeroizing;
 
-use super::{Domain, MASKED_BYTES, alpha};
+use super::{Domain, GENERATOR, MASKED_BYTES, alpha, encode, present, second};
 use crate::access::{Access, occurrences, reconstruct, share};
 use crate::attribute::Label;
 use crate::crypto::{Prk, Secret32, sha256};
-use crate::curve::{Elements, G1, G1_BYTES, G1Affine, G2, G2_BYTES, G2Affine, Gt, Scalar};
+use crate::curve::{Elements, G1, G1_BYTES, G1Affine, G2_BYTES, G2Affine, Gt, Scalar, Second, products};
 use crate::suite::{Labels, Master, Params, Scope, Suite, SuiteError, SuiteId, UserKey, decode_policy};
 
 const DOMAIN: Domain = Domain {
@@ -56,13 +58,13 @@ impl Suite for FabeoKp {
         let shares = share(access, &alpha(master), &mut draw);
         let (occurrence, tau) = occurrences(access);
         let per_occurrence: Vec<Scalar> = (0..tau).map(|_| draw()).collect();
-        let g2 = per_occurrence.iter().map(|t| G2::generator().mul(t).to_affine());
-        let g1 = access.leaves().zip(&shares).zip(occurrence).map(|((label, share), occurrence)| {
-            let row = DOMAIN.hash(label).mul(&per_occurrence[occurrence]);
-            G1::generator().mul(share).add(&row).to_affine()
-        });
-        let (g2, g1) = (g2.collect::<Option<Vec<_>>>(), g1.collect::<Option<Vec<_>>>());
-        let elements = Elements { g2: g2.expect(NONZERO), g1: g1.expect(NONZERO) };
+        let points = DOMAIN.points(access.leaves());
+        let row = |((point, share), occurrence): ((_, _), usize)| {
+            [(&*GENERATOR, share), (Arc::as_ref(point), &per_occurrence[occurrence])]
+        };
+        let rows: Vec<_> = points.iter().zip(&shares).zip(occurrence).map(row).collect();
+        let g2 = per_occurrence.iter().map(second).collect();
+        let elements = Elements::new(g2, present(products(&rows)));
         Ok(UserKey::new(master, epoch, grant.clone(), elements))
     }
 
@@ -78,7 +80,7 @@ impl Suite for FabeoKp {
             return Err(SuiteError::OtherParams);
         }
         let (c, s) = ciphertext(params, labels, coins);
-        DOMAIN.seal(params, coins, c, &s, context)
+        Ok(DOMAIN.seal(params, coins, c, &s, context))
     }
 
     fn decapsulate(
@@ -121,17 +123,12 @@ impl Suite for FabeoKp {
     }
 }
 
-const NONZERO: &str = "a scalar made of 48 pseudorandom bytes is not 0";
-
 /// `C = C1 || C_u..`, labels in their order, made of the coin `s` in `m`. Gives `s` as well.
 fn ciphertext(params: &Params, labels: &Labels, m: &Secret32) -> (Vec<u8>, Scalar) {
     let s = DOMAIN.coins(params, &labels.encode(), m)();
-    let mut out = Vec::with_capacity(G2_BYTES + G1_BYTES * labels.as_slice().len() + MASKED_BYTES);
-    out.extend_from_slice(&G2::generator().mul(&s).to_bytes());
-    for label in labels.as_slice() {
-        out.extend_from_slice(&DOMAIN.hash(label).mul(&s).to_bytes());
-    }
-    (out, s)
+    let points = DOMAIN.points(labels.as_slice().iter());
+    let rows: Vec<_> = points.iter().map(|point| [(&**point, &s)]).collect();
+    (encode(&[second(&s)], &present(products(&rows))), s)
 }
 
 /// `e(prod_i K2_i^{omega_i}, C1) / prod_j e(prod_{occ(i)=j} C_{label_i}^{omega_i}, K1_j)`
@@ -160,7 +157,9 @@ fn shared_element(
             *sum = sum.add(&G1::from(row).mul(omega));
         }
     }
-    let mut pairs = vec![(key_sum.to_affine(), G2Affine::from_bytes_any_order(c1)?)];
-    pairs.extend(row_sums.into_iter().map(|sum| sum.neg().to_affine()).zip(key.g2.iter().copied()));
+    let c1 = G2Affine::from_bytes_any_order(c1)?;
+    let mut pairs = vec![(key_sum.to_affine(), Second::Point(&c1))];
+    let row_sums = row_sums.into_iter().map(|sum| sum.neg().to_affine());
+    pairs.extend(row_sums.zip(key.lines().iter().map(Second::Lines)));
     Some(Gt::multi_pairing(&pairs))
 }

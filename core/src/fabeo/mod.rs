@@ -10,6 +10,9 @@
 
 mod cp;
 mod kp;
+mod labels;
+
+use std::sync::{Arc, LazyLock};
 
 use zeroize::Zeroizing;
 
@@ -17,7 +20,7 @@ pub use self::cp::FabeoCp;
 pub use self::kp::FabeoKp;
 use crate::attribute::Label;
 use crate::crypto::{Prk, Secret32, equal, sha256};
-use crate::curve::{G1, GT_BYTES, Gt, Scalar};
+use crate::curve::{Base, G1, G1_BYTES, G1Affine, G2_BYTES, G2Affine, Gt, Scalar, secret_g2};
 use crate::suite::{Master, Params, SuiteError, SuiteId, UserKey};
 
 /// Bytes of `d`, the masked `m`.
@@ -39,14 +42,14 @@ impl Domain {
     fn setup(&self, coins: &Secret32) -> (Params, Master) {
         let alpha = Scalar::from_wide(&Prk::extract(self.setup, coins.expose()).expand(&[]));
         let y = Gt::generator().pow(&alpha);
-        let params = Params::from_material(self.suite, y.to_bytes().to_vec());
+        let params = Params::new(self.suite, y);
         let master = Master::new(&params, Secret32::new(alpha.to_bytes()));
         (params, master)
     }
 
-    /// `H(label)`
-    fn hash(&self, label: &Label) -> G1 {
-        G1::hash(label.as_bytes(), self.label)
+    /// `H(label)` of each label.
+    fn points<'l>(&self, labels: impl Iterator<Item = &'l Label>) -> Vec<Arc<Base>> {
+        labels::points(self.suite, labels, |label| G1::hash(label.as_bytes(), self.label))
     }
 
     /// The scalars that an encapsulation is made of: the i-th is
@@ -69,13 +72,12 @@ impl Domain {
         c: Vec<u8>,
         s: &Scalar,
         context: &[u8],
-    ) -> Result<(Vec<u8>, Secret32), SuiteError> {
-        let y: &[u8; GT_BYTES] = params.material().try_into().map_err(|_| SuiteError::OtherParams)?;
-        let mask = self.mask(&Gt::from_own_bytes(y).pow(s), &c);
+    ) -> (Vec<u8>, Secret32) {
+        let mask = self.mask(&params.y().pow(s), &c);
         let mut out = c;
         out.extend(m.expose().iter().zip(mask.iter()).map(|(m, k)| m ^ k));
         let secret = self.secret(m, &out, context);
-        Ok((out, secret))
+        (out, secret)
     }
 
     /// The secret, given how the shared element and how `C` are made.
@@ -123,10 +125,33 @@ impl Domain {
 
     /// Parameters from their material: an element of GT.
     fn check_params(&self, material: &[u8]) -> Option<Params> {
-        let bytes: &[u8; GT_BYTES] = material.try_into().ok()?;
-        Gt::from_bytes(bytes)?;
-        Some(Params::from_material(self.suite, material.to_vec()))
+        Some(Params::new(self.suite, Gt::from_bytes(material.try_into().ok()?)?))
     }
+}
+
+/// `g1`
+static GENERATOR: LazyLock<Base> =
+    LazyLock::new(|| Base::fixed(G1::generator().to_affine().expect("not the identity")));
+
+/// Nothing here is the identity, unless a scalar made of 48 pseudorandom bytes is 0 or two meet.
+const NOT_IDENTITY: &str = "a pseudorandom scalar is not 0";
+
+/// `g2^scalar`
+fn second(scalar: &Scalar) -> G2Affine {
+    secret_g2(scalar).expect(NOT_IDENTITY)
+}
+
+/// None of the points is the identity.
+fn present(points: Vec<Option<G1Affine>>) -> Vec<G1Affine> {
+    points.into_iter().map(|point| point.expect(NOT_IDENTITY)).collect()
+}
+
+/// Points of G2, then points of G1, with room for `d`.
+fn encode(g2: &[G2Affine], g1: &[G1Affine]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(G2_BYTES * g2.len() + G1_BYTES * g1.len() + MASKED_BYTES);
+    g2.iter().for_each(|point| out.extend_from_slice(&point.to_bytes()));
+    g1.iter().for_each(|point| out.extend_from_slice(&point.to_bytes()));
+    out
 }
 
 fn alpha(master: &Master) -> Scalar {

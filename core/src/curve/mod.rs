@@ -5,20 +5,24 @@
 //! that are secret go through constant-time multiplication, and are wiped when dropped.
 //!
 //! Encodings are those of the IETF pairing-friendly-curves draft: 48 bytes for G1, 96 for G2, flags
-//! in the top three bits, big-endian. An element of GT is written as its twelve base-field
-//! coordinates of 48 bytes, big-endian, in the order c0.c0.c0, c0.c0.c1, c0.c1.c0, …, c1.c2.c1 of
-//! the tower Fp2 = Fp[u], Fp6 = Fp2[v], Fp12 = Fp6[w].
+//! in the top three bits, big-endian.
 #![allow(unsafe_code)]
 
+mod elements;
+mod gt;
+mod table;
+
 use blst::*;
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroize;
+
+pub use self::elements::Elements;
+pub use self::gt::{Gt, GtBase, Second};
+pub use self::table::{Base, TABLE_BYTES, products, secret_g2};
 
 /// Bytes of a compressed point of G1.
 pub const G1_BYTES: usize = 48;
 /// Bytes of a compressed point of G2.
 pub const G2_BYTES: usize = 96;
-/// Bytes of an element of GT.
-pub const GT_BYTES: usize = 576;
 /// Bytes that are reduced to one scalar; 2^-129 from uniform.
 pub const SCALAR_WIDE_BYTES: usize = 48;
 
@@ -150,7 +154,8 @@ pub struct G2Affine(blst_p2_affine);
 
 impl Zeroize for G1Affine {
     fn zeroize(&mut self) {
-        (self.0.x.l.zeroize(), self.0.y.l.zeroize());
+        self.0.x.l.zeroize();
+        self.0.y.l.zeroize();
     }
 }
 
@@ -200,6 +205,14 @@ impl G1 {
         Self(out)
     }
 
+    /// `2 self`
+    fn double(&self) -> Self {
+        let mut out = blst_p1::default();
+        // SAFETY: plain values.
+        unsafe { blst_p1_double(&mut out, &self.0) };
+        Self(out)
+    }
+
     /// `self + other`
     pub fn add(&self, other: &Self) -> Self {
         let mut out = blst_p1::default();
@@ -213,14 +226,6 @@ impl G1 {
         let mut out = *self;
         // SAFETY: plain value.
         unsafe { blst_p1_cneg(&mut out.0, true) };
-        out
-    }
-
-    /// 48 bytes, compressed.
-    pub fn to_bytes(self) -> [u8; G1_BYTES] {
-        let mut out = [0; G1_BYTES];
-        // SAFETY: `out` has the 48 bytes that the function writes.
-        unsafe { blst_p1_compress(out.as_mut_ptr(), &self.0) };
         out
     }
 
@@ -271,6 +276,15 @@ impl G1Affine {
     }
 }
 
+impl From<G2Affine> for G2 {
+    fn from(point: G2Affine) -> Self {
+        let mut out = blst_p2::default();
+        // SAFETY: plain values.
+        unsafe { blst_p2_from_affine(&mut out, &point.0) };
+        Self(out)
+    }
+}
+
 impl From<G1Affine> for G1 {
     fn from(point: G1Affine) -> Self {
         let mut out = blst_p1::default();
@@ -297,12 +311,28 @@ impl G2 {
         Self(out)
     }
 
-    /// 96 bytes, compressed.
-    pub fn to_bytes(self) -> [u8; G2_BYTES] {
-        let mut out = [0; G2_BYTES];
-        // SAFETY: `out` has the 96 bytes that the function writes.
-        unsafe { blst_p2_compress(out.as_mut_ptr(), &self.0) };
-        out
+    /// `2 self`
+    fn double(&self) -> Self {
+        let mut out = blst_p2::default();
+        // SAFETY: plain values.
+        unsafe { blst_p2_double(&mut out, &self.0) };
+        Self(out)
+    }
+
+    /// `self + other`
+    fn add(&self, other: &Self) -> Self {
+        let mut out = blst_p2::default();
+        // SAFETY: plain values; the function handles equal points and the identity.
+        unsafe { blst_p2_add_or_double(&mut out, &self.0, &other.0) };
+        Self(out)
+    }
+
+    /// `self + other`
+    fn add_affine(&self, other: &G2Affine) -> Self {
+        let mut out = blst_p2::default();
+        // SAFETY: plain values; the function handles equal points and the identity.
+        unsafe { blst_p2_add_or_double_affine(&mut out, &self.0, &other.0) };
+        Self(out)
     }
 
     /// The point in affine coordinates; `None` for the identity.
@@ -344,203 +374,15 @@ impl G2Affine {
     }
 }
 
-/// The points of a user secret key. Wiped when dropped.
-pub struct Elements {
-    /// Those of G2.
-    pub g2: Vec<G2Affine>,
-    /// Those of G1.
-    pub g1: Vec<G1Affine>,
-}
-
-impl Drop for Elements {
-    fn drop(&mut self) {
-        self.g2.iter_mut().for_each(Zeroize::zeroize);
-        self.g1.iter_mut().for_each(Zeroize::zeroize);
-    }
-}
-
-impl Elements {
-    /// The points of G2, then those of G1, compressed.
-    pub fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
-        let room = G2_BYTES * self.g2.len() + G1_BYTES * self.g1.len();
-        let mut out = Zeroizing::new(Vec::with_capacity(room));
-        self.g2.iter().for_each(|p| out.extend_from_slice(&p.to_bytes()));
-        self.g1.iter().for_each(|p| out.extend_from_slice(&p.to_bytes()));
-        out
-    }
-
-    /// As many points as said, each of its group; `None` for anything else.
-    pub fn from_bytes(bytes: &[u8], g2: usize, g1: usize) -> Option<Self> {
-        if bytes.len() != g2.checked_mul(G2_BYTES)?.checked_add(g1.checked_mul(G1_BYTES)?)? {
-            return None;
-        }
-        let (of_g2, of_g1) = bytes.split_at(g2 * G2_BYTES);
-        let mut out = Self { g2: Vec::with_capacity(g2), g1: Vec::with_capacity(g1) };
-        for point in of_g2.as_chunks().0 {
-            out.g2.push(G2Affine::from_bytes(point)?);
-        }
-        for point in of_g1.as_chunks().0 {
-            out.g1.push(G1Affine::from_bytes(point)?);
-        }
-        Some(out)
-    }
-}
-
-/// An element of the target group.
-#[derive(Clone, Copy)]
-pub struct Gt(blst_fp12);
-
-impl Gt {
-    /// The product of `e(p, q)` over the pairs: one Miller loop each, one final exponentiation. A pair with the
-    /// identity in it counts as one.
-    ///
-    /// This is the cube of the pairing of the textbook (the final exponentiation's hard part is
-    /// taken times three, as most libraries do).
-    pub fn multi_pairing(pairs: &[(Option<G1Affine>, G2Affine)]) -> Self {
-        // SAFETY: plain values throughout; `blst_fp12_one` points to a constant.
-        unsafe {
-            let mut product = *blst_fp12_one();
-            for (p, q) in pairs {
-                let Some(p) = p else { continue };
-                let (mut line, so_far) = (blst_fp12::default(), product);
-                blst_miller_loop(&mut line, &q.0, &p.0);
-                blst_fp12_mul(&mut product, &so_far, &line);
-            }
-            let mut out = blst_fp12::default();
-            blst_final_exp(&mut out, &product);
-            Self(out)
-        }
-    }
-
-    /// `e(g1, g2)`
-    pub fn generator() -> Self {
-        // SAFETY: the functions return pointers to constants.
-        let (p, q) = unsafe { (*blst_p1_affine_generator(), *blst_p2_affine_generator()) };
-        Self::multi_pairing(&[(Some(G1Affine(p)), G2Affine(q))])
-    }
-
-    /// `self ^ scalar`, constant-time in the scalar: four bits at a time, the table read whole.
-    pub fn pow(&self, scalar: &Scalar) -> Self {
-        let mut table = [Self::one(); 16];
-        for i in 1..16 {
-            table[i] = table[i - 1].mul(self);
-        }
-        let mut bytes = scalar.to_bytes();
-        let mut out = Self::one();
-        for byte in bytes {
-            for nibble in [byte >> 4, byte & 15] {
-                for _ in 0..4 {
-                    out = out.square();
-                }
-                out = out.mul(&Self::select(&table, nibble));
-            }
-        }
-        bytes.zeroize();
-        out
-    }
-
-    /// 576 bytes.
-    pub fn to_bytes(self) -> [u8; GT_BYTES] {
-        let mut out = [0; GT_BYTES];
-        for (i, chunk) in out.chunks_exact_mut(48).enumerate() {
-            let fp = self.coordinate(i);
-            // SAFETY: `chunk` has the 48 bytes that the function writes.
-            unsafe { blst_bendian_from_fp(chunk.as_mut_ptr(), fp) };
-        }
-        out
-    }
-
-    /// 576 bytes, each coordinate canonical, an element of the group of prime order, not 1.
-    pub fn from_bytes(bytes: &[u8; GT_BYTES]) -> Option<Self> {
-        let out = Self::from_own_bytes(bytes);
-        // SAFETY: plain value.
-        let in_group = unsafe { blst_fp12_in_group(&out.0) && !blst_fp12_is_one(&out.0) };
-        (in_group && &out.to_bytes() == bytes).then_some(out)
-    }
-
-    /// 576 bytes that `to_bytes` gave or `from_bytes` took before: not checked again.
-    pub(crate) fn from_own_bytes(bytes: &[u8; GT_BYTES]) -> Self {
-        let mut out = blst_fp12::default();
-        for (i, chunk) in bytes.chunks_exact(48).enumerate() {
-            let fp = &mut out.fp6[i / 6].fp2[i % 6 / 2].fp[i % 2];
-            // SAFETY: `chunk` has the 48 bytes that the function reads.
-            unsafe { blst_fp_from_bendian(fp, chunk.as_ptr()) };
-        }
-        Self(out)
-    }
-
-    fn one() -> Self {
-        // SAFETY: the function returns a pointer to a constant.
-        Self(unsafe { *blst_fp12_one() })
-    }
-
-    fn mul(&self, other: &Self) -> Self {
-        let mut out = blst_fp12::default();
-        // SAFETY: plain values.
-        unsafe { blst_fp12_mul(&mut out, &self.0, &other.0) };
-        Self(out)
-    }
-
-    /// Valid in the cyclotomic subgroup, which every element of GT is in.
-    fn square(&self) -> Self {
-        let mut out = blst_fp12::default();
-        // SAFETY: plain values.
-        unsafe { blst_fp12_cyclotomic_sqr(&mut out, &self.0) };
-        Self(out)
-    }
-
-    fn coordinate(&self, i: usize) -> &blst_fp {
-        &self.0.fp6[i / 6].fp2[i % 6 / 2].fp[i % 2]
-    }
-
-    /// `table[index]`, touching every entry alike.
-    fn select(table: &[Self; 16], index: u8) -> Self {
-        // The library's default is one, not zero.
-        let mut out = blst_fp12 { fp6: [blst_fp6::default(); 2] };
-        for (i, entry) in table.iter().enumerate() {
-            let differs = u64::from(i as u8 ^ index);
-            let mask = std::hint::black_box((differs.wrapping_sub(1) >> 63).wrapping_neg());
-            for c in 0..12 {
-                let to = &mut out.fp6[c / 6].fp2[c % 6 / 2].fp[c % 2];
-                for (to, from) in to.l.iter_mut().zip(entry.coordinate(c).l) {
-                    *to |= from & mask;
-                }
-            }
-        }
-        Self(out)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn scalar(n: u8) -> Scalar {
-        Scalar::from_wide(&[n; SCALAR_WIDE_BYTES])
-    }
-
-    #[test]
-    fn pairing_is_bilinear_and_pow_agrees() {
-        let (a, b) = (scalar(3), scalar(9));
-        let (p, q) = (G1::generator().mul(&a).to_affine(), G2::generator().mul(&b).to_affine());
-        let left = Gt::multi_pairing(&[(p, q.unwrap())]);
-        let right = Gt::generator().pow(&a.mul(&b));
-        assert_eq!(left.to_bytes(), right.to_bytes());
-    }
-
-    #[test]
-    fn inverse_pairs_cancel() {
-        let (p, q) = (G1::generator(), G2::generator().to_affine().unwrap());
-        let one = Gt::multi_pairing(&[(p.to_affine(), q), (p.neg().to_affine(), q)]);
-        assert_eq!(one.to_bytes(), Gt::one().to_bytes());
-        assert_eq!(Gt::multi_pairing(&[(G1::identity().to_affine(), q)]).to_bytes(), Gt::one().to_bytes());
-    }
 
     #[test]
     fn hash_is_rfc_9380() {
         // Appendix J.9.1, the message "abc".
         let tag = b"QUUX-V01-CS02-with-BLS12381G1_XMD:SHA-256_SSWU_RO_";
-        let point = G1::hash(b"abc", tag).to_bytes();
+        let point = G1::hash(b"abc", tag).to_affine().unwrap().to_bytes();
         let x = "03567bc5ef9c690c2ab2ecdf6a96ef1c139cc0b2f284dca0a9a7943388a49a3aee664ba5379a7655d3c68900be2f6903";
         let mut hex: String = point.iter().map(|b| format!("{b:02x}")).collect();
         hex.replace_range(0..1, "0"); // the three flag bits share the first digit
@@ -558,15 +400,12 @@ mod tests {
         infinity[0] = 0xc0;
         assert!(G2Affine::from_bytes_any_order(&infinity).is_none(), "the identity");
         assert!(G1Affine::from_bytes(&[0xff; 48]).is_none(), "coordinate above the modulus");
-        let mut off = G1::generator().to_bytes();
+        let mut off = G1::generator().to_affine().unwrap().to_bytes();
         let refused = (0..=255u8).filter(|b| {
             off[47] = *b;
             G1Affine::from_bytes(&off).is_none()
         });
         assert_eq!(refused.count(), 255, "only the generator itself is in the group");
-        let one = Gt::one().to_bytes();
-        assert!(Gt::from_bytes(&one).is_none(), "one would make every shared element the same");
-        assert!(Gt::from_bytes(&[1; GT_BYTES]).is_none());
     }
 
     #[test]

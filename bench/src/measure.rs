@@ -13,8 +13,10 @@ pub struct Effort {
     pub at_least: u32,
     /// Never more.
     pub at_most: u32,
-    /// No further sample begins after this long.
+    /// No further sample begins after this long, once there are enough.
     pub budget: Duration,
+    /// Nor after this long, even where there are not: a few operations of other libraries take seconds.
+    pub ceiling: Duration,
 }
 
 /// Seconds of each sample, and CPU cycles of each where the machine tells.
@@ -38,7 +40,8 @@ impl Samples {
     }
 }
 
-/// Runs `operation` once unmeasured, then measures it as `effort` says or until `stopped`.
+/// Runs `operation` once unmeasured, then measures it as `effort` says or until `stopped`. What takes longer than all
+/// of the budget needs no warming up: there the first time counts, too.
 pub fn repeat<T>(
     effort: Effort,
     counters: &mut Counters,
@@ -46,17 +49,22 @@ pub fn repeat<T>(
     mut operation: impl FnMut() -> T,
 ) -> Samples {
     let mut samples = Samples::default();
-    black_box(operation());
     let began = Instant::now();
-    for done in 0..effort.at_most {
-        if stopped() || done >= effort.at_least && began.elapsed() >= effort.budget {
+    for done in 0..=effort.at_most {
+        let (taken, counted) = (began.elapsed(), samples.seconds.len() as u32);
+        let enough = counted >= effort.at_least && taken >= effort.budget;
+        if stopped() || counted > 0 && (enough || taken >= effort.ceiling || counted >= effort.at_most) {
             break;
         }
         counters.begin();
         let start = Instant::now();
         black_box(operation());
-        samples.seconds.push(start.elapsed().as_secs_f64());
-        samples.cycles.extend(counters.end_cycles());
+        let seconds = start.elapsed().as_secs_f64();
+        let cycles = counters.end_cycles();
+        if done > 0 || seconds > effort.budget.as_secs_f64() {
+            samples.seconds.push(seconds);
+            samples.cycles.extend(cycles);
+        }
     }
     samples
 }
@@ -122,10 +130,21 @@ mod tests {
 
     #[test]
     fn effort_bounds_the_samples_from_below_and_above() {
-        let effort = |at_least, at_most| Effort { at_least, at_most, budget: Duration::ZERO };
-        let count = |effort| repeat(effort, &mut Counters::none(), || false, || ()).seconds.len();
-        assert_eq!(count(effort(3, 9)), 3, "the budget is used up at once, the minimum holds");
-        assert_eq!(count(Effort { budget: Duration::from_secs(3600), ..effort(3, 9) }), 9);
+        const LONG: Duration = Duration::from_secs(3600);
+        let effort = |budget, ceiling| Effort { at_least: 3, at_most: 9, budget, ceiling };
+        let count = |effort, nap: u64| {
+            let operation = || std::thread::sleep(Duration::from_micros(nap));
+            repeat(effort, &mut Counters::none(), || false, operation).seconds.len()
+        };
+        let nothing = Duration::ZERO;
+        assert_eq!(count(effort(nothing, LONG), 1), 3, "the budget is used up at once, the minimum holds");
+        assert_eq!(
+            count(effort(nothing, nothing), 1),
+            1,
+            "the ceiling is, too: the first counts, and is all"
+        );
+        assert_eq!(count(effort(LONG, LONG), 0), 9);
+        let effort = |at_least, at_most| Effort { at_least, at_most, budget: nothing, ceiling: LONG };
         let stopped = repeat(effort(3, 9), &mut Counters::none(), || true, || ());
         assert!(stopped.seconds.is_empty());
         assert_eq!(stopped.milliseconds(), None);

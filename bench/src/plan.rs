@@ -23,6 +23,8 @@ pub struct Plan {
     pub aes_rounds: Rounds,
     /// Rounds of a ratio against rabe.
     pub rabe_rounds: Rounds,
+    /// Numbers of attributes at which peak memory is measured, in a process of its own.
+    pub memory_at: &'static [usize],
     /// Measurements of what begins with labels never seen.
     pub cold: u32,
     /// Numbers of subscribers.
@@ -34,18 +36,27 @@ pub struct Plan {
 /// Rounds before the first that counts, where a target says "labels seen before".
 pub const WARM_UP: u32 = 64;
 
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3_600);
+
 impl Plan {
     /// Everything in under a minute.
     pub const QUICK: Self = Self {
         name: "quick",
         attributes: &[1, 10, 50],
         rabe_attributes: &[1, 10],
-        effort: Effort { at_least: 5, at_most: 200, budget: Duration::from_millis(60) },
-        rabe_effort: Effort { at_least: 3, at_most: 200, budget: Duration::from_millis(60) },
+        effort: Effort { at_least: 5, at_most: 200, budget: Duration::from_millis(60), ceiling: MINUTE },
+        rabe_effort: Effort {
+            at_least: 3,
+            at_most: 200,
+            budget: Duration::from_millis(60),
+            ceiling: Duration::from_millis(300),
+        },
         rounds: Rounds { warm_up: WARM_UP, count: 60, batch: 1 },
         aes_rounds: Rounds { warm_up: WARM_UP, count: 200, batch: 64 },
         rabe_rounds: Rounds { warm_up: 1, count: 5, batch: 1 },
-        cold: 20,
+        memory_at: &[10],
+        cold: 10,
         subscribers: &[1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000],
         callgrind: false,
     };
@@ -55,11 +66,17 @@ impl Plan {
         name: "standard",
         attributes: &[1, 5, 10, 20, 30, 50],
         rabe_attributes: &[1, 5, 10, 20, 30, 50],
-        effort: Effort { at_least: 10, at_most: 1_000, budget: Duration::from_millis(700) },
-        rabe_effort: Effort { at_least: 5, at_most: 1_000, budget: Duration::from_millis(700) },
+        effort: Effort { at_least: 10, at_most: 1_000, budget: Duration::from_millis(500), ceiling: MINUTE },
+        rabe_effort: Effort {
+            at_least: 5,
+            at_most: 1_000,
+            budget: Duration::from_millis(500),
+            ceiling: Duration::from_secs(3),
+        },
         rounds: Rounds { count: 300, ..Self::QUICK.rounds },
         aes_rounds: Rounds { count: 2_000, ..Self::QUICK.aes_rounds },
         rabe_rounds: Rounds { count: 20, ..Self::QUICK.rabe_rounds },
+        memory_at: &[10, 50],
         cold: 100,
         callgrind: true,
         ..Self::QUICK
@@ -70,11 +87,12 @@ impl Plan {
         name: "full",
         attributes: &[1, 5, 10, 20, 30, 40, 50],
         rabe_attributes: &[1, 5, 10, 20, 30, 40, 50],
-        effort: Effort { at_least: 30, at_most: 10_000, budget: Duration::from_secs(5) },
-        rabe_effort: Effort { at_least: 30, at_most: 10_000, budget: Duration::from_secs(5) },
+        effort: Effort { at_least: 30, at_most: 10_000, budget: Duration::from_secs(3), ceiling: HOUR },
+        rabe_effort: Effort { at_least: 30, at_most: 10_000, budget: Duration::from_secs(3), ceiling: HOUR },
         rounds: Rounds { count: 1_000, ..Self::QUICK.rounds },
         aes_rounds: Rounds { count: 10_000, ..Self::QUICK.aes_rounds },
         rabe_rounds: Rounds { count: 60, ..Self::QUICK.rabe_rounds },
+        memory_at: &[1, 10, 50],
         cold: 400,
         ..Self::STANDARD
     };
@@ -84,11 +102,12 @@ impl Plan {
         name: "tiny",
         attributes: &[1, 2],
         rabe_attributes: &[2],
-        effort: Effort { at_least: 1, at_most: 1, budget: Duration::ZERO },
-        rabe_effort: Effort { at_least: 1, at_most: 1, budget: Duration::ZERO },
+        effort: Effort { at_least: 1, at_most: 1, budget: Duration::ZERO, ceiling: Duration::ZERO },
+        rabe_effort: Effort { at_least: 1, at_most: 1, budget: Duration::ZERO, ceiling: Duration::ZERO },
         rounds: Rounds { warm_up: 0, count: 2, batch: 1 },
         aes_rounds: Rounds { warm_up: 0, count: 2, batch: 1 },
         rabe_rounds: Rounds { warm_up: 0, count: 1, batch: 1 },
+        memory_at: &[2],
         cold: 1,
         subscribers: &[1, 2],
         callgrind: false,

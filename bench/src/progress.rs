@@ -14,6 +14,9 @@ pub trait Progress: Send + Sync {
     /// The next measurement begins.
     fn step(&self, what: &str);
 
+    /// How far the question has come, 0 to 1, where it counts in shares rather than steps.
+    fn reached(&self, what: &str, share: f64);
+
     /// Whether somebody wants the run to end. Asked between measurements.
     fn stopped(&self) -> bool;
 }
@@ -25,6 +28,8 @@ impl Progress for Silent {
     fn begin(&self, _: &str, _: u64) {}
 
     fn step(&self, _: &str) {}
+
+    fn reached(&self, _: &str, _: f64) {}
 
     fn stopped(&self) -> bool {
         false
@@ -80,6 +85,14 @@ impl Progress for Bars {
     fn step(&self, what: &str) {
         if let Some(bar) = &*self.bar() {
             bar.inc(1);
+            bar.set_message(what.to_owned());
+        }
+    }
+
+    fn reached(&self, what: &str, share: f64) {
+        if let Some(bar) = &*self.bar() {
+            let length = bar.length().unwrap_or_default() as f64;
+            bar.set_position((share.clamp(0.0, 1.0) * length) as u64);
             bar.set_message(what.to_owned());
         }
     }

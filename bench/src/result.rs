@@ -200,6 +200,8 @@ pub struct Part {
     pub figures: Vec<Figure>,
     /// What was promised of them.
     pub targets: Vec<Target>,
+    /// What whoever reads them must know.
+    pub notes: Vec<String>,
 }
 
 impl Part {
@@ -207,6 +209,7 @@ impl Part {
     pub fn extend(&mut self, other: Self) {
         self.figures.extend(other.figures);
         self.targets.extend(other.targets);
+        self.notes.extend(other.notes);
     }
 }
 
@@ -251,7 +254,7 @@ pub struct Report {
     pub machine: Machine,
     /// Of the program, the compiler and the libraries that were measured.
     pub versions: BTreeMap<String, String>,
-    /// What was left out, and why.
+    /// What was left out and why, and what is to be read with care.
     pub omitted: Vec<String>,
     /// The promises.
     pub targets: Vec<Target>,

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use smqtt_core::suite::SuiteId;
+use smqtt_core::tables::{self, Profile};
 
+use crate::counters::Counters;
 use crate::plan::WARM_UP;
 use crate::schemes::{Fabeo, FabeoInstance, Instance, Scheme, by_name};
 
@@ -115,7 +117,31 @@ impl Roles {
         Ok(serde_json::from_str(&printed.stdout)?)
     }
 
-    /// Instructions of one operation, counted by callgrind: the difference that `count` more of them make, after
+    /// One operation as a small device does it: without tables. The process is one of its own, since what was chosen
+    /// holds for all of it.
+    ///
+    /// # Errors
+    /// [`RoleError`], saying why that is not known.
+    pub fn small(
+        &self,
+        scheme: &str,
+        operation: &str,
+        attributes: usize,
+        count: u32,
+        stopped: Stopped<'_>,
+    ) -> Result<Small, RoleError> {
+        let mut command = self.command()?;
+        command.args([
+            "small",
+            scheme,
+            operation,
+            &attributes.to_string(),
+            &count.min(COUNT_MAX).to_string(),
+        ]);
+        Ok(serde_json::from_str(&run(command, Vec::new(), stopped)?.stdout)?)
+    }
+
+    /// Instructions of one operation without tables, counted by callgrind: the difference that `count` more of them make, after
     /// `warm_up` that fill the caches.
     ///
     /// # Errors
@@ -154,6 +180,15 @@ impl Roles {
         command.arg(SUBCOMMAND);
         Ok(command)
     }
+}
+
+/// Measurements without tables.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Small {
+    /// Wall-clock seconds.
+    pub seconds: Vec<f64>,
+    /// Instructions, where the processor tells.
+    pub instructions: Vec<f64>,
 }
 
 struct Printed {
@@ -229,10 +264,19 @@ pub fn main(arguments: &[String]) -> Result<String, RoleError> {
             std::io::stdin().take(BYTES_MAX).read_to_end(&mut task)?;
             Ok(serde_json::to_string(&cold(serde_json::from_slice(&task)?)?)?)
         }
+        ["small", scheme, operation, attributes, count] => {
+            let scheme = by_name(scheme).ok_or(RoleError::Unknown)?;
+            let count = count.parse().ok().filter(|count| *count <= COUNT_MAX).ok_or(RoleError::Unknown)?;
+            tables::choose(Profile::Small);
+            let small = small(prepared(scheme, operation, number(attributes)?)?, count);
+            Ok(serde_json::to_string(&small)?)
+        }
         ["work", scheme, operation, attributes, times] => {
             let scheme = by_name(scheme).ok_or(RoleError::Unknown)?;
             let times = times.parse().ok().filter(|times| *times <= COUNT_MAX).ok_or(RoleError::Unknown)?;
-            work(scheme, operation, number(attributes)?, times)?;
+            tables::choose(Profile::Small);
+            let mut operation = prepared(scheme, operation, number(attributes)?)?;
+            (0..times).for_each(|_| operation());
             Ok("null".to_owned())
         }
         _ => Err(RoleError::Unknown),
@@ -280,7 +324,8 @@ fn cold(task: Cold) -> Result<Vec<f64>, RoleError> {
     Ok(seconds)
 }
 
-fn work(scheme: &dyn Scheme, operation: &str, attributes: usize, times: u32) -> Result<(), RoleError> {
+/// An operation on an instance that has a key and something to open.
+fn prepared(scheme: &dyn Scheme, operation: &str, attributes: usize) -> Result<impl FnMut(), RoleError> {
     let operation: fn(&mut dyn Instance) = match operation {
         "keygen" => |i| i.keygen(),
         "encapsulate" => |i| i.encapsulate(),
@@ -292,9 +337,28 @@ fn work(scheme: &dyn Scheme, operation: &str, attributes: usize, times: u32) -> 
     let mut instance = scheme.at(attributes);
     instance.keygen();
     instance.seal();
-    (0..times).for_each(|_| operation(instance.as_mut()));
-    Ok(())
+    Ok(move || operation(instance.as_mut()))
 }
+
+fn small(mut operation: impl FnMut(), count: u32) -> Small {
+    let mut counters = Counters::new();
+    let mut small = Small::default();
+    for round in 0..count + SMALL_WARM_UP {
+        counters.begin();
+        let start = Instant::now();
+        operation();
+        let seconds = start.elapsed().as_secs_f64();
+        let counted = counters.end();
+        if round >= SMALL_WARM_UP {
+            small.seconds.push(seconds);
+            small.instructions.extend(counted.map(|(_, instructions)| instructions));
+        }
+    }
+    small
+}
+
+/// Without tables, labels are remembered from their first use on.
+const SMALL_WARM_UP: u32 = 4;
 
 #[cfg(test)]
 mod tests {

@@ -76,7 +76,7 @@ pub fn run(options: Options<'_>, progress: &dyn Progress) -> Report {
         interrupted: progress.stopped(),
         machine,
         versions: machine::versions(),
-        omitted: context.omitted,
+        omitted: context.omitted.into_iter().chain(all.notes).collect(),
         targets: all.targets,
         figures: all.figures,
     }

@@ -47,7 +47,9 @@ fn one_command_alone_names_the_evaluation() {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 directories.push(path);
-            } else if std::fs::read_to_string(&path).is_ok_and(|t| t.contains("smqtt_bench") || t.contains("rabe::")) {
+            } else if std::fs::read_to_string(&path)
+                .is_ok_and(|t| t.contains("smqtt_bench") || t.contains("rabe::"))
+            {
                 naming.push(path.strip_prefix(&source).unwrap().to_owned());
             }
         }

@@ -31,7 +31,7 @@ fn a_run_answers_every_question() {
         let at = ("payload bytes", 256.0);
         let figure = Figure::new(Question::Mqtt, "latency", "sealed", at, "ms", Spread::exact(1.0));
         let lost = Figure::new(Question::Mqtt, "latency", "lost", at, "ms", Spread::exact(f64::NAN));
-        Ok(Part { figures: vec![figure, lost], targets: Vec::new() })
+        Ok(Part { figures: vec![figure, lost], ..Part::default() })
     };
     let report = run(options(&Question::ALL, Some(&mut mqtt)), &Silent);
     assert!(!report.interrupted);
@@ -46,7 +46,8 @@ fn a_run_answers_every_question() {
     assert!(!has(&report, Question::Mqtt, "latency", "lost"), "what is no number is left out");
     for figure in &report.figures {
         assert!(figure.spread.is_sound());
-        let rabe = ["bsw", "ac17", "lsw", "ghw11", "yct14"].iter().any(|name| figure.series.starts_with(name));
+        let rabe =
+            ["bsw", "ac17", "lsw", "ghw11", "yct14"].iter().any(|name| figure.series.starts_with(name));
         let note = figure.note.as_deref().unwrap_or_default();
         assert_eq!(rabe, note.contains("protects nothing"), "{figure:?}");
         let estimate = figure.question == Question::Device
@@ -59,7 +60,9 @@ fn a_run_answers_every_question() {
             assert!(found, "{name} of {suite}");
         }
     }
-    for name in ["message overhead, compact", "message overhead, signed", "encapsulation at 10", "whole header"] {
+    for name in
+        ["message overhead, compact", "message overhead, signed", "encapsulation at 10", "whole header"]
+    {
         let target = report.targets.iter().find(|t| t.name.contains(name)).unwrap();
         assert!(target.met, "sizes do not depend on the machine: {target:?}");
     }
@@ -79,6 +82,8 @@ impl Progress for Impatient {
     fn step(&self, _: &str) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
+
+    fn reached(&self, _: &str, _: f64) {}
 
     fn stopped(&self) -> bool {
         self.0.load(Ordering::Relaxed) == 0

@@ -1,15 +1,14 @@
 //! Question 5: what a small device pays. An estimate, and marked as one wherever it is shown.
 //!
-//! Instructions of one operation are counted here and scaled: a device class has a range of cycles for each x86-64
+//! Our suites run as on a small device, without tables of multiples. Instructions of one operation are counted and scaled: a device class has a range of cycles for each x86-64
 //! instruction of this kind of work (multiplication of 64-bit words), and a clock.
-
-use std::hint::black_box;
 
 use super::Context;
 use super::mode::COMPARED_AT;
 use crate::machine;
 use crate::measure::repeat;
 use crate::result::{Figure, Part, Question, Spread};
+use crate::role::{RoleError, Small};
 use crate::schemes::{Fabeo, FabeoInstance, Instance, Scheme};
 
 /// A class of devices. Cycles for each x86-64 instruction are what its word size multiplies instructions by, times
@@ -98,9 +97,12 @@ impl Source {
     }
 }
 
+/// Something that an instance does.
+type Operation = fn(&mut FabeoInstance);
+
 /// Estimates for every class, and for the device given by `--slow`.
 pub fn run(context: &mut Context<'_>) -> Part {
-    let operations: [(&str, fn(&mut FabeoInstance)); 2] = [
+    let operations: [(&str, Operation); 2] = [
         ("encapsulate", FabeoInstance::encapsulate),
         ("decapsulate", |i| {
             i.decapsulate();
@@ -109,27 +111,16 @@ pub fn run(context: &mut Context<'_>) -> Part {
     context.progress.begin(Question::Device.name(), operations.len() as u64 * Fabeo::ALL.len() as u64);
     let mut part = Part::default();
     for suite in Fabeo::ALL {
-        let mut instance = suite.with_prefix("a", COMPARED_AT);
         for (measure, operation) in operations {
             if !context.step(&format!("{}: instructions of {measure}", suite.name())) {
                 return part;
             }
-            for _ in 0..context.plan.rounds.warm_up {
-                operation(&mut instance);
-            }
-            let progress = context.progress;
-            let samples = repeat(
-                context.plan.effort,
-                &mut context.counters,
-                || progress.stopped(),
-                || operation(&mut instance),
-            );
-            let Some(time) = samples.milliseconds() else { return part };
-            let (instructions, source) =
-                instructions(context, suite, measure, time, || operation(&mut instance));
+            let Some((small, profile)) = measured(context, suite, measure, operation) else { return part };
+            let Some(time) = Spread::of(&small.seconds).map(|s| s.scaled(1e3)) else { return part };
+            let (instructions, source) = instructions(context, suite, measure, time, &small);
             part.figures.extend(estimates(suite.name(), measure, &instructions, source));
             let own = |series: &str, spread| figure(suite.name(), measure, series, "ms", spread);
-            part.figures.push(own("this machine", time));
+            part.figures.push(own("this machine", time).with_note(profile));
             if let Some(slow) = context.slow {
                 let name = format!("{slow} times slower than this machine");
                 part.figures
@@ -138,6 +129,33 @@ pub fn run(context: &mut Context<'_>) -> Part {
         }
     }
     part
+}
+
+/// What a device with no megabytes to spare does.
+const WITHOUT_TABLES: &str = "without tables of multiples, as a small device that has no megabytes to spare";
+
+/// Without tables, in a process of its own; as it comes, where no process can be started.
+fn measured(
+    context: &mut Context<'_>,
+    suite: &Fabeo,
+    measure: &str,
+    operation: Operation,
+) -> Option<(Small, &'static str)> {
+    let progress = context.progress;
+    let count = context.plan.rounds.count;
+    match context.roles.small(suite.name(), measure, COMPARED_AT, count, &|| progress.stopped()) {
+        Ok(small) => return Some((small, WITHOUT_TABLES)),
+        Err(RoleError::Ended) => return None,
+        Err(error) => context.omit(format!("operations without tables: {error}")),
+    }
+    let mut instance = suite.with_prefix("a", COMPARED_AT);
+    let samples = repeat(
+        context.plan.effort,
+        &mut context.counters,
+        || progress.stopped(),
+        || operation(&mut instance),
+    );
+    Some((Small { seconds: samples.seconds, instructions: Vec::new() }, "with tables of multiples"))
 }
 
 fn figure(suite: &str, measure: &str, series: &str, unit: &str, spread: Spread) -> Figure {
@@ -151,15 +169,9 @@ fn instructions(
     suite: &Fabeo,
     measure: &str,
     time_ms: Spread,
-    mut operation: impl FnMut(),
+    small: &Small,
 ) -> (Spread, Source) {
-    let mut counts = Vec::new();
-    for _ in 0..context.plan.effort.at_least {
-        context.counters.begin();
-        operation();
-        counts.extend(context.counters.end().map(|(_, instructions)| instructions));
-    }
-    if let Some(spread) = Spread::of(black_box(&counts)) {
+    if let Some(spread) = Spread::of(&small.instructions) {
         return (spread, Source::Processor);
     }
     if context.plan.callgrind {

@@ -8,7 +8,7 @@ pub mod subscribers;
 
 use crate::counters::Counters;
 use crate::plan::Plan;
-use crate::progress::Progress;
+use crate::progress::{Progress, Silent};
 use crate::role::Roles;
 
 /// What every question gets.
@@ -27,7 +27,13 @@ pub struct Context<'a> {
     pub omitted: Vec<String>,
 }
 
-impl Context<'_> {
+impl<'a> Context<'a> {
+    /// Tells nobody and is never stopped.
+    pub fn silent(plan: &'a Plan, roles: &'a Roles) -> Self {
+        let counters = Counters::new();
+        Self { plan, progress: &Silent, counters, roles, slow: None, omitted: Vec::new() }
+    }
+
     /// Tells what is measured next; whether to go on.
     fn step(&self, what: &str) -> bool {
         if self.progress.stopped() {

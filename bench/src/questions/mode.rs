@@ -38,6 +38,14 @@ fn of(context: &mut Context<'_>, scheme: &dyn Scheme) -> Vec<Figure> {
     let mut instance = scheme.at(COMPARED_AT);
     instance.keygen();
     instance.seal();
+    for _ in 0..if scheme.protects() { context.plan.rounds.warm_up } else { 0 } {
+        instance.keygen();
+        instance.seal();
+        assert!(instance.open(), "an instance opens what it sealed");
+        if context.stopped() {
+            return Vec::new();
+        }
+    }
     let mut figures = Vec::new();
     let mut spreads = Vec::new();
     for measure in ["keygen", "encapsulate", "decapsulate"] {

@@ -10,10 +10,12 @@ use smqtt_core::envelope::Envelope;
 use super::Context;
 use super::schemes::ATTRIBUTES;
 use crate::floor::Floor;
-use crate::measure::{Pair, Rounds, paired};
-use crate::plan::WARM_UP;
+use crate::measure::{Pair, paired};
+use crate::plan::Plan;
 use crate::publisher::{Publisher, TOPIC};
+use crate::report::target_table;
 use crate::result::{Figure, Part, Question, Spread, Target};
+use crate::role::Roles;
 use crate::schemes::{Fabeo, FabeoInstance, Instance, PAYLOAD_BYTES, RABE_NOTE, Scheme, by_name};
 
 /// About how many measurements these are.
@@ -189,8 +191,12 @@ pub fn against_rabe(context: &mut Context<'_>) -> Part {
             ) else {
                 return part;
             };
-            let figures = figures(measure, theirs, "fabeo-cp", ATTRIBUTES_OF_ALL, &pair);
-            part.figures.extend(figures.map(|f| f.with_note(&format!("{PAIRED}; rabe {RABE_NOTE}"))));
+            let suite_name = Fabeo::CP.name();
+            let figures = figures(measure, theirs, suite_name, ATTRIBUTES_OF_ALL, &pair);
+            part.figures.extend(figures.map(|f| match f.series.starts_with(suite_name) {
+                true => f,
+                false => f.with_note(&format!("{PAIRED}; {RABE_NOTE}")),
+            }));
             match measure {
                 "seal" => seal_least = Some(seal_least.map_or(pair.ratio.p50, |x| x.min(pair.ratio.p50))),
                 _ => part.targets.push(Target::at_least(
@@ -220,7 +226,9 @@ pub fn header_bytes(context: &mut Context<'_>) -> Part {
             let at = (ATTRIBUTES, attributes as f64);
             Figure::new(Question::Schemes, measure, series, at, "bytes", Spread::exact(bytes as f64))
         };
-        for &attributes in context.plan.attributes {
+        let mut numbers = context.plan.attributes.to_vec();
+        numbers.extend((!numbers.contains(&10)).then_some(10));
+        for attributes in numbers {
             let header = Publisher::new(suite, attributes, false).header_parts();
             for (name, bytes) in header.parts {
                 part.figures.push(at(
@@ -232,12 +240,14 @@ pub fn header_bytes(context: &mut Context<'_>) -> Part {
             }
             let all = format!("{}: whole", suite.name());
             part.figures.push(at(attributes, "header bytes", &all, header.whole));
+            if attributes == 10 {
+                let name = format!("{}: encapsulation at 10 and epoch", suite.name());
+                part.targets.push(Target::at_most(&name, 800.0, header.encapsulation() as f64, "bytes"));
+                let name =
+                    format!("{}: whole header at 10, signature and certificate included", suite.name());
+                part.targets.push(Target::at_most(&name, 1_600.0, header.whole as f64, "bytes"));
+            }
         }
-        let header = Publisher::new(suite, 10, false).header_parts();
-        let name = format!("{}: encapsulation at 10 and epoch", suite.name());
-        part.targets.push(Target::at_most(&name, 800.0, header.encapsulation() as f64, "bytes"));
-        let name = format!("{}: whole header at 10, signature and certificate included", suite.name());
-        part.targets.push(Target::at_most(&name, 1_600.0, header.whole as f64, "bytes"));
     }
     for (form, signed, bound) in [("compact", false, 56.0), ("signed", true, 128.0)] {
         let publisher = Publisher::new(&Fabeo::CP, 3, signed);
@@ -367,5 +377,14 @@ fn cold_figure(suite: &str, measure: &str, attributes: usize, seconds: &[f64]) -
     Some(Figure::new(Question::Schemes, &measure, suite, at, "ms", spread))
 }
 
-/// The rounds of the ratios in `cargo bench`.
-pub const BENCH_ROUNDS: Rounds = Rounds { warm_up: WARM_UP, count: 300, batch: 1 };
+/// After `cargo bench`: these ratios, measured as `smqtt bench` does, as a table on standard output. Nothing where
+/// the benches only run as tests.
+pub fn print_after_bench(steps: &[fn(&mut Context<'_>) -> Part]) {
+    if !std::env::args().any(|argument| argument == "--bench") {
+        return;
+    }
+    let roles = Roles::none();
+    let mut context = Context::silent(&Plan::STANDARD, &roles);
+    let targets: Vec<Target> = steps.iter().flat_map(|step| step(&mut context).targets).collect();
+    println!("{}", target_table(&targets));
+}

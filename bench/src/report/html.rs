@@ -254,25 +254,29 @@ fn overview(figures: &[&Figure]) -> String {
         return String::new();
     }
     let mut out = String::from(
-        "<h3>At ten attributes</h3><div class=\"scroll\"><table><thead><tr><th>Scheme</th>\
+        "<h3>At ten attributes</h3><div class=\"scroll\"><table><thead><tr><th>Scheme</th><th>Protects</th>\
          <th class=\"n\">Attributes</th>",
     );
     for (measure, _) in COLUMNS {
         _ = write!(out, "<th class=\"n\">{measure}</th>");
     }
-    out += "<th>Protects</th></tr></thead><tbody>";
+    out += "</tr></thead><tbody>";
     for name in names {
-        let note = cell(name, "decapsulate", "ms");
-        let at = note.map_or(String::new(), |f| significant(f.at));
-        _ = write!(out, "<tr><td>{}</td><td class=\"n\">{at}</td>", escape(name));
+        let row = cell(name, "decapsulate", "ms");
+        let protects = row.is_some_and(|f| f.note.is_none());
+        let (class, word) = if protects { ("yes", "yes") } else { ("no", "nothing") };
+        let at = row.map_or(String::new(), |f| significant(f.at));
+        _ = write!(
+            out,
+            "<tr><td>{}</td><td class=\"{class}\">{word}</td><td class=\"n\">{at}</td>",
+            escape(name)
+        );
         for (measure, unit) in COLUMNS {
             let text =
                 cell(name, measure, unit).map_or("not told".to_owned(), |f| amount(f.spread.p50, unit));
             _ = write!(out, "<td class=\"n\">{}</td>", escape(&text));
         }
-        let protects = note.is_some_and(|f| f.note.is_none());
-        let (class, word) = if protects { ("yes", "yes") } else { ("no", "nothing") };
-        _ = write!(out, "<td class=\"{class}\">{word}</td></tr>");
+        out += "</tr>";
     }
     out + "</tbody></table></div>"
 }
@@ -382,7 +386,7 @@ mod tests {
             if tag.starts_with('!') || tag.ends_with('/') {
                 continue;
             }
-            if tag.matches('"').count() % 2 != 0 {
+            if !tag.matches('"').count().is_multiple_of(2) {
                 return Err(format!("quotes in <{tag}>"));
             }
             match tag.strip_prefix('/') {

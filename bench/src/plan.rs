@@ -52,12 +52,12 @@ impl Plan {
             budget: Duration::from_millis(60),
             ceiling: Duration::from_millis(300),
         },
-        rounds: Rounds { warm_up: WARM_UP, count: 60, batch: 1 },
+        rounds: Rounds { warm_up: WARM_UP, count: 40, batch: 1 },
         aes_rounds: Rounds { warm_up: WARM_UP, count: 200, batch: 64 },
-        rabe_rounds: Rounds { warm_up: 1, count: 5, batch: 1 },
+        rabe_rounds: Rounds { warm_up: 1, count: 4, batch: 1 },
         memory_at: &[10],
         cold: 10,
-        subscribers: &[1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000],
+        subscribers: &[1, 3, 10, 30, 100, 300, 1_000],
         callgrind: false,
     };
 
@@ -78,6 +78,7 @@ impl Plan {
         rabe_rounds: Rounds { count: 20, ..Self::QUICK.rabe_rounds },
         memory_at: &[10, 50],
         cold: 100,
+        subscribers: &[1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000],
         callgrind: true,
         ..Self::QUICK
     };

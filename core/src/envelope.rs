@@ -7,15 +7,17 @@
 //! ```
 //!
 //! `message` is a COSE_Encrypt0 (RFC 9052, section 5.2) with AES-256-GCM; the optional signature a
-//! Countersignature0 version 2 (RFC 9338). Key and context IV come from the header's secret and hash.
+//! Countersignature0 version 2 (RFC 9338). Key and context IV come from the header's secret and hash, once
+//! for each header; what is left for each message is the cipher and the bytes around it (`wire`).
+
+mod wire;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use minicbor::{Decoder, Encoder};
+use minicbor::Decoder;
 use zeroize::Zeroizing;
 
-use crate::cbor::to_vec;
 use crate::crypto::{AeadKey, NONCE_BYTES, Prk, SIGNATURE_BYTES, Secret32, SigningKey, TAG_BYTES, verify};
 use crate::header::{HEADER_BYTES_MAX, KID_BYTES, Kid};
 use crate::identity::DeviceId;
@@ -31,12 +33,6 @@ pub const OVERHEAD_BYTES_MAX: usize = HEADER_BYTES_MAX + 256;
 
 /// The head of an array of two: header and message.
 const FULL: u8 = 0x82;
-const AAD: &str = "SMQTT-V01 message";
-const ALGORITHM: u8 = 1;
-const A256GCM: u8 = 3;
-const KID: u8 = 4;
-const PARTIAL_IV: u8 = 6;
-const COUNTERSIGNATURE0_V2: u8 = 12;
 
 /// Why an envelope was not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -86,7 +82,7 @@ pub struct Message<'a> {
     protected: &'a [u8],
     kid: Kid,
     counter: u64,
-    signature: Option<[u8; SIGNATURE_BYTES]>,
+    signature: Option<&'a [u8; SIGNATURE_BYTES]>,
     ciphertext: &'a [u8],
 }
 
@@ -97,67 +93,23 @@ impl<'a> Envelope<'a> {
     /// [`EnvelopeError::NotSealed`] or [`EnvelopeError::Malformed`].
     pub fn parse(payload: &'a [u8]) -> Result<Self, EnvelopeError> {
         let body = payload.strip_prefix(&MAGIC).ok_or(EnvelopeError::NotSealed)?;
-        let mut d = Decoder::new(body);
-        match d.array() {
-            Ok(Some(3)) => Ok(Self { header: None, message: Message::parse(body)? }),
-            Ok(Some(2)) => {
-                let start = d.position();
+        let (header, message) = match body.split_first() {
+            Some((&FULL, rest)) => {
+                let mut d = Decoder::new(rest);
                 d.skip().map_err(|_| EnvelopeError::Malformed)?;
-                let (header, message) = (&body[start..d.position()], &body[d.position()..]);
-                if header.len() > HEADER_BYTES_MAX || body[0] != FULL {
+                let (header, message) = rest.split_at(d.position());
+                if header.len() > HEADER_BYTES_MAX {
                     return Err(EnvelopeError::Malformed);
                 }
-                Ok(Self { header: Some(header), message: Message::parse(message)? })
+                (Some(header), message)
             }
-            _ => Err(EnvelopeError::Malformed),
-        }
+            _ => (None, body),
+        };
+        Ok(Self { header, message: wire::read(message).ok_or(EnvelopeError::Malformed)? })
     }
 }
 
-impl<'a> Message<'a> {
-    /// Takes a message (without the tag) apart.
-    fn parse(bytes: &'a [u8]) -> Result<Self, EnvelopeError> {
-        let message = Self::fields(bytes).ok().flatten().ok_or(EnvelopeError::Malformed)?;
-        let again = protected(message.kid, message.counter);
-        let head = head(&again, message.signature.as_ref(), message.ciphertext.len());
-        let canonical = bytes.starts_with(&head) && bytes.len() == head.len() + message.ciphertext.len();
-        canonical.then_some(message).ok_or(EnvelopeError::Malformed)
-    }
-
-    fn fields(bytes: &'a [u8]) -> Result<Option<Self>, minicbor::decode::Error> {
-        let mut d = Decoder::new(bytes);
-        if d.array()? != Some(3) {
-            return Ok(None);
-        }
-        let protected = d.bytes()?;
-        let signature = match d.map()? {
-            Some(0) => None,
-            Some(1) if d.u8()? == COUNTERSIGNATURE0_V2 => match d.bytes()?.try_into() {
-                Ok(signature) => Some(signature),
-                Err(_) => return Ok(None),
-            },
-            _ => return Ok(None),
-        };
-        let ciphertext = d.bytes()?;
-        if ciphertext.len() < TAG_BYTES {
-            return Ok(None);
-        }
-        let mut d = Decoder::new(protected);
-        if (d.map()?, d.u8()?, d.u8()?, d.u8()?) != (Some(3), ALGORITHM, A256GCM, KID) {
-            return Ok(None);
-        }
-        let Ok(kid) = <[u8; KID_BYTES]>::try_from(d.bytes()?) else { return Ok(None) };
-        if d.u8()? != PARTIAL_IV {
-            return Ok(None);
-        }
-        let partial_iv = d.bytes()?;
-        if partial_iv.len() > 8 {
-            return Ok(None);
-        }
-        let counter = partial_iv.iter().fold(0, |n, byte| n << 8 | u64::from(*byte));
-        Ok(Some(Self { bytes, protected, kid: Kid(kid), counter, signature, ciphertext }))
-    }
-
+impl Message<'_> {
     /// Which header it belongs to.
     pub fn kid(&self) -> Kid {
         self.kid
@@ -197,8 +149,9 @@ impl<'a> Message<'a> {
         publisher: DeviceId,
     ) -> Option<bool> {
         let signature = self.signature?;
-        let aad = external_aad(topic, header_hash, publisher);
-        Some(verify(public_key, &to_be_signed(self.protected, &aad, self.ciphertext), &signature))
+        let bound = wire::bound(header_hash, publisher);
+        let signed = wire::to_be_signed(self.protected, topic, &bound, self.ciphertext);
+        Some(verify(public_key, &signed, signature))
     }
 }
 
@@ -206,8 +159,9 @@ impl<'a> Message<'a> {
 struct Content {
     key: AeadKey,
     iv: Zeroizing<[u8; NONCE_BYTES]>,
-    header_hash: [u8; 32],
-    publisher: DeviceId,
+    kid: Kid,
+    /// Header hash and publisher, as every message's aad ends.
+    bound: [u8; 51],
 }
 
 impl Content {
@@ -216,11 +170,8 @@ impl Content {
         let prk = Prk::extract(header_hash, secret.expose());
         let key = Zeroizing::new(prk.expand(&[b"SMQTT-V01 key"]));
         let iv = Zeroizing::new(prk.expand(&[b"SMQTT-V01 iv"]));
-        Self { key: AeadKey::new(&key), iv, header_hash: *header_hash, publisher }
-    }
-
-    fn kid(&self) -> Kid {
-        Kid(self.header_hash[..KID_BYTES].try_into().expect("16 of 32 bytes"))
+        let kid = Kid(header_hash[..KID_BYTES].try_into().expect("16 of 32 bytes"));
+        Self { key: AeadKey::new(&key), iv, kid, bound: wire::bound(header_hash, publisher) }
     }
 
     /// The context IV with the counter, right-aligned, exclusive-ored in (RFC 9052, section 3.1).
@@ -228,10 +179,6 @@ impl Content {
         let mut nonce = *self.iv;
         nonce[4..].iter_mut().zip(counter.to_be_bytes()).for_each(|(n, c)| *n ^= c);
         nonce
-    }
-
-    fn external_aad(&self, topic: &str) -> Vec<u8> {
-        external_aad(topic, &self.header_hash, self.publisher)
     }
 }
 
@@ -262,7 +209,7 @@ impl SealingKey {
 
     /// Which header it belongs to.
     pub fn kid(&self) -> Kid {
-        self.content.kid()
+        self.content.kid
     }
 
     /// How many messages it has sealed.
@@ -275,31 +222,36 @@ impl SealingKey {
     /// # Errors
     /// [`EnvelopeError::Exhausted`] after [`MESSAGES_MAX`].
     pub fn seal(&self, topic: &str, payload: &[u8]) -> Result<Vec<u8>, EnvelopeError> {
+        let mut out = Vec::new();
+        self.seal_into(topic, payload, &mut out)?;
+        Ok(out)
+    }
+
+    /// As [`SealingKey::seal`], appended to `out`, which stays as it is on an error.
+    ///
+    /// # Errors
+    /// As [`SealingKey::seal`].
+    pub fn seal_into(&self, topic: &str, payload: &[u8], out: &mut Vec<u8>) -> Result<(), EnvelopeError> {
         // A nonce must never repeat under one content key: every call takes a number of its own.
         let counter = self.sent.fetch_add(1, Ordering::Relaxed);
         if counter >= MESSAGES_MAX {
             self.sent.store(MESSAGES_MAX, Ordering::Relaxed);
             return Err(EnvelopeError::Exhausted);
         }
-        let protected = protected(self.kid(), counter);
-        let aad = self.content.external_aad(topic);
-        let structure = enc_structure(&protected, &aad);
-        let sealed_bytes = payload.len() + TAG_BYTES;
-        let sealed = |mut out: Vec<u8>| {
-            let from = out.len();
-            out.extend_from_slice(payload);
-            self.content.key.seal(self.content.nonce(counter), &structure, &mut out, from);
-            out
-        };
-        let Some(signer) = &self.signer else {
-            let mut out = Vec::with_capacity(MAGIC.len() + 48 + sealed_bytes);
-            out.extend_from_slice(&MAGIC);
-            out.extend_from_slice(&head(&protected, None, sealed_bytes));
-            return Ok(sealed(out));
-        };
-        let ciphertext = sealed(Vec::with_capacity(sealed_bytes));
-        let signature = signer.sign(&to_be_signed(&protected, &aad, &ciphertext));
-        Ok([&MAGIC[..], &head(&protected, Some(&signature), sealed_bytes), &ciphertext].concat())
+        let Content { key, kid, bound, .. } = &self.content;
+        let signed_bytes = if self.signer.is_some() { wire::SIGNED_BYTES } else { 0 };
+        out.reserve(wire::OVERHEAD_BYTES_MAX + signed_bytes + payload.len());
+        let protected = wire::protected(*kid, counter);
+        let signature = wire::write_front(out, &protected, self.signer.is_some(), payload.len() + TAG_BYTES);
+        let ciphertext = out.len();
+        wire::with_enc_structure(&protected, topic, bound, |aad| {
+            key.seal_into(self.content.nonce(counter), aad, payload, out);
+        });
+        if let Some(signer) = &self.signer {
+            let signed = wire::to_be_signed(&protected, topic, bound, &out[ciphertext..]);
+            out[signature].copy_from_slice(&signer.sign(&signed));
+        }
+        Ok(())
     }
 }
 
@@ -320,7 +272,7 @@ impl OpeningKey {
 
     /// Which header it belongs to.
     pub fn kid(&self) -> Kid {
-        self.0.kid()
+        self.0.kid
     }
 
     /// The payload of `message`, sealed for `topic` under this key.
@@ -328,68 +280,39 @@ impl OpeningKey {
     /// # Errors
     /// [`EnvelopeError::Altered`] for everything that does not decrypt, whatever the reason.
     pub fn open(&self, topic: &str, message: &Message<'_>) -> Result<Vec<u8>, EnvelopeError> {
-        if message.kid != self.kid() {
+        let mut out = Vec::new();
+        self.open_into(topic, message, &mut out)?;
+        Ok(out)
+    }
+
+    /// As [`OpeningKey::open`], appended to `out`, which stays as it is on an error. It then holds plaintext, as
+    /// what [`OpeningKey::open`] gives does: to wipe it is up to the caller, who gives it room enough first, since
+    /// a buffer that grows leaves its old bytes behind.
+    ///
+    /// # Errors
+    /// As [`OpeningKey::open`].
+    pub fn open_into(
+        &self,
+        topic: &str,
+        message: &Message<'_>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), EnvelopeError> {
+        let Content { key, kid, bound, .. } = &self.0;
+        if message.kid != *kid {
             return Err(EnvelopeError::Altered);
         }
-        let structure = enc_structure(message.protected, &self.0.external_aad(topic));
-        self.0
-            .key
-            .open(self.0.nonce(message.counter), &structure, message.ciphertext)
-            .ok_or(EnvelopeError::Altered)
+        let nonce = self.0.nonce(message.counter);
+        wire::with_enc_structure(message.protected, topic, bound, |aad| {
+            key.open_into(nonce, aad, message.ciphertext, out)
+        })
+        .ok_or(EnvelopeError::Altered)
     }
-}
-
-fn protected(kid: Kid, counter: u64) -> Vec<u8> {
-    let bytes = counter.to_be_bytes();
-    let zeros = (counter.leading_zeros() as usize / 8).min(7);
-    to_vec(|e| {
-        e.map(3)?.u8(ALGORITHM)?.u8(A256GCM)?.u8(KID)?.bytes(&kid.0)?;
-        e.u8(PARTIAL_IV)?.bytes(&bytes[zeros..]).map(drop)
-    })
-}
-
-/// A message up to its ciphertext.
-fn head(protected: &[u8], signature: Option<&[u8; SIGNATURE_BYTES]>, ciphertext_bytes: usize) -> Vec<u8> {
-    let mut head = to_vec(|e: &mut Encoder<Vec<u8>>| {
-        e.array(3)?.bytes(protected)?;
-        match signature {
-            None => e.map(0)?,
-            Some(signature) => e.map(1)?.u8(COUNTERSIGNATURE0_V2)?.bytes(signature)?,
-        };
-        Ok(())
-    });
-    head.extend(byte_string_head(ciphertext_bytes));
-    head
-}
-
-/// The head of a CBOR byte string of this length (RFC 8949, section 3.1, major type 2).
-fn byte_string_head(len: usize) -> Vec<u8> {
-    // An unsigned integer has the same form, with major type 0.
-    let mut head = to_vec(|e| e.u64(len as u64).map(drop));
-    head[0] |= 0x40;
-    head
-}
-
-/// What binds a message to its topic, header and publisher.
-fn external_aad(topic: &str, header_hash: &[u8; 32], publisher: DeviceId) -> Vec<u8> {
-    to_vec(|e| e.array(4)?.str(AAD)?.str(topic)?.bytes(header_hash)?.bytes(&publisher.0).map(drop))
-}
-
-fn enc_structure(protected: &[u8], aad: &[u8]) -> Vec<u8> {
-    to_vec(|e| e.array(3)?.str("Encrypt0")?.bytes(protected)?.bytes(aad).map(drop))
-}
-
-/// RFC 9338, section 3.3: a COSE_Encrypt0 has no byte strings besides protected header and ciphertext,
-/// so the structure has no `other_fields` and the context no `V2`.
-fn to_be_signed(protected: &[u8], aad: &[u8], ciphertext: &[u8]) -> Vec<u8> {
-    to_vec(|e| {
-        e.array(4)?.str("CounterSignature0")?.bytes(protected)?.bytes(aad)?.bytes(ciphertext).map(drop)
-    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cbor::to_vec;
 
     const SECRET: [u8; 32] = [1; 32];
 
@@ -453,6 +376,54 @@ mod tests {
         assert_eq!(counters, (0..300).collect::<Vec<_>>());
         key.sent.store(MESSAGES_MAX, Ordering::Relaxed);
         assert_eq!(key.seal("t", b""), Err(EnvelopeError::Exhausted));
+    }
+
+    /// Partial IVs as coset writes and reads them, at every counter at which they grow.
+    #[test]
+    fn counters_are_sealed_in_the_fewest_bytes() {
+        use coset::CborSerializable;
+        let (key, reader) = (key(), reader(2, 3));
+        for last in [0, 0xff, 0xffff, 0xff_ffff] {
+            key.sent.store(last, Ordering::Relaxed);
+            for counter in [last, last + 1] {
+                let sealed = key.seal("t", b"38.5").unwrap();
+                let cose = coset::CoseEncrypt0::from_slice(&sealed[MAGIC.len()..]).unwrap();
+                let protected = coset::HeaderBuilder::new()
+                    .algorithm(coset::iana::Algorithm::A256GCM)
+                    .key_id(vec![2; 16])
+                    .partial_iv(counter.to_be_bytes().into_iter().skip_while(|b| *b == 0).collect());
+                let protected = match counter {
+                    0 => protected.partial_iv(vec![0]),
+                    _ => protected,
+                };
+                assert_eq!(cose.protected.header, protected.build());
+                let message = Envelope::parse(&sealed).unwrap().message;
+                assert_eq!(message.counter(), counter);
+                assert_eq!(reader.open("t", &message).unwrap(), b"38.5");
+            }
+        }
+        key.sent.store(MESSAGES_MAX - 1, Ordering::Relaxed);
+        let sealed = key.seal("t", b"38.5").unwrap();
+        assert_eq!(Envelope::parse(&sealed).unwrap().message.counter(), MESSAGES_MAX - 1);
+        assert_eq!(key.seal("t", b"38.5"), Err(EnvelopeError::Exhausted));
+    }
+
+    #[test]
+    fn what_is_in_the_buffer_stays() {
+        for key in [key(), signing_key(&Arc::new(SigningKey::generate()))] {
+            let mut sealed = b"before".to_vec();
+            key.seal_into("t", b"38.5", &mut sealed).unwrap();
+            let message = Envelope::parse(sealed.strip_prefix(b"before").unwrap()).unwrap().message;
+            let mut opened = b"before".to_vec();
+            assert_eq!(reader(2, 3).open_into("u", &message, &mut opened), Err(EnvelopeError::Altered));
+            assert_eq!(reader(9, 3).open_into("t", &message, &mut opened), Err(EnvelopeError::Altered));
+            assert_eq!(opened, b"before");
+            reader(2, 3).open_into("t", &message, &mut opened).unwrap();
+            assert_eq!(opened, b"before38.5");
+            key.sent.store(MESSAGES_MAX, Ordering::Relaxed);
+            assert_eq!(key.seal_into("t", b"", &mut opened), Err(EnvelopeError::Exhausted));
+            assert_eq!(opened, b"before38.5");
+        }
     }
 
     #[test]

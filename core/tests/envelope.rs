@@ -180,6 +180,142 @@ fn message_is_a_cose_encrypt0() {
     }
 }
 
+/// Where the length of anything in a message takes one more byte: topic, aad, ciphertext; and where a topic is
+/// too long for what is put together on the stack.
+#[test]
+fn messages_of_every_length_are_those_of_coset() {
+    let world = World::new();
+    let reader = world.reader();
+    let mut rng = Rng(11);
+    for (header, content) in [world.seal(), world.seal_signing()] {
+        let (derived, signed) = (world.content(&header), header.messages_are_signed());
+        let reader = header.open(&world.params, &reader).unwrap();
+        let mut lengths = Vec::new();
+        for n in (0..600).step_by(if signed { 41 } else { 1 }) {
+            lengths.extend([(n, rng.below(300)), (rng.below(600), n)]);
+        }
+        for large in [4096, 65_462, 65_463, 65_519, 65_520, 65_535, 65_536] {
+            lengths.extend([(large, 4), (18, large)]);
+        }
+        let mut out = Vec::new();
+        for (counter, (topic_bytes, payload_bytes)) in (0..).zip(lengths) {
+            let topic: String = (0..topic_bytes).map(|_| char::from(b'a' + rng.below(26) as u8)).collect();
+            let payload = rng.bytes(payload_bytes);
+            let sealed = content.seal(&topic, &payload).unwrap();
+            let said = by_coset(&sealed).unwrap();
+            assert_eq!((said.kid, said.counter), (header.kid().0, counter));
+            assert_eq!((said.payload_bytes, said.signature.is_some()), (payload_bytes, signed));
+            let expected = derived.compact(&topic, counter, &payload, said.signature.as_deref());
+            assert!(sealed == expected, "topic of {topic_bytes}, payload of {payload_bytes} bytes");
+
+            let message = Envelope::parse(&sealed).unwrap().message;
+            out.clear();
+            reader.open_into(&topic, &message, &mut out).unwrap();
+            assert!(out == payload);
+            let by = world.publisher.key().public_key();
+            let verified = message.verify(by, &topic, header.hash(), header.publisher());
+            assert_eq!(verified, signed.then_some(true));
+        }
+    }
+}
+
+#[test]
+fn counters_of_every_length_are_read() {
+    let world = World::new();
+    let (header, _) = world.seal();
+    let reader = header.open(&world.params, &world.reader()).unwrap();
+    let derived = world.content(&header);
+    for topic in ["t", "st\u{fc}ble/\u{6e29}\u{5ea6}"] {
+        for power in (0..64).step_by(8) {
+            for counter in [1 << power, (1 << power) - 1, u64::MAX >> power] {
+                let sealed = derived.compact(topic, counter, b"38.5", None);
+                let message = Envelope::parse(&sealed).unwrap().message;
+                assert_eq!(message.counter(), counter);
+                assert_eq!(reader.open(topic, &message).unwrap(), b"38.5");
+            }
+        }
+    }
+}
+
+/// What a compact envelope says.
+struct Said {
+    kid: [u8; 16],
+    counter: u64,
+    signature: Option<Vec<u8>>,
+    payload_bytes: usize,
+}
+
+/// A compact envelope by coset, if what it says gives the same bytes again.
+fn by_coset(bytes: &[u8]) -> Option<Said> {
+    let cose = CoseEncrypt0::from_slice(bytes.strip_prefix(&MAGIC)?).ok()?;
+    let kid = cose.protected.header.key_id.try_into().ok()?;
+    let iv = cose.protected.header.partial_iv;
+    let shortest = iv.len() == 1 || (2..=8).contains(&iv.len()) && iv[0] != 0;
+    let signature = match &cose.unprotected.rest[..] {
+        [] => None,
+        [(coset::Label::Int(cose::COUNTERSIGNATURE0_V2), Value::Bytes(s))] if s.len() == 64 => Some(s),
+        _ => return None,
+    };
+    let protected = cose::encode(&cose::map([(1, 3.into()), (4, cose::bytes(kid)), (6, cose::bytes(&iv))]));
+    let unprotected = cose::map(signature.map(|s| (cose::COUNTERSIGNATURE0_V2, cose::bytes(s))));
+    let ciphertext = cose.ciphertext?;
+    let message = vec![cose::bytes(protected), unprotected, cose::bytes(&ciphertext)];
+    let again = [&MAGIC[..], &cose::encode(&Value::Array(message))].concat();
+    let counter = iv.iter().fold(0, |n, byte| n << 8 | u64::from(*byte));
+    let payload_bytes = ciphertext.len().checked_sub(16)?;
+    let signature = signature.cloned();
+    (shortest && again == bytes).then_some(Said { kid, counter, signature, payload_bytes })
+}
+
+/// Every byte of a message in every other value: not a message, to us as to coset; or another message, and
+/// then not the one that was sealed.
+#[test]
+fn every_value_of_every_byte_is_malformed_or_noticed() {
+    let world = World::new();
+    let reader = world.reader();
+    let mut rng = Rng(12);
+    for (header, content) in [world.seal(), world.seal_signing()] {
+        let reader = header.open(&world.params, &reader).unwrap();
+        let derived = world.content(&header);
+        let sealed = content.seal(TOPIC, b"38.5").unwrap();
+        let signature = by_coset(&sealed).unwrap().signature;
+        let by = world.publisher.key().public_key();
+        let check = |bad: &[u8]| {
+            let parsed = Envelope::parse(bad).map(|envelope| envelope.message);
+            let Some(said) = by_coset(bad) else {
+                let error = if is_sealed(bad) { EnvelopeError::Malformed } else { EnvelopeError::NotSealed };
+                return assert_eq!(parsed.unwrap_err(), error, "{bad:x?}");
+            };
+            let message = parsed.unwrap();
+            assert_eq!((message.kid().0, message.counter()), (said.kid, said.counter));
+            assert_eq!(message.is_signed(), said.signature.is_some());
+            assert_eq!((message.payload_bytes(), &message.compact()[..]), (said.payload_bytes, bad));
+            let altered = reader.open(TOPIC, &message) == Err(EnvelopeError::Altered);
+            let verify = || message.verify(by, TOPIC, header.hash(), header.publisher());
+            assert!(altered || verify() == Some(false), "{bad:x?}");
+        };
+        // The signature is of the first message alone.
+        let counters = if signature.is_some() { &[0][..] } else { &[0, 65_536] };
+        for counter in counters {
+            let sealed = derived.compact(TOPIC, *counter, b"38.5", signature.as_deref());
+            for at in 0..sealed.len() {
+                let mut bad = sealed.clone();
+                for value in (0..=255).filter(|value| *value != sealed[at]) {
+                    bad[at] = value;
+                    check(&bad);
+                }
+            }
+        }
+        for _ in 0..2_000 {
+            let bad = rng.mutated(&sealed);
+            let stripped = signature.is_some() && bad == cose::stripped(&sealed);
+            if bad != sealed && !stripped && !bad.starts_with(&[&MAGIC[..], &[0x82]].concat()) {
+                check(&bad);
+            }
+        }
+    }
+}
+
 /// What [`OpeningKey`] would do if it had no `seal` of its own: one of its own would be called instead.
 trait CannotSeal {
     fn seal(&self, _topic: &str, _payload: &[u8]) -> &'static str {

@@ -124,7 +124,18 @@ fn section(report: &Report, question: Question) -> String {
     if question == Question::Schemes {
         out += &overview(&figures);
     }
+    if question == Question::Mode {
+        out += &pivot(&figures, "attributes", |figure| amount(figure.spread.p50, &figure.unit));
+    }
     if question == Question::Device {
+        out += &pivot(&figures, "attributes", |figure| match figure.note.as_deref() {
+            Some(note) if note.starts_with("estimate") && figure.spread.min < figure.spread.max => format!(
+                "{} to {}",
+                amount(figure.spread.p10, &figure.unit),
+                amount(figure.spread.p90, &figure.unit)
+            ),
+            _ => amount(figure.spread.p50, &figure.unit),
+        });
         out += &assumptions();
     }
     out += &table(&figures);
@@ -275,6 +286,35 @@ fn overview(figures: &[&Figure]) -> String {
             let text =
                 cell(name, measure, unit).map_or("not told".to_owned(), |f| amount(f.spread.p50, unit));
             _ = write!(out, "<td class=\"n\">{}</td>", escape(&text));
+        }
+        out += "</tr>";
+    }
+    out + "</tbody></table></div>"
+}
+
+/// A row for each series and a column for each measure, of what was measured along `along`.
+fn pivot(figures: &[&Figure], along: &str, show: impl Fn(&Figure) -> String) -> String {
+    let (mut rows, mut columns): (Vec<&str>, Vec<&str>) = (Vec::new(), Vec::new());
+    let figures: Vec<&&Figure> = figures.iter().filter(|f| f.along == along && f.unit != "cycles").collect();
+    for figure in &figures {
+        for (name, list) in [(figure.series.as_str(), &mut rows), (figure.measure.as_str(), &mut columns)] {
+            if !list.contains(&name) {
+                list.push(name);
+            }
+        }
+    }
+    let Some(at) = figures.first().map(|f| f.at) else { return String::new() };
+    let mut out =
+        format!("<div class=\"scroll\"><table><thead><tr><th>At {} {}</th>", significant(at), escape(along));
+    for column in &columns {
+        _ = write!(out, "<th class=\"n\">{}</th>", escape(column));
+    }
+    out += "</tr></thead><tbody>";
+    for row in rows {
+        _ = write!(out, "<tr><td>{}</td>", escape(row));
+        for column in &columns {
+            let figure = figures.iter().find(|f| f.series == row && f.measure == *column && f.at == at);
+            _ = write!(out, "<td class=\"n\">{}</td>", figure.map_or(String::new(), |f| escape(&show(f))));
         }
         out += "</tr>";
     }

@@ -152,8 +152,8 @@ impl Gt {
             let mask = equal_mask(i as u8, index);
             for c in 0..12 {
                 let to = &mut out.fp6[c / 6].fp2[c % 6 / 2].fp[c % 2];
-                for (to, from) in to.l.iter_mut().zip(entry.coordinate(c).l) {
-                    *to |= from & mask;
+                for (to, from) in to.l.iter_mut().zip(&entry.coordinate(c).l) {
+                    *to |= *from & mask;
                 }
             }
         }

@@ -29,7 +29,7 @@ const ROWS_TOGETHER: usize = 16;
 
 /// All ones where `a == b`, else 0, without a branch.
 pub(super) fn equal_mask(a: u8, b: u8) -> u64 {
-    std::hint::black_box((u64::from(a ^ b).wrapping_sub(1) >> 63).wrapping_neg())
+    (u64::from(a ^ b).wrapping_sub(1) >> 63).wrapping_neg()
 }
 
 /// The group order, least significant word first.
@@ -93,7 +93,9 @@ impl<const WIDTH: usize, const WINDOWS: usize> Digits<WIDTH, WINDOWS> {
             // A chunk c stands for 2c - (2^WIDTH - 1): negative where its top bit is not set.
             let positive = chunk >> (WIDTH - 1);
             let low = chunk ^ positive.wrapping_sub(1);
-            Digit { index: low & ((1 << (WIDTH - 1)) - 1), negative: (positive == 0) ^ self.negative }
+            // Opaque to the compiler, lest it make a branch or an address of it.
+            let index = std::hint::black_box(low & ((1 << (WIDTH - 1)) - 1));
+            Digit { index, negative: std::hint::black_box((positive == 0) ^ self.negative) }
         })
     }
 }
@@ -126,8 +128,8 @@ impl Table {
             let (mut x, mut y) = ([0u64; 6], [0u64; 6]);
             for (i, entry) in window.iter().enumerate() {
                 let mask = equal_mask(i as u8, digit.index);
-                x.iter_mut().zip(entry.0.x.l).for_each(|(to, from)| *to |= from & mask);
-                y.iter_mut().zip(entry.0.y.l).for_each(|(to, from)| *to |= from & mask);
+                x.iter_mut().zip(&entry.0.x.l).for_each(|(to, from)| *to |= *from & mask);
+                y.iter_mut().zip(&entry.0.y.l).for_each(|(to, from)| *to |= *from & mask);
             }
             let (x, mut y) = (blst_fp { l: x }, blst_fp { l: y });
             // SAFETY: plain value; the function may write where it reads.
@@ -204,15 +206,16 @@ pub fn products<const N: usize>(rows: &[[(&Base, &Scalar); N]]) -> Vec<Option<G1
             out[i] = one_by_one(row);
         }
     }
+    let mut scratch = Scratch::default();
     for batch in together.chunks(ROWS_TOGETHER) {
-        let mut points = Zeroizing::new(Vec::with_capacity(batch.len() * N * WINDOWS));
+        scratch.points.clear();
         for (table, scalar) in batch.iter().flat_map(|(_, row)| row) {
-            table.look_up(scalar, &mut points);
+            table.look_up(scalar, &mut scratch.points);
         }
-        match sums(&points, batch.len()) {
-            Some(sums) => batch.iter().zip(sums).for_each(|((i, _), sum)| out[*i] = Some(sum)),
+        let met = scratch.add_up(N * WINDOWS).is_none();
+        for ((i, _), sum) in batch.iter().zip(scratch.points.iter().step_by(N * WINDOWS)) {
             // Two points that met were equal or opposite: a scalar of 0, or a chance of 2^-250.
-            None => batch.iter().for_each(|(i, _)| out[*i] = one_by_one(&rows[*i])),
+            out[*i] = if met { one_by_one(&rows[*i]) } else { Some(*sum) };
         }
     }
     out
@@ -223,111 +226,105 @@ fn one_by_one<const N: usize>(row: &[(&Base, &Scalar); N]) -> Option<G1Affine> {
     powers.fold(G1::identity(), |sum, power| sum.add(&power)).to_affine()
 }
 
-/// The sum of each of the `rows` rows of equal length in `points`, pairwise and in step; `None` where two points
-/// with the same x met.
-fn sums(points: &[G1Affine], rows: usize) -> Option<Vec<G1Affine>> {
-    let mut now = Zeroizing::new(points.to_vec());
-    let mut next = Zeroizing::new(Vec::with_capacity(points.len() / 2 + rows));
-    let mut prefixes: Zeroizing<Vec<Fp>> = Zeroizing::new(Vec::with_capacity(points.len() / 2));
-    let mut width = points.len() / rows;
-    while width > 1 {
-        let pairs = |row: &[G1Affine]| row.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect::<Vec<_>>();
-        // prefixes[i] is the product of the denominators before i.
-        let mut product = Fp::one();
-        prefixes.clear();
-        for (a, b) in now.chunks_exact(width).flat_map(pairs) {
-            prefixes.push(product);
-            product = product.mul(&b.x().sub(&a.x()));
-        }
-        if product.is_zero() {
-            return None;
-        }
-        let mut inverse = product.inverse();
-        let half = width.div_ceil(2);
-        next.clear();
-        next.resize(rows * half, G1Affine(blst_p1_affine::default()));
-        let mut at = prefixes.len();
-        for (row, sums) in now.chunks_exact(width).zip(next.chunks_exact_mut(half)).rev() {
-            if width % 2 == 1 {
-                sums[half - 1] = row[width - 1];
+/// What many additions in step need; wiped when dropped.
+#[derive(Default)]
+struct Scratch {
+    points: Vec<G1Affine>,
+    prefixes: Vec<blst_fp>,
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        self.points.fill(G1Affine(blst_p1_affine::default()));
+        self.prefixes.fill(blst_fp::default());
+        // Opaque to the compiler, lest it leave out what nobody reads. One pass, where the crate's takes two and
+        // costs as much as an eighth of the additions.
+        std::hint::black_box((self.points.as_ptr(), self.prefixes.as_ptr()));
+    }
+}
+
+impl Scratch {
+    /// Adds up each run of `width` points into its first, pairwise and in step; `None` where two points with the
+    /// same x met.
+    fn add_up(&mut self, width: usize) -> Option<()> {
+        let mut gap = 1;
+        while gap < width {
+            let lefts = (0..width - gap).step_by(2 * gap);
+            let pairs = lefts.len() * (self.points.len() / width);
+            // prefixes[i] is the product of the denominators before i.
+            self.prefixes.clear();
+            self.prefixes.resize(pairs + 1, one());
+            let mut denominator = blst_fp::default();
+            let mut at = 0;
+            for row in self.points.chunks_exact(width) {
+                for left in lefts.clone() {
+                    sub(&mut denominator, &row[left + gap].0.x, &row[left].0.x);
+                    let (before, after) = self.prefixes.split_at_mut(at + 1);
+                    mul(&mut after[0], &before[at], &denominator);
+                    at += 1;
+                }
             }
-            for (pair, sum) in row.chunks_exact(2).zip(sums.iter_mut()).rev() {
-                at -= 1;
-                let (a, b) = (&pair[0], &pair[1]);
-                let denominator = b.x().sub(&a.x());
-                let slope = b.y().sub(&a.y()).mul(&inverse.mul(&prefixes[at]));
-                inverse = inverse.mul(&denominator);
-                let x = slope.square().sub(&a.x()).sub(&b.x());
-                let y = slope.mul(&a.x().sub(&x)).sub(&a.y());
-                *sum = G1Affine(blst_p1_affine { x: x.0, y: y.0 });
+            let product = &self.prefixes[pairs];
+            if product.l.iter().fold(0, |all, word| all | word) == 0 {
+                return None;
             }
+            let mut inverse = blst_fp::default();
+            // SAFETY: plain values.
+            unsafe { blst_fp_inverse(&mut inverse, product) };
+            let (mut slope, mut x, mut y) = (blst_fp::default(), blst_fp::default(), blst_fp::default());
+            let mut prefixes = self.prefixes[..pairs].iter().rev();
+            for row in self.points.chunks_exact_mut(width).rev() {
+                for (left, prefix) in lefts.clone().rev().zip(&mut prefixes) {
+                    let (head, tail) = row.split_at_mut(left + gap);
+                    let (a, b) = (&mut head[left].0, &tail[0].0);
+                    sub(&mut denominator, &b.x, &a.x);
+                    sub(&mut y, &b.y, &a.y);
+                    mul(&mut x, &inverse, prefix);
+                    mul_by(&mut inverse, &denominator);
+                    mul(&mut slope, &y, &x);
+                    // SAFETY: plain values.
+                    unsafe { blst_fp_sqr(&mut x, &slope) };
+                    sub_from(&mut x, &a.x);
+                    sub_from(&mut x, &b.x);
+                    sub(&mut y, &a.x, &x);
+                    mul_by(&mut y, &slope);
+                    sub_from(&mut y, &a.y);
+                    (a.x, a.y) = (x, y);
+                }
+            }
+            gap *= 2;
         }
-        std::mem::swap(&mut now, &mut next);
-        width = half;
-    }
-    Some(now.to_vec())
-}
-
-/// An element of the base field.
-#[derive(Clone, Copy)]
-struct Fp(blst_fp);
-
-impl Zeroize for Fp {
-    fn zeroize(&mut self) {
-        self.0.l.zeroize();
+        Some(())
     }
 }
 
-impl Fp {
-    fn one() -> Self {
-        let mut out = blst_fp::default();
-        // SAFETY: the function reads the six words of the number.
-        unsafe { blst_fp_from_uint64(&mut out, [1u64, 0, 0, 0, 0, 0].as_ptr()) };
-        Self(out)
-    }
+// Field arithmetic that writes in place: values that are handed back are copied, which the additions would feel.
 
-    fn mul(&self, other: &Self) -> Self {
-        let mut out = blst_fp::default();
-        // SAFETY: plain values.
-        unsafe { blst_fp_mul(&mut out, &self.0, &other.0) };
-        Self(out)
-    }
-
-    fn square(&self) -> Self {
-        let mut out = blst_fp::default();
-        // SAFETY: plain values.
-        unsafe { blst_fp_sqr(&mut out, &self.0) };
-        Self(out)
-    }
-
-    fn sub(&self, other: &Self) -> Self {
-        let mut out = blst_fp::default();
-        // SAFETY: plain values.
-        unsafe { blst_fp_sub(&mut out, &self.0, &other.0) };
-        Self(out)
-    }
-
-    /// `1 / self`, and 0 for 0, in constant time.
-    fn inverse(&self) -> Self {
-        let mut out = blst_fp::default();
-        // SAFETY: plain values.
-        unsafe { blst_fp_inverse(&mut out, &self.0) };
-        Self(out)
-    }
-
-    fn is_zero(&self) -> bool {
-        self.0.l.iter().fold(0, |all, word| all | word) == 0
-    }
+fn one() -> blst_fp {
+    let mut out = blst_fp::default();
+    // SAFETY: the function reads the six words of the number.
+    unsafe { blst_fp_from_uint64(&mut out, [1u64, 0, 0, 0, 0, 0].as_ptr()) };
+    out
 }
 
-impl G1Affine {
-    fn x(&self) -> Fp {
-        Fp(self.0.x)
-    }
+fn mul(out: &mut blst_fp, a: &blst_fp, b: &blst_fp) {
+    // SAFETY: plain values.
+    unsafe { blst_fp_mul(out, a, b) };
+}
 
-    fn y(&self) -> Fp {
-        Fp(self.0.y)
-    }
+fn mul_by(a: &mut blst_fp, b: &blst_fp) {
+    // SAFETY: plain values; the function may write where it reads.
+    unsafe { blst_fp_mul(&raw mut *a, &raw const *a, b) };
+}
+
+fn sub(out: &mut blst_fp, a: &blst_fp, b: &blst_fp) {
+    // SAFETY: plain values.
+    unsafe { blst_fp_sub(out, a, b) };
+}
+
+fn sub_from(a: &mut blst_fp, b: &blst_fp) {
+    // SAFETY: plain values; the function may write where it reads.
+    unsafe { blst_fp_sub(&raw mut *a, &raw const *a, b) };
 }
 
 /// The generator of G2 to a secret scalar that is not 0, in constant time; `None` for 0.
@@ -363,7 +360,7 @@ pub fn secret_g2(scalar: &Scalar) -> Option<G2Affine> {
             let mask = equal_mask(i as u8, digit.index);
             let coordinates = entry.0.x.fp.iter().chain(&entry.0.y.fp);
             for (to, from) in words.iter_mut().zip(coordinates) {
-                to.iter_mut().zip(from.l).for_each(|(to, from)| *to |= from & mask);
+                to.iter_mut().zip(&from.l).for_each(|(to, from)| *to |= *from & mask);
             }
         }
         let [x0, x1, y0, y1] = words.map(|l| blst_fp { l });

@@ -80,7 +80,6 @@ impl Plan {
         cold: 100,
         subscribers: &[1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000],
         callgrind: true,
-        ..Self::QUICK
     };
 
     /// At least thirty measurements everywhere.

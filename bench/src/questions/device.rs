@@ -86,9 +86,7 @@ impl Source {
     fn note(self) -> &'static str {
         match self {
             Self::Processor => "counted by the processor, user mode",
-            Self::Callgrind => {
-                "counted by callgrind, which has no MULX/ADX: a few per cent more than this machine runs"
-            }
+            Self::Callgrind => "counted by callgrind, which has no ADX: more than this machine runs",
             Self::Clock => {
                 "not counted: time x nominal clock x 2.5 instructions a cycle, since this machine tells neither \
                  cycles nor instructions"

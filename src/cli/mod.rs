@@ -2,6 +2,7 @@
 
 mod admin;
 mod authority;
+mod bench_role;
 mod broker;
 mod config;
 mod demo;
@@ -60,6 +61,9 @@ enum Command {
     Inspect(inspect::InspectArgs),
     /// Show why a policy holds or a message opens, or not
     Explain(explain::ExplainArgs),
+    /// One end of a measurement
+    #[command(hide = true)]
+    BenchRole(bench_role::BenchRoleArgs),
 }
 
 /// Where a device keeps its keys.
@@ -110,6 +114,7 @@ pub fn main() -> ExitCode {
             Command::Subscribe(args) => subscribe::run(&args).await,
             Command::Inspect(args) => inspect::run(&args),
             Command::Explain(args) => explain::run(&args).await,
+            Command::BenchRole(args) => bench_role::run(&args).await,
         }
     });
     // A read from the terminal may still block a thread; nothing waits for it.

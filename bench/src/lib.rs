@@ -12,6 +12,7 @@ pub mod files;
 pub mod floor;
 pub mod machine;
 pub mod measure;
+pub mod mqtt;
 pub mod plan;
 pub mod progress;
 pub mod publisher;

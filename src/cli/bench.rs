@@ -7,8 +7,9 @@ use std::sync::Arc;
 use clap::{Args, Subcommand, ValueEnum};
 use smqtt_bench::compare::{Comparison, Verdict, compare};
 use smqtt_bench::files::{self, FilesError};
+use smqtt_bench::mqtt;
 use smqtt_bench::plan::Plan;
-use smqtt_bench::progress::Bars;
+use smqtt_bench::progress::{Bars, Progress};
 use smqtt_bench::report::{amount, significant, target_table};
 use smqtt_bench::result::{Question, Report};
 use smqtt_bench::role::{self, Roles};
@@ -112,9 +113,13 @@ pub async fn run(args: &BenchArgs) -> Result<(), Failure> {
 }
 
 /// What `smqtt bench` starts itself as.
-pub fn role(args: &RoleArgs) -> Result<(), Failure> {
+pub async fn role(args: &RoleArgs) -> Result<(), Failure> {
+    let failed = |error: &dyn std::error::Error| Failure::new(error.to_string()).because(error);
+    if matches!(&args.arguments[..], [name] if name == "publisher" || name == "subscriber") {
+        return mqtt::role(&args.arguments).await.map_err(|error| failed(&error));
+    }
     let printed = role::main(&args.arguments);
-    print_line(printed.map_err(|error| Failure::new(error.to_string()).because(&error))?)
+    print_line(printed.map_err(|error| failed(&error))?)
 }
 
 async fn measure(args: &BenchArgs) -> Result<(), Failure> {
@@ -139,6 +144,11 @@ async fn measure(args: &BenchArgs) -> Result<(), Failure> {
         let bars = bars.clone();
         // A thread of its own: nothing else runs on it while it measures.
         std::thread::spawn(move || {
+            let program = std::env::current_exe().ok();
+            let mut mqtt = |plan: &Plan, progress: &dyn Progress| {
+                let program = program.as_deref().ok_or("the program does not know where it is")?;
+                Ok(mqtt::part(program, plan, progress)?)
+            };
             run::run(
                 Options {
                     plan,
@@ -146,8 +156,8 @@ async fn measure(args: &BenchArgs) -> Result<(), Failure> {
                     slow,
                     command: command_line(),
                     started,
-                    roles: std::env::current_exe().map_or_else(|_| Roles::none(), Roles::with),
-                    mqtt: None,
+                    roles: program.clone().map_or_else(Roles::none, Roles::with),
+                    mqtt: Some(&mut mqtt),
                 },
                 &*bars,
             )

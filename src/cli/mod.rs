@@ -117,7 +117,7 @@ pub fn main() -> ExitCode {
             Command::Inspect(args) => inspect::run(&args),
             Command::Explain(args) => explain::run(&args).await,
             Command::Bench(args) => bench::run(&args).await,
-            Command::BenchRole(args) => bench::role(&args),
+            Command::BenchRole(args) => bench::role(&args).await,
         }
     });
     // A read from the terminal may still block a thread; nothing waits for it.

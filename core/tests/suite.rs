@@ -129,6 +129,25 @@ fn a_key_serves_its_own_parameters_alone() {
     assert_eq!(decapsulate(&params, &key, &policy, &v0, &bytes), Err(SuiteError::Inconsistent));
 }
 
+/// One `alpha` for both suites would void the proofs of both.
+#[test]
+fn a_master_secret_serves_its_own_suite_alone() {
+    let scopes = [
+        Scope::Policy(policy("a").access(&Versions::default(), 7)),
+        Scope::Labels(vec![Label::epoch(7)].into()),
+    ];
+    let coins = Secret32::new([2; 32]);
+    for (suite, other) in [(SuiteId::FabeoCp, SuiteId::FabeoKp), (SuiteId::FabeoKp, SuiteId::FabeoCp)] {
+        let (_, master) = suite.suite().setup(&Secret32::new([1; 32]));
+        let made = scopes.each_ref().map(|scope| suite.suite().keygen(&master, 7, scope, &coins).is_ok());
+        assert_eq!(made.iter().filter(|made| **made).count(), 1);
+        for (scope, fits) in scopes.iter().zip(made) {
+            let refused = other.suite().keygen(&master, 7, scope, &coins).unwrap_err();
+            assert_eq!(refused, if fits { SuiteError::OtherKind } else { SuiteError::OtherParams });
+        }
+    }
+}
+
 #[test]
 fn sizes_are_as_documented() {
     let (params, master) = setup(1);

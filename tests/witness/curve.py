@@ -144,9 +144,20 @@ def pairings(pairs):
     miller = FQ12.one()
     for p, q in pairs:
         if not is_inf(p) and not is_inf(q):
-            miller *= pairing(q, p, final_exponentiate=False)
+            miller *= miller_loop(p, q)
     textbook = final_exponentiate(miller)
     return FQ12.one() / (textbook * textbook * textbook)
+
+
+def miller_loop(p, q) -> FQ12:
+    """py_ecc's, remembered by the points' bytes: the vectors pair the same points many times."""
+    points = encode_g1(p), encode_g2(q)
+    if points not in MILLER_LOOPS:
+        MILLER_LOOPS[points] = pairing(q, p, final_exponentiate=False)
+    return MILLER_LOOPS[points]
+
+
+MILLER_LOOPS = {}
 
 
 def gt_power(element: FQ12, exponent: int) -> FQ12:

@@ -65,8 +65,9 @@ class Params:
         item = cbor.decode(data)
         demand(cbor.is_array(item, 2) and item[0] in (CP, KP), "Malformed", "no params of a suite")
         demand(cbor.is_bytes(item[1], GT_BYTES), "Malformed", "material")
-        curve.decode_gt(item[1])
-        return cls(*item)
+        params = cls(*item)
+        y_of(params)
+        return params
 
 
 def setup(suite: str, coins: bytes) -> tuple[int, Params]:
@@ -257,8 +258,14 @@ class Encapsulated:
 
 def encapsulate(params: Params, scope, context: bytes, m: bytes) -> Encapsulated:
     """Under the access formula of fabeo-cp or the labels of fabeo-kp."""
-    hashed = cbor.encode(scope)
-    draw = Coins(f"SMQTT-V01 {params.suite} coins", m, params.id + sha256(hashed))
+    return make(params, cbor.encode(scope), context, m)
+
+
+@functools.cache
+def make(params: Params, encoded: bytes, context: bytes, m: bytes) -> Encapsulated:
+    """Remembered, as readers make again what publishers made."""
+    scope = cbor.decode(encoded)
+    draw = Coins(f"SMQTT-V01 {params.suite} coins", m, params.id + sha256(encoded))
     s = draw()
     c, shares, drawn, per_occurrence = curve.encode_g2(power(g2, s)), [], [], []
     if params.suite == CP:
@@ -282,6 +289,7 @@ def encapsulate(params: Params, scope, context: bytes, m: bytes) -> Encapsulated
 
 @functools.cache
 def y_of(params: Params):
+    """Y, checked to be in its group."""
     return curve.decode_gt(params.y)
 
 

@@ -7,6 +7,7 @@
 Slow and obvious. Nothing here is fit for secrets: no constant time, nothing is wiped.
 """
 
+import functools
 import hashlib
 import json
 import multiprocessing
@@ -52,9 +53,14 @@ def answer(function, *arguments) -> str:
         return refused.answer
 
 
+@functools.cache
+def processes():
+    """One for each core, for the whole run: they remember keys and pairings."""
+    return multiprocessing.Pool()
+
+
 def in_parallel(function, items: list) -> list:
-    with multiprocessing.Pool() as pool:
-        return pool.starmap(function, items, chunksize=1)
+    return processes().starmap(function, items, chunksize=1)
 
 
 def hex32(scalar: int) -> str:

@@ -392,7 +392,8 @@ pub trait Suite: Send + Sync {
     /// A key for `grant`, tagged with `epoch`.
     ///
     /// # Errors
-    /// [`SuiteError::OtherKind`] for a policy where keys have labels and the reverse.
+    /// [`SuiteError::OtherKind`] for a policy where keys have labels and the reverse, [`SuiteError::OtherParams`]
+    /// where the master secret key is of another suite.
     fn keygen(
         &self,
         master: &Master,

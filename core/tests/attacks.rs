@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use bls12_381::{G1Affine, G1Projective, G2Affine, G2Projective, Scalar};
 use common::linear::{Matrix, spans};
 use common::random::Rng;
+use common::small_order::{minus_one_in_gt, small_g1, small_g2};
 use common::witness::{self, Coins, Encapsulation, Key};
 use common::{key, keygen, policy, setup, suite};
 use smqtt_core::Access;
@@ -55,10 +56,15 @@ impl Sealed {
         suite().decapsulate(&self.params, key, &Scope::Policy(self.access.clone()), CONTEXT, bytes)
     }
 
-    /// Refused by a key that opens the original, in the one way: an answer that depends on which bytes are wrong
-    /// would tell which rows the key uses.
+    /// A key that opens the original.
+    fn opener(&self, attributes: &str) -> UserKey {
+        let key = self.key(attributes, 7, 2);
+        assert_eq!(self.open(&key, &self.bytes).as_ref(), Ok(&self.secret));
+        key
+    }
+
+    /// Refused in the one way: an answer that depends on which bytes are wrong would tell which rows the key uses.
     fn refuses(&self, key: &UserKey, bytes: &[u8], what: &str) {
-        assert!(self.open(key, &self.bytes).is_ok(), "the key opens the original");
         assert_eq!(self.open(key, bytes), Err(SuiteError::Inconsistent), "{what}");
     }
 
@@ -82,7 +88,7 @@ fn labels(texts: &[&str], epoch: u64) -> BTreeSet<Vec<u8>> {
 fn witness_makes_the_same_bytes() {
     let alpha = witness::alpha(&[1; 32]);
     let (params, master) = setup(1);
-    assert_eq!(master.expose().expose(), &reversed(alpha.to_bytes()));
+    assert_eq!(master.expose().expose(), &witness::reversed(&alpha));
     // blst's pairing is the witness's, power and coordinates alike.
     let y = witness::gt_bytes(&witness::shared_element(&alpha, &Scalar::one()));
     assert!(params.encode().ends_with(&y));
@@ -439,7 +445,7 @@ fn an_edited_scope_is_noticed() {
 fn every_flipped_bit_is_noticed() {
     // A row that the key does not use is among them.
     let sealed = Sealed::policy("a or b");
-    let key = sealed.key("a", 7, 2);
+    let key = sealed.opener("a");
     for at in 0..sealed.bytes.len() {
         let mut bad = sealed.bytes.clone();
         bad[at] ^= 1 << (at % 8);
@@ -470,7 +476,7 @@ fn other_lengths_are_malformed() {
 #[test]
 fn rerandomised_encapsulations_are_refused() {
     let sealed = Sealed::policy("a and (b or c)");
-    let key = sealed.key("a, b", 7, 2);
+    let key = sealed.opener("a, b");
     let alpha = witness::alpha(&[1; 32]);
     for delta in [0u64, 1, 5] {
         let mut change = Coins::derive(&[0; 16], &sealed.access, &[9; 32]);
@@ -515,93 +521,12 @@ fn rerandomised_encapsulations_are_refused() {
     }
 }
 
-/// The cofactor of G1 without its powers of 3, of 11, of 10177, and that of G2 without its powers of 13 and
-/// of 23: times the order and this, a point is left with an order that divides such a power.
-const WITHOUT: [(u64, &str); 3] = [
-    (3, "13242eaac71ca0722eaae38e55558e39"),
-    (11, "797dfbc5773068627ab75c63702343"),
-    (10_177, "094d4c6a74630149c028dca02b"),
-];
-const G2_WITHOUT: [(u64, &str); 2] = [
-    (
-        13,
-        "08d5fc7522f6c4d5a3c5663541d68b60a5f9bdc250555d81be2a9b0c6483045a5b213dcb71085945e0aef29c5e8629edf4046db800a8373336b3150941cfdd",
-    ),
-    (
-        23,
-        "02d2a367b86ae74a8af1a258a2d34cf3528b4f0309b1c647efceb33a28d243b0771fe9a3b739d5ddb42e36473f96c739a13152f610a9e2359fc03a804bb595",
-    ),
-];
-/// The order of the groups.
-const ORDER: &str = "73eda753299d7d483339d80809a1d80553bda402fffe5bfeffffffff00000001";
-
-/// `factor point` on the whole curve, where scalars modulo the order of the group would not do.
-fn times<P: Copy + std::ops::AddAssign>(point: P, zero: P, factor: &[u8]) -> P {
-    let mut out = zero;
-    for bit in factor.iter().flat_map(|byte| (0..8).rev().map(move |bit| byte >> bit & 1)) {
-        let copy = out;
-        out += copy;
-        if bit == 1 {
-            out += point;
-        }
-    }
-    out
-}
-
-/// A point of the small prime order `prime`, made of a point of the curve by clearing everything else.
-fn of_order<P: Copy + std::ops::AddAssign + PartialEq>(
-    point: P,
-    zero: P,
-    prime: u64,
-    without: &str,
-) -> Option<P> {
-    let cleared = times(times(point, zero, &common::unhex(ORDER)), zero, &common::unhex(without));
-    let next = times(cleared, zero, &prime.to_be_bytes());
-    let found = if next == zero { cleared } else { next };
-    (found != zero).then(|| {
-        assert!(times(found, zero, &prime.to_be_bytes()) == zero, "of order {prime}");
-        found
-    })
-}
-
-/// Points of order 3, 11 and 10177 on the curve of G1.
-fn small_g1() -> Vec<G1Projective> {
-    let zero = G1Projective::identity();
-    WITHOUT
-        .iter()
-        .map(|(prime, without)| {
-            let on_curve = (1u8..).filter_map(|x| {
-                let mut bytes = [0; 48];
-                (bytes[0], bytes[47]) = (0x80, x);
-                Option::from(G1Affine::from_compressed_unchecked(&bytes).map(G1Projective::from))
-            });
-            on_curve.filter_map(|p| of_order(p, zero, *prime, without)).next().unwrap()
-        })
-        .collect()
-}
-
-/// Points of order 13 and 23 on the curve of G2.
-fn small_g2() -> Vec<G2Projective> {
-    let zero = G2Projective::identity();
-    G2_WITHOUT
-        .iter()
-        .map(|(prime, without)| {
-            let on_curve = (1u8..).filter_map(|x| {
-                let mut bytes = [0; 96];
-                (bytes[0], bytes[95]) = (0x80, x);
-                Option::from(G2Affine::from_compressed_unchecked(&bytes).map(G2Projective::from))
-            });
-            on_curve.filter_map(|p| of_order(p, zero, *prime, without)).next().unwrap()
-        })
-        .collect()
-}
-
 /// A check by a random combination of the rows would let these pass now and then, since the cofactor of
 /// G1 is divisible by 3 and 11; comparing bytes never does.
 #[test]
 fn points_shifted_by_small_order_are_refused() {
     let sealed = Sealed::policy("a or b");
-    let key = sealed.key("a", 7, 2);
+    let key = sealed.opener("a");
     let (small_g1, small_g2) = (small_g1(), small_g2());
     // (0, 2) and (0, -2).
     let three = small_g1[0];
@@ -643,7 +568,7 @@ fn points_shifted_by_small_order_are_refused() {
 #[test]
 fn what_is_no_point_of_the_group_is_refused() {
     let sealed = Sealed::policy("a or b");
-    let key = sealed.key("a", 7, 2);
+    let key = sealed.opener("a");
     let points = [(0, 96), (96, 96), (192, 48), (240, 48), (288, 48)];
     assert_eq!(sealed.bytes.len(), 288 + 48 + 32);
     for (at, len) in points {
@@ -723,16 +648,6 @@ fn keys_and_parameters_with_bad_points_do_not_decode() {
     assert!(Params::decode(&minus_one).is_err(), "-1 has order 2");
 }
 
-/// p - 1 in the first coordinate.
-fn minus_one_in_gt() -> Vec<u8> {
-    let p =
-        "1a0111ea397fe69a4b1ba7b6434bacd764774b84f38512bf6730d2a0f6b0f6241eabfffeb153ffffb9feffffffffaaab";
-    let mut out = common::unhex(p);
-    out[47] -= 1;
-    out.resize(576, 0);
-    out
-}
-
 /// Gates within gates, far deeper than any policy may be: refused without using up the stack.
 #[test]
 fn ten_thousand_gates_deep_is_refused() {
@@ -750,9 +665,4 @@ fn ten_thousand_gates_deep_is_refused() {
             assert!(Policy::decode(&bytes).is_err() && Template::decode(&bytes).is_err());
         }
     }
-}
-
-fn reversed(mut bytes: [u8; 32]) -> [u8; 32] {
-    bytes.reverse();
-    bytes
 }

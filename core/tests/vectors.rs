@@ -2,16 +2,18 @@
 //! this one notices when a byte of it changes. Byte strings are hexadecimal.
 //!
 //! `SMQTT_WRITE_VECTORS=1 cargo test -p smqtt-core --test vectors` writes them anew. Those with signatures
-//! come out different each time; to write them anew is to make a new version of the protocol.
+//! come out different each time; to write them anew is to make a new version of the protocol. With `add` in
+//! place of `1`, what is frozen stays, and sections that a file lacks are added to it.
 
 mod common;
 
-use bls12_381::{G1Affine, G1Projective, Scalar};
+use bls12_381::{G1Affine, G1Projective, G2Affine, Scalar};
 use common::cose::{self, BUNDLE_AAD, Content, HEADER_AAD};
 use common::linear::Matrix;
 use common::pki::{Pki, VALID};
 use common::witness::{self, Coins, Encapsulation, hkdf};
-use common::{NOW, hex, keygen, policy, suite, unhex};
+use common::witness_kp::{self, KeyCoins};
+use common::{NOW, hex, keygen, kp, policy, suite, unhex};
 use serde_json::{Value, json};
 use smqtt_core::attribute::{Attributes, Label, Versions};
 use smqtt_core::bundle::{Bundle, Epoch};
@@ -21,16 +23,22 @@ use smqtt_core::header::{Draft, HEADER_SECONDS_MAX, Header, Signer};
 use smqtt_core::identity::{DeviceId, Fingerprint, Role};
 use smqtt_core::policy::{Policy, Template};
 use smqtt_core::rule::{Mode, Rule};
-use smqtt_core::suite::{Master, Params, Scope, SuiteId, UserKey};
+use smqtt_core::suite::{Labels, Master, Params, Scope, SuiteId, UserKey};
+use smqtt_core::target::Target;
 use smqtt_core::token::Token;
 
 /// The vectors of this name, from their file; written first if the environment asks for it.
 fn vectors(name: &str, generate: impl Fn() -> Value) -> Value {
     let path = format!("{}/tests/vectors/{name}.json", env!("CARGO_MANIFEST_DIR"));
-    if std::env::var_os("SMQTT_WRITE_VECTORS").is_some() {
-        std::fs::write(&path, serde_json::to_string_pretty(&generate()).unwrap() + "\n").unwrap();
+    let read = || std::fs::read_to_string(&path).map(|text| serde_json::from_str::<Value>(&text).unwrap());
+    if let Some(how) = std::env::var_os("SMQTT_WRITE_VECTORS") {
+        let mut file = generate();
+        if let (true, Ok(frozen)) = (how == "add", read()) {
+            file.as_object_mut().unwrap().extend(frozen.as_object().unwrap().clone());
+        }
+        std::fs::write(&path, serde_json::to_string_pretty(&file).unwrap() + "\n").unwrap();
     }
-    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+    read().unwrap()
 }
 
 fn text<'a>(value: &'a Value, key: &str) -> &'a str {
@@ -377,6 +385,333 @@ fn fabeo_cp() {
     }
 }
 
+// --- fabeo-kp -------------------------------------------------------------------------------------
+
+fn kp_setup() -> (Params, Master) {
+    kp().setup(&Secret32::new([1; 32]))
+}
+
+fn kp_alpha() -> Scalar {
+    witness_kp::alpha(&[1; 32])
+}
+
+fn kp_key(text: &str, versions: &Versions, epoch: u64, coins: u8) -> Value {
+    let (params, master) = kp_setup();
+    let access = policy(text).access(versions, epoch);
+    let matrix = Matrix::of(&access);
+    let made = KeyCoins::derive(kp_alpha(), params.id(), epoch, &access, &[coins; 32]);
+    let key =
+        kp().keygen(&master, epoch, &Scope::Policy(access.clone()), &Secret32::new([coins; 32])).unwrap();
+    let witness = witness_kp::Key::honest(&matrix, &made).encode(params.id(), epoch, &access);
+    assert_eq!(witness, *key.encode(), "witness and suite agree before anything is frozen");
+    json!({
+        "policy": text, "versions": hex(versions.encode()), "epoch": epoch, "coins": hex([coins; 32]),
+        "access": hex(witness::access_cbor(&access)),
+        "drawn": made.values[1..].iter().map(scalar_hex).collect::<Vec<_>>(),
+        "shares": matrix.shares(&made.values).iter().map(scalar_hex).collect::<Vec<_>>(),
+        "occurrences": matrix.rows.iter().map(|row| row.occurrence).collect::<Vec<_>>(),
+        "per_occurrence": made.per_occurrence.iter().map(scalar_hex).collect::<Vec<_>>(),
+        "key": hex(witness),
+    })
+}
+
+fn kp_encapsulation(attributes: &str, versions: &Versions, epoch: u64, m: u8) -> Value {
+    let (params, m) = (kp_setup().0, [m; 32]);
+    let labels = attributes.parse::<Attributes>().unwrap().labels(versions, epoch);
+    let held = labels.iter().map(|label| label.as_bytes().to_vec()).collect();
+    let s = witness_kp::s(params.id(), &held, &m);
+    let made = witness_kp::Encapsulation::honest(&kp_alpha(), params.id(), &held, &m);
+    let shared = witness::shared_element(&kp_alpha(), &s);
+    let scope = Scope::Labels(labels.clone().into());
+    let (encapsulation, secret) = kp().encapsulate(&params, &scope, b"context", &Secret32::new(m)).unwrap();
+    assert_eq!(made.bytes(), encapsulation, "witness and suite agree before anything is frozen");
+    assert_eq!(&made.secret(&m, b"context"), secret.expose());
+    json!({
+        "attributes": attributes, "versions": hex(versions.encode()), "epoch": epoch,
+        "labels": labels.iter().map(|label| hex(label.as_bytes())).collect::<Vec<_>>(),
+        "context": hex(b"context"), "m": hex(m), "s": scalar_hex(&s),
+        "c": hex(made.c_bytes()), "shared_element": hex(witness::gt_bytes(&shared)),
+        "mask": hex(made.mask(&shared)), "d": hex(made.d),
+        "encapsulation": hex(encapsulation), "secret": hex(secret.expose()),
+    })
+}
+
+/// What an attacker makes of the encapsulation under `a, b` (C1, rows of epoch, a, b, then d), and the answer it
+/// gets.
+fn kp_broken(original: &Value) -> Vec<Value> {
+    let good = bytes(original, "encapsulation");
+    let names: Vec<Vec<u8>> =
+        list(original, "labels").iter().map(|label| unhex(label.as_str().unwrap())).collect();
+    let held = names.iter().cloned().collect();
+    let parsed = witness_kp::Encapsulation::parse(&good, &held);
+    let mut out = Vec::new();
+    let mut put = |what: &str, bad: Vec<u8>, error: &str| {
+        out.push(json!({ "what": what, "encapsulation": hex(bad), "error": error }));
+    };
+    let flipped = |at: usize, bits: u8| {
+        let mut bad = good.clone();
+        bad[at] ^= bits;
+        bad
+    };
+    let with = |at: usize, head: u8, len: usize, last: u8| {
+        let mut bad = good.clone();
+        bad[at..at + len].fill(0);
+        (bad[at], bad[at + len - 1]) = (head, last);
+        bad
+    };
+    put("cut short", good[..good.len() - 1].to_vec(), "Malformed");
+    put("empty", vec![], "Malformed");
+    put("a byte longer", [&good[..], &[0]].concat(), "Malformed");
+    put("a row longer", [&good[..240], &good[192..]].concat(), "Malformed");
+    put("a row less", [&good[..192], &good[240..]].concat(), "Malformed");
+    put("d: first bit", flipped(240, 0x80), "Inconsistent");
+    put("d: last bit", flipped(271, 1), "Inconsistent");
+    let points = [
+        (0, 96, "C1"),
+        (96, 48, "the row of the epoch"),
+        (144, 48, "the row of a"),
+        (192, 48, "the row of b"),
+    ];
+    for (at, len, what) in points {
+        put(&format!("{what}: the other sign"), flipped(at, 0x20), "Inconsistent");
+        put(&format!("{what}: the identity"), with(at, 0xc0, len, 0), "Inconsistent");
+        put(&format!("{what}: not marked as compressed"), flipped(at, 0x80), "Inconsistent");
+        let mut above = good.clone();
+        above[at..at + len].fill(0xff);
+        above[at] = 0x9f;
+        put(&format!("{what}: a coordinate above the modulus"), above, "Inconsistent");
+    }
+    put("the row of a: on no point of the curve", with(144, 0x80, 48, 1), "Inconsistent");
+    put("the row of a: (0, 2), of order 3", with(144, 0x80, 48, 0), "Inconsistent");
+    put("the row of b, which the key does not use: on no point", with(192, 0x80, 48, 1), "Inconsistent");
+    let three = witness::g1(with(144, 0x80, 48, 0)[144..192].try_into().unwrap());
+    for (row, shift, what) in [
+        (1, three, "a plus (0, 2)"),
+        (1, -three, "a plus (0, -2)"),
+        (2, three, "b plus (0, 2)"),
+        (0, three, "the epoch plus (0, 2)"),
+    ] {
+        let mut bad = parsed.clone();
+        *bad.rows.get_mut(&names[row]).unwrap() += shift;
+        put(&format!("the row of {what}"), bad.bytes(), "Inconsistent");
+    }
+    put(
+        "rows of a and b exchanged",
+        [&good[..144], &good[192..240], &good[144..192], &good[240..]].concat(),
+        "Inconsistent",
+    );
+    put("the row of a twice", [&good[..192], &good[144..192], &good[240..]].concat(), "Inconsistent");
+    // Another valid encapsulation of nothing, multiplied in.
+    let m = array::<32>(original, "m");
+    let s = witness_kp::s(kp_setup().0.id(), &held, &m);
+    let mut moved = parsed.clone();
+    let factor = witness_kp::Encapsulation::make(&held, &Scalar::from(5));
+    moved.c1 += factor.c1;
+    moved.rows.iter_mut().for_each(|(label, row)| *row += factor.rows[label]);
+    put("re-randomised, shared element moved by Y^5", moved.bytes(), "Inconsistent");
+    moved.d = witness::xor(&m, &moved.mask(&witness::shared_element(&kp_alpha(), &(s + Scalar::from(5)))));
+    put("re-randomised, shared element moved by Y^5, m masked again", moved.bytes(), "Inconsistent");
+    // Right in every equation, but the coin is none of m's.
+    let mut forged = witness_kp::Encapsulation::make(&held, &Scalar::one());
+    forged.d = witness::xor(&m, &forged.mask(&witness::shared_element(&kp_alpha(), &Scalar::one())));
+    put("s = 1", forged.bytes(), "Inconsistent");
+    out
+}
+
+fn kp_generate() -> Value {
+    let (params, master) = kp_setup();
+    let v0 = Versions::default();
+    let raised = versions_of(&[("role=nurse", 2), ("level", 1)]);
+    let hash = |label: &Label| {
+        let point = witness::hash(label.as_bytes(), witness_kp::LABEL_TAG);
+        json!({ "label": hex(label.as_bytes()), "meaning": format!("{label:?}"), "point": hex(G1Affine::from(point).to_compressed()) })
+    };
+    let a_and_b = kp_encapsulation("a, b", &v0, 7, 0x22);
+    let good_params = params.encode();
+    let y = good_params.len() - 576;
+    let mut one = good_params.clone();
+    one[y..].fill(0);
+    one[y + 47] = 1;
+    let edited = |source: &[u8], at: usize, to: &[u8]| {
+        let mut out = source.to_vec();
+        out[at..at + to.len()].copy_from_slice(to);
+        hex(out)
+    };
+    // K1 of both occurrences, rows of a, a, b and the epoch.
+    let key = unhex(text(&kp_key("a and (a or b)", &v0, 7, 3), "key"));
+    let material = key.len() - (2 * 96 + 4 * 48);
+    let points = |g2s: usize, g1s: usize| {
+        let k1 = G2Affine::generator().to_compressed().repeat(g2s);
+        [k1, G1Affine::generator().to_compressed().repeat(g1s)].concat()
+    };
+    let generator = G1Affine::generator().to_compressed();
+    let mut order_three = [0; 48];
+    order_three[0] = 0x80;
+    // Sound points, as many as the formula asks for, if anything does.
+    let formula = |cbor: &str, g2s: usize, g1s: usize| {
+        let value = cose::decode(&unhex(cbor));
+        hex(witness_kp::encode_key(params.id(), 7, value, &points(g2s, g1s)))
+    };
+    let (a, b) = ("4684006161f600", "4684006162f600");
+    let nested =
+        |depth: usize| (0..depth).fold(a.to_owned(), |inner, at| format!("820{}82{b}{inner}", 3 + at % 2));
+    let wide = |n: usize| {
+        let leaf = |i: usize| cose::bytes(Label::attribute(&format!("a={i}").parse().unwrap(), 0).as_bytes());
+        let of = ciborium::Value::Array((0..n).map(leaf).collect());
+        hex(cose::encode(&ciborium::Value::Array(vec![4.into(), of])))
+    };
+    json!({
+        "about": "fabeo-kp: every step from coins to secret; scalars are 32 bytes big-endian. In a key, `drawn` is what the shares \
+                  of alpha draw and `per_occurrence` are t_0, t_1, .. `broken` are encapsulations for the first \
+                  encapsulation's labels and the first key: of another length they are Malformed, and whatever else is wrong is \
+                  Inconsistent, since another answer would tell which rows the key uses.",
+        "setup": {
+            "coins": hex([1; 32]), "alpha": hex(master.expose().expose()), "params": hex(&good_params), "params_id": hex(params.id()),
+        },
+        "hash": [
+            hash(&Label::attribute(&"a".parse().unwrap(), 0)),
+            hash(&Label::attribute(&"ward=3".parse().unwrap(), 0)),
+            hash(&Label::attribute(&"role=nurse".parse().unwrap(), 2)),
+            hash(&Label::attribute(&"\"Straße\"=\"Große 1\"".parse().unwrap(), 0)),
+            hash(&Label::bit("level", 31, true, 0)),
+            hash(&Label::epoch(7)),
+            hash(&Label::epoch(u64::MAX)),
+        ],
+        "keys": [
+            kp_key("a", &v0, 7, 2),
+            kp_key("a and (a or b)", &v0, 7, 3),
+            kp_key("2 of (a, b, c and d, a or c)", &v0, 7, 4),
+            kp_key("a", &v0, 8, 5),
+            kp_key("role=nurse and ward=3", &raised, 7, 6),
+            kp_key("role=nurse and ward=3", &v0, 7, 7),
+            kp_key("level>=4 and level<=6", &raised, 7, 8),
+            kp_key("3 of (a, b, c, d, 2 of (a, b, c))", &v0, 7, 9),
+            kp_key("a or b or c or d or role=nurse or level=5", &v0, 7, 10),
+        ],
+        "encapsulations": [
+            a_and_b,
+            kp_encapsulation("a", &v0, 7, 0x23),
+            kp_encapsulation("b, c, d", &v0, 7, 0x24),
+            kp_encapsulation("a", &v0, 8, 0x25),
+            kp_encapsulation("role=nurse, ward=3", &raised, 7, 0x26),
+            kp_encapsulation("level=5", &raised, 7, 0x27),
+            kp_encapsulation("level=5, level=7", &v0, 7, 0x28),
+            kp_encapsulation("", &v0, 7, 0x29),
+        ],
+        "broken": kp_broken(&a_and_b),
+        "broken_scopes": [
+            { "what": "the label that the key asks for exchanged", "attributes": "b, c", "epoch": 7, "key": 0, "error": "NotSatisfied" },
+            { "what": "another label exchanged", "attributes": "a, c", "epoch": 7, "key": 0, "error": "Inconsistent" },
+            { "what": "both exchanged", "attributes": "c, d", "epoch": 7, "key": 8, "error": "Inconsistent" },
+            { "what": "another epoch", "attributes": "a, b", "epoch": 8, "key": 3, "error": "Inconsistent" },
+            { "what": "a label less", "attributes": "a", "epoch": 7, "key": 0, "error": "Malformed" },
+            { "what": "a label more", "attributes": "a, b, c", "epoch": 7, "key": 0, "error": "Malformed" },
+        ],
+        "broken_params": [
+            { "what": "Y = 1", "params": hex(&one) },
+            { "what": "Y outside the group of prime order", "params": edited(&good_params, y, &[good_params[y] ^ 1]) },
+            { "what": "a coordinate above the modulus", "params": edited(&good_params, y, &[0xff; 48]) },
+            { "what": "an evaluation-only suite", "params": hex([&[0x82, 0x63], &b"lsw"[..], &good_params[10..]].concat()) },
+            { "what": "a user secret key", "params": hex(&key) },
+        ],
+        "broken_keys": [
+            { "what": "K1 is the identity", "key": edited(&key, material, &[&[0xc0][..], &[0; 95]].concat()) },
+            { "what": "the second K1 is no point", "key": edited(&key, material + 96, &[0xff; 96]) },
+            { "what": "the first row has order 3", "key": edited(&key, material + 192, &order_three) },
+            { "what": "the last row is the identity", "key": edited(&key, key.len() - 48, &[&[0xc0][..], &[0; 47]].concat()) },
+            { "what": "a row too many", "key": hex([&key[..material - 2], &((2 * 96 + 5 * 48) as u16).to_be_bytes(), &key[material..], &generator].concat()) },
+            { "what": "one K1 for both occurrences", "key": formula(&format!("820383{a}{a}{b}"), 1, 3) },
+            { "what": "a K1 for an occurrence that is not there", "key": formula(&format!("820382{a}{b}"), 2, 2) },
+            { "what": "an `and` of one", "key": formula(&format!("820381{a}"), 1, 1) },
+            { "what": "`and` in `and`", "key": formula(&format!("820382820382{a}{b}43820207"), 1, 3) },
+            { "what": "`1 of`, which is `or`", "key": formula(&format!("83050182{a}{b}"), 1, 2) },
+            { "what": "`2 of` two, which is `and`", "key": formula(&format!("83050282{a}{b}"), 1, 2) },
+            { "what": "`0 of`", "key": formula(&format!("83050082{a}{b}"), 1, 2) },
+            { "what": "`3 of` two", "key": formula(&format!("83050382{a}{b}"), 1, 2) },
+            { "what": "a gate of no children", "key": formula("820380", 0, 0) },
+            { "what": "no such gate", "key": formula(&format!("820682{a}{b}"), 1, 2) },
+            { "what": "labels, as a key of fabeo-cp has them", "key": formula(&format!("82{a}{b}"), 1, 2) },
+            { "what": "a leaf that is no label", "key": formula(&format!("82038241ff{b}"), 1, 2) },
+            { "what": "65 gates deep", "key": formula(&nested(65), 65, 66) },
+            { "what": "258 leaves", "key": formula(&wide(258), 1, 258) },
+            { "what": "said to be of fabeo-cp", "key": hex(key.iter().enumerate().map(|(i, b)| if i == 8 { b'c' } else { *b }).collect::<Vec<_>>()) },
+            { "what": "cut short", "key": hex(&key[..key.len() - 1]) },
+            { "what": "a byte longer", "key": hex([&key[..], &[0]].concat()) },
+            { "what": "public parameters", "key": hex(&good_params) },
+        ],
+    })
+}
+
+#[test]
+fn fabeo_kp() {
+    let file = vectors("fabeo-kp", kp_generate);
+    assert!(file == kp_generate(), "every byte comes out as it was frozen");
+
+    let setup = &file["setup"];
+    let (params, master) = kp().setup(&Secret32::new(array(setup, "coins")));
+    assert_eq!(master.expose().expose(), &array::<32>(setup, "alpha"));
+    assert_eq!(Params::decode(&bytes(setup, "params")).unwrap(), params);
+    assert_eq!(params.id(), &array::<16>(setup, "params_id"));
+
+    let labels = |vector: &Value| -> Labels {
+        let versions = vector["versions"].as_str().map(|v| Versions::decode(&unhex(v)).unwrap());
+        let attributes = text(vector, "attributes").parse::<Attributes>().unwrap();
+        attributes.labels(&versions.unwrap_or_default(), vector["epoch"].as_u64().unwrap()).into()
+    };
+    let keys: Vec<UserKey> = list(&file, "keys")
+        .iter()
+        .map(|vector| {
+            let versions = Versions::decode(&bytes(vector, "versions")).unwrap();
+            let epoch = vector["epoch"].as_u64().unwrap();
+            let scope = Scope::Policy(policy(text(vector, "policy")).access(&versions, epoch));
+            let made = kp().keygen(&master, epoch, &scope, &Secret32::new(array(vector, "coins"))).unwrap();
+            let key = UserKey::decode(&bytes(vector, "key")).unwrap();
+            assert_eq!((made.encode(), key.scope(), key.epoch()), (key.encode(), &scope, epoch));
+            key
+        })
+        .collect();
+    for vector in list(&file, "encapsulations") {
+        let scope = Scope::Labels(labels(vector));
+        let (context, m) = (bytes(vector, "context"), Secret32::new(array(vector, "m")));
+        let (encapsulation, secret) = kp().encapsulate(&params, &scope, &context, &m).unwrap();
+        assert_eq!(
+            (&encapsulation, secret.expose()),
+            (&bytes(vector, "encapsulation"), &array(vector, "secret"))
+        );
+        let mut opened = 0;
+        for key in &keys {
+            let result = kp().decapsulate(&params, key, &scope, &context, &encapsulation);
+            match key.satisfies(&scope) {
+                true => assert_eq!(result, Ok(secret.clone())),
+                false => assert_eq!(name(result.unwrap_err()), "NotSatisfied"),
+            }
+            opened += usize::from(key.satisfies(&scope));
+        }
+        assert_eq!(opened > 0, !text(vector, "attributes").is_empty());
+        assert!(opened < keys.len());
+    }
+
+    let first = &file["encapsulations"][0];
+    let bad_scope = Scope::Labels(labels(first));
+    for vector in list(&file, "broken") {
+        let bad = bytes(vector, "encapsulation");
+        let refused = kp().decapsulate(&params, &keys[0], &bad_scope, b"context", &bad);
+        assert_eq!(name(refused.unwrap_err()), text(vector, "error"), "{}", text(vector, "what"));
+    }
+    for vector in list(&file, "broken_scopes") {
+        let key = &keys[vector["key"].as_u64().unwrap() as usize];
+        let scope = Scope::Labels(labels(vector));
+        let refused = kp().decapsulate(&params, key, &scope, b"context", &bytes(first, "encapsulation"));
+        assert_eq!(name(refused.unwrap_err()), text(vector, "error"), "{}", text(vector, "what"));
+    }
+    for vector in list(&file, "broken_params") {
+        assert!(Params::decode(&bytes(vector, "params")).is_err(), "{}", text(vector, "what"));
+    }
+    for vector in list(&file, "broken_keys") {
+        assert!(UserKey::decode(&bytes(vector, "key")).is_err(), "{}", text(vector, "what"));
+    }
+}
+
 // --- header, message, bundle ----------------------------------------------------------------------
 
 const TOPIC: &str = "ward/3/temperature";
@@ -395,10 +730,9 @@ const M: [u8; 32] = [0x33; 32];
 impl Sealed {
     fn new(draft: &Draft<'_>, publisher: &Signer) -> Self {
         let (header, key) = Header::seal_with(draft, publisher, &Secret32::new(M)).unwrap();
-        let Scope::Policy(access) = header.scope() else { panic!("a policy") };
-        let (_, secret) = suite()
-            .encapsulate(draft.params, &Scope::Policy(access.clone()), HEADER_AAD, &Secret32::new(M))
-            .unwrap();
+        let suite = draft.params.suite().suite();
+        let encapsulated = suite.encapsulate(draft.params, &header.scope(), HEADER_AAD, &Secret32::new(M));
+        let (_, secret) = encapsulated.unwrap();
         let content = Content {
             key: hkdf(header.hash(), secret.expose(), &[b"SMQTT-V01 key"]),
             iv: hkdf(header.hash(), secret.expose(), &[b"SMQTT-V01 iv"]),
@@ -603,6 +937,99 @@ fn envelope_generate() -> Value {
         "signed": signed_file,
         "broken": broken,
         "bundle": bundle_generate(&pki, &publisher, &draft, header),
+        "labels": labels_generate(),
+    });
+    file.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    file
+}
+
+/// A header sealed under labels, with a root of its own, a message under it, and what to refuse.
+fn labels_generate() -> Value {
+    let pki = Pki::new();
+    let publisher = pki.device(1);
+    let (params, master) = kp_setup();
+    let versions = versions_of(&[("kind=reading", 2), ("ward", 1)]);
+    let filter = "ward/3/#".parse().unwrap();
+    let attributes: Attributes = "kind=reading, ward=3".parse().unwrap();
+    let target = Target::labels(attributes.clone()).unwrap();
+    let draft = Draft {
+        params: &params,
+        epoch: 7,
+        versions: &versions,
+        target: &target,
+        created: NOW,
+        expires: NOW + 3600,
+        filter: &filter,
+        sign_messages: false,
+    };
+    let sealed = Sealed::new(&draft, &publisher);
+    let mut file = sealed.vector(&[b"38.5"]);
+    let header = file["header"].as_object_mut().unwrap();
+    header.remove("policy");
+    header.insert("attributes".into(), attributes.to_string().into());
+    let key = |text: &str, coins: u8| {
+        let scope = Scope::Policy(policy(text).access(&versions, 7));
+        kp().keygen(&master, 7, &scope, &Secret32::new([coins; 32])).unwrap()
+    };
+    let reader_policy = "kind=reading and ward>=2 and ward<=4";
+    let (reader, outsider) = (key(reader_policy, 6), key("kind=alarm", 9));
+
+    let set = |text: &str| text.parse::<Attributes>().unwrap().encode();
+    let many: Vec<String> = (0..8).map(|n| format!("n{n}=1")).collect();
+    let many = set(&many.join(", "));
+    let mut unsorted = set("kind=reading, ward=3");
+    // [2 attributes]: the second of 8 bytes in front.
+    let second = unsorted.split_off(unsorted.len() - 8);
+    unsorted.splice(1..1, second);
+    let replaced = |labels: Vec<u8>| {
+        move |f: &mut Vec<(ciborium::Value, ciborium::Value)>| *cose::field(f, 12) = cose::bytes(labels)
+    };
+    type Edits<'a> = Vec<(&'a str, Box<dyn FnOnce(&mut Vec<(ciborium::Value, ciborium::Value)>)>)>;
+    let with_policy = |f: &mut Vec<(ciborium::Value, ciborium::Value)>| {
+        let at = f.iter().position(|(key, _)| *key == 6.into()).unwrap();
+        f.insert(at, (5.into(), cose::bytes(policy("kind=reading").encode())));
+    };
+    let edits: Edits = vec![
+        ("a policy beside the labels", Box::new(with_policy)),
+        ("a policy in place of the labels", {
+            Box::new(move |f| {
+                with_policy(f);
+                f.retain(|(key, _)| *key != 12.into());
+            })
+        }),
+        ("neither policy nor labels", Box::new(|f| f.retain(|(key, _)| *key != 12.into()))),
+        ("said to be of fabeo-cp", Box::new(|f| *cose::field(f, 1) = "fabeo-cp".into())),
+        ("no labels", Box::new(replaced(vec![0x80]))),
+        ("labels out of order", Box::new(replaced(unsorted))),
+        ("264 labels", Box::new(replaced(many))),
+        ("a label exchanged", Box::new(replaced(set("kind=reading, ward=2")))),
+        ("a label added", Box::new(replaced(set("kind=reading, ward=3, x")))),
+        ("the versions left out", Box::new(|f| f.retain(|(key, _)| *key != 4.into()))),
+        ("the epoch edited", Box::new(|f| *cose::field(f, 3) = 8.into())),
+        ("the encapsulation flipped", {
+            Box::new(|f| {
+                let ciborium::Value::Bytes(bytes) = cose::field(f, 6) else { panic!("bytes") };
+                bytes[200] ^= 1;
+            })
+        }),
+    ];
+    let compact = bytes(&file["messages"][0], "compact");
+    let mut broken = Vec::new();
+    let mut put = |what: &str, key: (&str, &UserKey), payload: Vec<u8>| {
+        let error = envelope_open(&pki.roots(), &params, key.1, TOPIC, &payload).expect_err(what);
+        let payload = hex(payload);
+        broken
+            .push(json!({ "what": what, "topic": TOPIC, "envelope": payload, "key": key.0, "error": error }));
+    };
+    for (what, edit) in edits {
+        let header = cose::edited(sealed.header.as_bytes(), &publisher, HEADER_AAD, edit);
+        let what = format!("{what}, signed again");
+        put(&what, ("reader", &reader), [&MAGIC[..], &[0x82], &header, &compact[5..]].concat());
+    }
+    put("a key that the labels do not satisfy", ("outsider", &outsider), sealed.full(&compact));
+    let more = json!({
+        "root": hex(&pki.root), "params": hex(params.encode()), "reader_policy": reader_policy,
+        "reader": hex(reader.encode()), "outsider": hex(outsider.encode()), "broken": broken,
     });
     file.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     file
@@ -722,6 +1149,89 @@ fn bundle_generate(pki: &Pki, publisher: &Signer, draft: &Draft<'_>, header: &He
     json!({ "bytes": hex(good), "number": 41, "broken": broken, "checks": checks })
 }
 
+/// A header, its keys and the messages under it, against everything that is said of them.
+fn check_sealed(
+    sealed: &Value,
+    roots: &[Vec<u8>],
+    params: &Params,
+    reader_key: &UserKey,
+    messages_are_signed: bool,
+) {
+    let vector = &sealed["header"];
+    let header = Header::parse(&bytes(vector, "bytes")).unwrap();
+    let certificate = header.verify(roots).unwrap();
+    assert_eq!(
+        (header.hash(), header.kid().to_string()),
+        (&array(vector, "hash"), text(vector, "kid").to_owned())
+    );
+    let target = match vector.get("policy") {
+        Some(policy) => policy.as_str().unwrap().parse::<Policy>().unwrap().into(),
+        None => Target::labels(text(vector, "attributes").parse().unwrap()).unwrap(),
+    };
+    assert_eq!(header.target(), &target);
+    assert_eq!(header.versions().encode(), bytes(vector, "versions"));
+    assert_eq!((header.epoch(), header.created(), header.expires()), (7, NOW, NOW + 3600));
+    assert_eq!(header.filter().as_str(), text(vector, "filter"));
+    assert_eq!(header.publisher().to_string(), text(vector, "publisher"));
+    assert_eq!(header.messages_are_signed(), messages_are_signed);
+    assert_eq!(vector["messages_are_signed"], messages_are_signed);
+    let m = Secret32::new(array(vector, "m"));
+    let suite = params.suite().suite();
+    let (encapsulation, secret) = suite.encapsulate(params, &header.scope(), HEADER_AAD, &m).unwrap();
+    assert_eq!((&encapsulation[..], secret.expose()), (header.encapsulation(), &array(vector, "secret")));
+    let content = Content {
+        key: hkdf(header.hash(), secret.expose(), &[b"SMQTT-V01 key"]),
+        iv: hkdf(header.hash(), secret.expose(), &[b"SMQTT-V01 iv"]),
+        header_hash: *header.hash(),
+        publisher: header.publisher().0,
+    };
+    assert_eq!((content.key, content.iv), (array(sealed, "content_key"), array(sealed, "context_iv")));
+
+    let reader = header.open(params, reader_key).unwrap();
+    for vector in list(sealed, "messages") {
+        let (topic, payload, compact) =
+            (text(vector, "topic"), bytes(vector, "payload"), bytes(vector, "compact"));
+        let counter = vector["counter"].as_u64().unwrap();
+        assert_eq!(content.external_aad(topic), bytes(vector, "external_aad"));
+        assert_eq!(content.enc_structure(topic, counter), bytes(vector, "enc_structure"));
+        assert_eq!(content.nonce(counter), array(vector, "nonce"));
+        // Every byte but those of the signature, which is checked instead.
+        let ends = || compact.len() - (payload.len() + 16) - 1;
+        let signature = messages_are_signed.then(|| &compact[ends() - 64..ends()]);
+        assert_eq!(content.compact(topic, counter, &payload, signature), compact);
+        let message = Envelope::parse(&compact).unwrap().message;
+        let verified = message.verify(&certificate.public_key, topic, header.hash(), header.publisher());
+        assert_eq!(verified, messages_are_signed.then_some(true));
+        assert_eq!((message.counter(), message.kid()), (counter, header.kid()));
+        assert_eq!(reader.open(topic, &message).unwrap(), payload);
+    }
+    let full = bytes(sealed, "full");
+    let first = bytes(&sealed["messages"][0], "compact");
+    assert_eq!(full, Envelope::parse(&first).unwrap().message.full(header.as_bytes()));
+    assert_eq!(envelope_open(roots, params, reader_key, TOPIC, &full).unwrap(), b"38.5");
+}
+
+fn check_broken(file: &Value, roots: &[Vec<u8>], params: &Params) {
+    for vector in list(file, "broken") {
+        let (topic, payload) = (text(vector, "topic"), bytes(vector, "envelope"));
+        let key = UserKey::decode(&bytes(file, text(vector, "key"))).unwrap();
+        let refused = envelope_open(roots, params, &key, topic, &payload);
+        assert_eq!(refused.unwrap_err(), text(vector, "error"), "{}", text(vector, "what"));
+    }
+}
+
+/// The section with a root of its own.
+fn check_labels(file: &Value) {
+    let roots = [bytes(file, "root")];
+    let params = Params::decode(&bytes(file, "params")).unwrap();
+    let reader = UserKey::decode(&bytes(file, "reader")).unwrap();
+    let versions = Versions::decode(&bytes(&file["header"], "versions")).unwrap();
+    let access = policy(text(file, "reader_policy")).access(&versions, 7);
+    assert_eq!(reader.scope(), &Scope::Policy(access));
+    check_sealed(file, &roots, &params, &reader, false);
+    check_broken(file, &roots, &params);
+}
+
 #[test]
 fn envelopes_and_bundles() {
     let file = vectors("envelope", envelope_generate);
@@ -730,62 +1240,10 @@ fn envelopes_and_bundles() {
     let roots = [root];
 
     for (sealed, messages_are_signed) in [(&file, false), (&file["signed"], true)] {
-        let vector = &sealed["header"];
-        let header = Header::parse(&bytes(vector, "bytes")).unwrap();
-        let certificate = header.verify(&roots).unwrap();
-        assert_eq!(
-            (header.hash(), header.kid().to_string()),
-            (&array(vector, "hash"), text(vector, "kid").to_owned())
-        );
-        assert_eq!(header.target(), &text(vector, "policy").parse::<Policy>().unwrap().into());
-        assert_eq!(header.versions().encode(), bytes(vector, "versions"));
-        assert_eq!((header.epoch(), header.created(), header.expires()), (7, NOW, NOW + 3600));
-        assert_eq!(header.filter().as_str(), text(vector, "filter"));
-        assert_eq!(header.publisher().to_string(), text(vector, "publisher"));
-        assert_eq!(header.messages_are_signed(), messages_are_signed);
-        assert_eq!(vector["messages_are_signed"], messages_are_signed);
-        let m = Secret32::new(array(vector, "m"));
-        let Scope::Policy(access) = header.scope() else { panic!("a policy") };
-        let (encapsulation, secret) =
-            suite().encapsulate(&params, &Scope::Policy(access.clone()), HEADER_AAD, &m).unwrap();
-        assert_eq!((&encapsulation[..], secret.expose()), (header.encapsulation(), &array(vector, "secret")));
-        let content = Content {
-            key: hkdf(header.hash(), secret.expose(), &[b"SMQTT-V01 key"]),
-            iv: hkdf(header.hash(), secret.expose(), &[b"SMQTT-V01 iv"]),
-            header_hash: *header.hash(),
-            publisher: header.publisher().0,
-        };
-        assert_eq!((content.key, content.iv), (array(sealed, "content_key"), array(sealed, "context_iv")));
-
-        let reader = header.open(&params, &key("reader")).unwrap();
-        for vector in list(sealed, "messages") {
-            let (topic, payload, compact) =
-                (text(vector, "topic"), bytes(vector, "payload"), bytes(vector, "compact"));
-            let counter = vector["counter"].as_u64().unwrap();
-            assert_eq!(content.external_aad(topic), bytes(vector, "external_aad"));
-            assert_eq!(content.enc_structure(topic, counter), bytes(vector, "enc_structure"));
-            assert_eq!(content.nonce(counter), array(vector, "nonce"));
-            // Every byte but those of the signature, which is checked instead.
-            let ends = || compact.len() - (payload.len() + 16) - 1;
-            let signature = messages_are_signed.then(|| &compact[ends() - 64..ends()]);
-            assert_eq!(content.compact(topic, counter, &payload, signature), compact);
-            let message = Envelope::parse(&compact).unwrap().message;
-            let verified = message.verify(&certificate.public_key, topic, header.hash(), header.publisher());
-            assert_eq!(verified, messages_are_signed.then_some(true));
-            assert_eq!((message.counter(), message.kid()), (counter, header.kid()));
-            assert_eq!(reader.open(topic, &message).unwrap(), payload);
-        }
-        let full = bytes(sealed, "full");
-        let first = bytes(&sealed["messages"][0], "compact");
-        assert_eq!(full, Envelope::parse(&first).unwrap().message.full(header.as_bytes()));
-        assert_eq!(envelope_open(&roots, &params, &key("reader"), TOPIC, &full).unwrap(), b"38.5");
+        check_sealed(sealed, &roots, &params, &key("reader"), messages_are_signed);
     }
-
-    for vector in list(&file, "broken") {
-        let (topic, payload) = (text(vector, "topic"), bytes(vector, "envelope"));
-        let refused = envelope_open(&roots, &params, &key(text(vector, "key")), topic, &payload);
-        assert_eq!(refused.unwrap_err(), text(vector, "error"), "{}", text(vector, "what"));
-    }
+    check_broken(&file, &roots, &params);
+    check_labels(&file["labels"]);
 
     let vector = &file["bundle"];
     let bundle = Bundle::verify(&bytes(vector, "bytes"), &roots).unwrap();
@@ -1093,6 +1551,7 @@ fn tokens() {
 }
 
 #[test]
-fn vectors_name_the_suite_that_is_frozen() {
+fn vectors_name_the_suites_that_are_frozen() {
     assert_eq!(SuiteId::FabeoCp.name(), "fabeo-cp");
+    assert_eq!(SuiteId::FabeoKp.name(), "fabeo-kp");
 }

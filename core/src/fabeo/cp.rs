@@ -49,6 +49,7 @@ impl Suite for FabeoCp {
         coins: &Secret32,
     ) -> Result<UserKey, SuiteError> {
         let Scope::Labels(labels) = grant else { return Err(SuiteError::OtherKind) };
+        DOMAIN.check_master(master)?;
         // Bound to what the key is for: coins that repeat by a fault must not give two holders one `t`.
         let scope = sha256(&labels.as_slice().iter().map(Label::as_bytes).collect::<Vec<_>>());
         let t = Prk::extract(DOMAIN.keygen, coins.expose()).expand(&[

@@ -46,6 +46,7 @@ impl Suite for FabeoKp {
         coins: &Secret32,
     ) -> Result<UserKey, SuiteError> {
         let Scope::Policy(access) = grant else { return Err(SuiteError::OtherKind) };
+        DOMAIN.check_master(master)?;
         // Bound to what the key is for: coins that repeat by a fault must not give two holders one `t`.
         let (prk, scope) = (Prk::extract(DOMAIN.keygen, coins.expose()), sha256(&[&access.encode()]));
         let mut index = 0u32;

@@ -116,6 +116,11 @@ impl Domain {
         Secret32::new(Prk::extract(self.secret, m.expose()).expand(&[&hash, context]))
     }
 
+    /// Whether the master secret is of this suite: another's `alpha` would serve both.
+    fn check_master(&self, master: &Master) -> Result<(), SuiteError> {
+        (master.suite == self.suite).then_some(()).ok_or(SuiteError::OtherParams)
+    }
+
     /// Whether key and parameters are of this suite and belong together.
     fn check(&self, params: &Params, key: &UserKey) -> Result<(), SuiteError> {
         let fits =

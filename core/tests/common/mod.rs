@@ -6,7 +6,9 @@ pub mod cose;
 pub mod linear;
 pub mod pki;
 pub mod random;
+pub mod small_order;
 pub mod witness;
+pub mod witness_kp;
 
 use smqtt_core::attribute::{Attributes, Label, Versions};
 use smqtt_core::crypto::Secret32;
@@ -16,8 +18,42 @@ use smqtt_core::suite::{Master, Params, Scope, Suite, SuiteId, UserKey};
 /// Seconds since 1970, in January 2027: inside the validity of every certificate of [`pki`].
 pub const NOW: u64 = 1_800_000_000;
 
+/// `fabeo-cp`
 pub fn suite() -> &'static dyn Suite {
     SuiteId::FabeoCp.suite()
+}
+
+/// `fabeo-kp`
+pub fn kp() -> &'static dyn Suite {
+    SuiteId::FabeoKp.suite()
+}
+
+/// What a key of the suite is for: labels or a policy.
+pub fn grant(
+    suite: SuiteId,
+    policy: &Policy,
+    attributes: &Attributes,
+    versions: &Versions,
+    epoch: u64,
+) -> Scope {
+    match suite {
+        SuiteId::FabeoKp => Scope::Policy(policy.access(versions, epoch)),
+        _ => Scope::Labels(attributes.labels(versions, epoch).into()),
+    }
+}
+
+/// What the suite seals under: a policy or labels.
+pub fn scope(
+    suite: SuiteId,
+    policy: &Policy,
+    attributes: &Attributes,
+    versions: &Versions,
+    epoch: u64,
+) -> Scope {
+    match suite {
+        SuiteId::FabeoKp => Scope::Labels(attributes.labels(versions, epoch).into()),
+        _ => Scope::Policy(policy.access(versions, epoch)),
+    }
 }
 
 /// Parameters and master from coins of one repeated byte.

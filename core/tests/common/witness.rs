@@ -39,6 +39,13 @@ pub fn scalar(wide: [u8; 48]) -> Scalar {
     Scalar::from_bytes_wide(&little)
 }
 
+/// 32 big-endian bytes.
+pub fn reversed(scalar: &Scalar) -> [u8; 32] {
+    let mut bytes = scalar.to_bytes();
+    bytes.reverse();
+    bytes
+}
+
 pub fn hash(message: &[u8], tag: &[u8]) -> G1Projective {
     <G1Projective as HashToCurve<ExpandMsgXmd<Sha256>>>::hash_to_curve([message], tag)
 }
@@ -80,23 +87,23 @@ pub fn shared_element(alpha: &Scalar, s: &Scalar) -> Gt {
     pairing(&[(G1Projective::generator() * alpha, G2Projective::generator() * s)])
 }
 
+/// The access formula as CBOR has it.
+pub fn access_value(node: &Access) -> Value {
+    let gate = |head: Vec<u32>, of: &[Access]| {
+        let head = head.into_iter().map(Value::from);
+        Value::Array(head.chain([Value::Array(of.iter().map(access_value).collect())]).collect())
+    };
+    match node {
+        Formula::Leaf(label) => Value::Bytes(label.as_bytes().to_vec()),
+        Formula::And(of) => gate(vec![3], of),
+        Formula::Or(of) => gate(vec![4], of),
+        Formula::Threshold { k, of } => gate(vec![5, *k], of),
+    }
+}
+
 /// The access formula in CBOR.
 pub fn access_cbor(access: &Access) -> Vec<u8> {
-    fn value(node: &Access) -> Value {
-        let gate = |head: Vec<u32>, of: &[Access]| {
-            let head = head.into_iter().map(Value::from);
-            Value::Array(head.chain([Value::Array(of.iter().map(value).collect())]).collect())
-        };
-        match node {
-            Formula::Leaf(label) => Value::Bytes(label.as_bytes().to_vec()),
-            Formula::And(of) => gate(vec![3], of),
-            Formula::Or(of) => gate(vec![4], of),
-            Formula::Threshold { k, of } => gate(vec![5, *k], of),
-        }
-    }
-    let mut out = Vec::new();
-    ciborium::into_writer(&value(access), &mut out).unwrap();
-    out
+    super::cose::encode(&access_value(access))
 }
 
 /// The coins that come of `m`: `s`, what the shares draw, `s'_1..s'_tau`.

@@ -155,8 +155,8 @@ impl Plan {
             streams: cross(),
             rounds: 15,
             fresh: 20,
-            pairs: 800,
-            stream_seconds: 0.5,
+            pairs: 600,
+            stream_seconds: 0.4,
             counted: 10,
             publishers: 16,
             ..Self::quick()
@@ -169,8 +169,8 @@ impl Plan {
             streams: matrix(),
             rounds: 80,
             fresh: 60,
-            pairs: 6000,
-            stream_seconds: 1.0,
+            pairs: 5000,
+            stream_seconds: 0.8,
             stream_rounds: 4,
             publishers: 24,
             ..Self::standard()

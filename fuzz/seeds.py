@@ -32,19 +32,22 @@ def binary(text):
 
 for text in strings(vectors["policy"]):
     put("policy", binary(text))
-    put("decapsulate", b"\xc0" + text.encode())
+    for suite in b"\0\1":
+        put("decapsulate", bytes([suite]) + b"\xc0" + text.encode())
 for text in strings(vectors["envelope"]):
     put("envelope", binary(text))
     put("token", binary(text))
 for text in strings(vectors["envelope"]["bundle"]):
     put("bundle", binary(text))
-for text in strings(vectors["fabeo-cp"]):
-    put("key", binary(text))
-    put("decapsulate", b"\x41" + binary(text))
+for suite, name in enumerate(["fabeo-cp", "fabeo-kp"]):
+    for text in strings(vectors.get(name, {})):
+        put("key", binary(text))
+        put("decapsulate", bytes([suite]) + b"\x41" + binary(text))
 for text in strings(vectors["token"]):
     put("token", binary(text))
 for at in range(0, 368, 16):
-    put("decapsulate", bytes([1, at >> 8, at & 255, 1]))
+    for suite in b"\0\1":
+        put("decapsulate", bytes([suite, 1, at >> 8, at & 255, 1]))
 put("token", b"ward/+/bed/#\nward/3/bed/7")
 for packet in [
     "101000044d5154540402003c000461626364", "101100044d5154540502003c000000046162636400"[:38], "300700036162630102",

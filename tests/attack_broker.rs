@@ -351,7 +351,7 @@ async fn a_message_is_sealed_as_the_rule_of_its_topic_says() {
             continue;
         }
         // Also once the broker knows the header, by a compact message.
-        let good = match site.broker.view.bundle().rule_for(topic).unwrap().policy_for(topic) {
+        let good = match site.broker.view.bundle().rule_for(topic).unwrap().target_for(topic) {
             Ok(Some(policy)) => policy.to_string(),
             _ => continue,
         };
@@ -375,7 +375,7 @@ async fn a_topic_level_is_a_value_and_never_syntax() {
         let mut sealer = Sealer::new(false);
         let sealed = site.sensor.with(|k| sealer.seal(k, &topic, b"taken", Wish::Rule, now()).unwrap());
         let Outgoing::Sealed(sealed) = sealed else { panic!("sealed") };
-        let policy = sealed.header().policy();
+        let policy = sealed.header().target().as_policy().unwrap();
         assert_eq!(policy.attributes().len(), 2, "{policy}");
         assert_eq!(policy.names().into_iter().collect::<Vec<_>>(), ["role", "ward"]);
         assert_eq!(publish(&mut sensor, &topic, &sealed.full(), QoS::AtLeastOnce).await, Said::Taken);

@@ -11,7 +11,7 @@ use smqtt_client::mqtt::{self, MqttError, Options, Order, QoS};
 use smqtt_client::sealer::{KEY_AGE_SECONDS_MAX, Outgoing, SealError, Sealed, Sealer, Wish};
 use smqtt_core::envelope::Envelope;
 use smqtt_core::header::Kid;
-use smqtt_core::policy::Policy;
+use smqtt_core::target::Target;
 
 const WARD: &str = "ward/3/temperature";
 
@@ -149,24 +149,24 @@ async fn no_nonce_is_used_twice() {
 async fn the_rule_decides_for_whom() {
     let (_lab, sensor) = ward().await;
     let mut sealer = Sealer::new(false);
-    let policy = |text: &str| text.parse::<Policy>().unwrap();
+    let policy = |text: &str| Target::Policy(text.parse().unwrap());
     let ruled = seal(&sensor, &mut sealer, WARD, Wish::Rule, now()).unwrap();
-    assert_eq!(*ruled.header().policy(), policy("role=nurse and ward=3"));
+    assert_eq!(*ruled.header().target(), policy("role=nurse and ward=3"));
     assert!(!ruled.header().filter().matches("ward/4/temperature"));
     for wider in ["role=nurse", "role=visitor", "role=nurse and ward=3 or role=visitor"] {
         let wider = policy(wider);
-        let error = seal(&sensor, &mut sealer, WARD, Wish::Policy(&wider), now()).unwrap_err();
+        let error = seal(&sensor, &mut sealer, WARD, Wish::Under(&wider), now()).unwrap_err();
         assert!(matches!(error, SealError::OtherPolicy { .. }), "{error}");
     }
     let same = policy("role=nurse and ward=3");
-    assert_eq!(seal(&sensor, &mut sealer, WARD, Wish::Policy(&same), now()).unwrap().kid(), ruled.kid());
+    assert_eq!(seal(&sensor, &mut sealer, WARD, Wish::Under(&same), now()).unwrap().kid(), ruled.kid());
     let plain = |topic: &str| sensor.with(|k| Sealer::new(false).seal(k, topic, b"36.6", Wish::Plain, now()));
     assert!(matches!(plain(WARD), Err(SealError::PlainForbidden { .. })));
     assert!(matches!(plain("notes/1"), Ok(Outgoing::Plain(_))));
     // Without rule or option nothing is sent, and what has a policy of its own stays on its topic.
     let error = seal(&sensor, &mut sealer, "notes/1", Wish::Rule, now()).unwrap_err();
     assert!(matches!(error, SealError::NoPolicy(_)), "{error}");
-    let own = seal(&sensor, &mut sealer, "notes/1", Wish::Policy(&same), now()).unwrap();
+    let own = seal(&sensor, &mut sealer, "notes/1", Wish::Under(&same), now()).unwrap();
     assert!(own.header().filter().matches("notes/1") && !own.header().filter().matches("notes/2"));
     for topic in ["ward/+/temperature", "#", "", "ward/3/\0"] {
         let error = seal(&sensor, &mut sealer, topic, Wish::Rule, now()).unwrap_err();
@@ -207,7 +207,7 @@ async fn a_broker_that_asks_again_gets_no_nonce_twice_and_no_old_epoch() {
     for payload in &heard {
         if let Some(header) = Envelope::parse(payload).unwrap().header {
             let header = smqtt_core::header::Header::parse(header).unwrap();
-            assert_eq!(header.policy().to_string(), "role=nurse and ward=3");
+            assert_eq!(header.target().to_string(), "role=nurse and ward=3");
             epochs.push(header.epoch());
         }
     }

@@ -12,7 +12,7 @@ use smqtt_core::crypto::{AeadKey, Prk, SIGNATURE_BYTES, sha256};
 use smqtt_core::envelope::{Envelope, MAGIC};
 use smqtt_core::header::{Header, HeaderError};
 use smqtt_core::identity::{Identity, Role};
-use smqtt_core::suite::Scope;
+use smqtt_core::target::Target;
 
 const WARD: &str = "ward/3/temperature";
 const POLICY: &str = "role=nurse and ward=3";
@@ -46,10 +46,8 @@ fn signed_again(header: &Header, signer: &Device, edit: impl FnOnce(&[u8]) -> Ve
 fn sealed_by(reader: &Device, header: &[u8], topic: &str, counter: u8, payload: &[u8]) -> Vec<u8> {
     let hash = sha256(&[header]);
     let header = Header::parse(header).unwrap();
-    let access = header.access();
+    let (suite, scope) = (header.suite().suite(), &header.scope());
     let secret = reader.with(|k| {
-        let suite = header.suite().suite();
-        let scope = &Scope::Policy(access.clone());
         let opens = |key: &_| {
             suite.decapsulate(&k.params()[0], key, scope, b"SMQTT-V01 header", header.encapsulation()).ok()
         };
@@ -146,13 +144,13 @@ async fn a_header_of_another_authority_or_time_is_refused() {
 
     // Under the other authority's parameters, though signed by a device of ours.
     let theirs = foreign.with(|k| k.params()[0].clone());
-    let (policy, filter) = (POLICY.parse().unwrap(), WARD.parse().unwrap());
+    let (target, filter) = (Target::Policy(POLICY.parse().unwrap()), WARD.parse().unwrap());
     let (header, key) = sensor.with(|k| {
         let draft = smqtt_core::header::Draft {
             params: &theirs,
             epoch: 1,
             versions: &k.bundle().versions,
-            policy: &policy,
+            target: &target,
             created: now(),
             expires: now() + 3600,
             filter: &filter,
@@ -445,13 +443,13 @@ async fn what_claims_to_be_newer_does_not_open() {
     let mut versions = smqtt_core::attribute::Versions::default();
     versions.set(&"role=nurse".parse().unwrap(), u32::MAX).unwrap();
     let versions = &versions;
-    let (policy, filter) = (POLICY.parse().unwrap(), WARD.parse().unwrap());
+    let (target, filter) = (Target::Policy(POLICY.parse().unwrap()), WARD.parse().unwrap());
     let (header, key) = sensor.with(|k| {
         let draft = smqtt_core::header::Draft {
             params: &k.params()[0],
             epoch: 1,
             versions,
-            policy: &policy,
+            target: &target,
             created: now(),
             expires: now() + 3600,
             filter: &filter,

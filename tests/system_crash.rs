@@ -127,6 +127,7 @@ async fn killed_in_the_middle(told: usize, later: Duration) {
             name: name(number),
             role: "device".into(),
             attributes: vec![format!("number={number}")],
+            policy: None,
             ttl_seconds: None,
             hosts: Vec::new(),
         };

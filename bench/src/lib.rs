@@ -6,4 +6,19 @@
 
 #![forbid(unsafe_code)]
 
+pub mod compare;
+pub mod counters;
+pub mod files;
+pub mod floor;
+pub mod machine;
+pub mod measure;
+pub mod mqtt;
+pub mod plan;
+pub mod progress;
+pub mod publisher;
+pub mod questions;
+pub mod report;
 pub mod result;
+pub mod role;
+pub mod run;
+pub mod schemes;

@@ -1,5 +1,7 @@
 //! What a run gives: figures with their spread, and targets held against them.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 /// Which question of the evaluation a figure answers.
@@ -16,6 +18,33 @@ pub enum Question {
     Subscribers,
     /// What does a small device pay?
     Device,
+}
+
+impl Question {
+    /// All of them, in the order of the report.
+    pub const ALL: [Self; 5] = [Self::Schemes, Self::Mode, Self::Mqtt, Self::Subscribers, Self::Device];
+
+    /// The name on the command line and in files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Schemes => "schemes",
+            Self::Mode => "mode",
+            Self::Mqtt => "mqtt",
+            Self::Subscribers => "subscribers",
+            Self::Device => "device",
+        }
+    }
+
+    /// As people ask it.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Schemes => "What do the schemes cost?",
+            Self::Mode => "Ciphertext-policy or key-policy?",
+            Self::Mqtt => "What does sealing add to MQTT end to end?",
+            Self::Subscribers => "What does one more subscriber cost the publisher?",
+            Self::Device => "What does a small device pay?",
+        }
+    }
 }
 
 /// How often something was measured, and how far apart the results lay.
@@ -38,10 +67,10 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// The spread of `samples`, by nearest rank; `None` of none, or where one is no number.
+    /// The spread of `samples`, by nearest rank; `None` of none, or where one is not finite.
     pub fn of(samples: &[f64]) -> Option<Self> {
         let mut sorted = samples.to_vec();
-        if sorted.is_empty() || sorted.iter().any(|x| x.is_nan()) {
+        if sorted.is_empty() || sorted.iter().any(|x| !x.is_finite()) {
             return None;
         }
         sorted.sort_by(f64::total_cmp);
@@ -60,6 +89,25 @@ impl Spread {
     /// A figure that has no spread: a size, a count.
     pub fn exact(value: f64) -> Self {
         Self { count: 1, min: value, p10: value, p50: value, p90: value, p99: value, max: value }
+    }
+
+    /// The same measurements in another unit.
+    pub fn scaled(&self, factor: f64) -> Self {
+        Self {
+            count: self.count,
+            min: self.min * factor,
+            p10: self.p10 * factor,
+            p50: self.p50 * factor,
+            p90: self.p90 * factor,
+            p99: self.p99 * factor,
+            max: self.max * factor,
+        }
+    }
+
+    /// Whether this is what measuring can give: counted, finite and in order.
+    pub fn is_sound(&self) -> bool {
+        let ranks = [self.min, self.p10, self.p50, self.p90, self.p99, self.max];
+        self.count > 0 && ranks.iter().all(|x| x.is_finite()) && ranks.is_sorted()
     }
 }
 
@@ -83,6 +131,27 @@ pub struct Figure {
     /// What whoever reads the figure must know.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
+}
+
+impl Figure {
+    /// A figure of `series`, without a note.
+    pub fn new(
+        question: Question,
+        measure: &str,
+        series: &str,
+        (along, at): (&str, f64),
+        unit: &str,
+        spread: Spread,
+    ) -> Self {
+        let [measure, series, along, unit] = [measure, series, along, unit].map(str::to_owned);
+        Self { question, measure, series, along, at, unit, spread, note: None }
+    }
+
+    /// With what whoever reads it must know.
+    pub fn with_note(mut self, note: &str) -> Self {
+        self.note = Some(note.to_owned());
+        self
+    }
 }
 
 /// A promise held against a measurement.
@@ -124,6 +193,82 @@ impl Target {
     }
 }
 
+/// What one question gives.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Part {
+    /// The measurements.
+    pub figures: Vec<Figure>,
+    /// What was promised of them.
+    pub targets: Vec<Target>,
+    /// What whoever reads them must know.
+    pub notes: Vec<String>,
+}
+
+impl Part {
+    /// Adds what another part gave.
+    pub fn extend(&mut self, other: Self) {
+        self.figures.extend(other.figures);
+        self.targets.extend(other.targets);
+        self.notes.extend(other.notes);
+    }
+}
+
+/// What the run was made on; `None` where the machine does not tell.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Machine {
+    /// Operating system and its version.
+    pub system: String,
+    /// `x86_64`, `aarch64`.
+    pub architecture: String,
+    /// The processor as it names itself.
+    pub processor: Option<String>,
+    /// How many threads may run at once.
+    pub processors: usize,
+    /// Bytes of memory.
+    pub memory_bytes: Option<u64>,
+    /// Whether it says that it is a virtual machine.
+    pub hypervisor: Option<bool>,
+    /// Where cycles were counted, or why not.
+    pub cycles: String,
+}
+
+/// The first field of every `results.json`; the number goes up when a reader of the old form would err.
+pub const FORMAT: &str = "smqtt-bench/1";
+
+/// One whole run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// [`FORMAT`].
+    pub format: String,
+    /// When it began, RFC 3339.
+    pub started: String,
+    /// How long it took.
+    pub seconds: f64,
+    /// The command as it was given.
+    pub command: String,
+    /// `quick`, `standard`, `full`.
+    pub plan: String,
+    /// Whether somebody ended it early.
+    pub interrupted: bool,
+    /// Made on.
+    pub machine: Machine,
+    /// Of the program, the compiler and the libraries that were measured.
+    pub versions: BTreeMap<String, String>,
+    /// What was left out and why, and what is to be read with care.
+    pub omitted: Vec<String>,
+    /// The promises.
+    pub targets: Vec<Target>,
+    /// Everything measured.
+    pub figures: Vec<Figure>,
+}
+
+impl Report {
+    /// The figures of one question.
+    pub fn of(&self, question: Question) -> impl Iterator<Item = &Figure> {
+        self.figures.iter().filter(move |figure| figure.question == question)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -139,5 +284,6 @@ mod tests {
         assert_eq!(Spread::of(&[7.0]), Some(Spread::exact(7.0)));
         assert_eq!(Spread::of(&[]), None);
         assert_eq!(Spread::of(&[f64::NAN]), None);
+        assert_eq!(Spread::of(&[1.0, f64::INFINITY]), None);
     }
 }

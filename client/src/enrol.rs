@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use smqtt_core::api::{EnrolRequest, Enrolment, Keys, RenewRequest};
+use smqtt_core::api::{EnrolRequest, Enrolment, Keys, Params, RenewRequest};
 use smqtt_core::attribute::Label;
 use smqtt_core::bundle::Bundle;
 use smqtt_core::crypto::SigningKey;
 use smqtt_core::identity::{Role, fingerprint};
+use smqtt_core::suite::{SuiteId, UserKey};
 use smqtt_core::token::Token;
 
 use crate::authority::{Authority, RequestError};
@@ -140,7 +141,13 @@ pub async fn refresh(keyring: &SharedKeyring, now: u64, wait: Duration) -> Resul
     let behind = reads && keyring.with(|k| keys_are_behind(k, &newest));
     // Keys come before the bundle that asks for them: until both are there, what is sealed under it is
     // newer than the keyring and waits, instead of being for others. Without keys the bundle still counts.
+    let lacks = |k: &mut Keyring| newest.params.iter().any(|id| k.params().iter().all(|own| own.id() != id));
+    let lacks_params = reads && keyring.with(lacks);
     let keys = async {
+        if lacks_params {
+            let answer: Params = authority.get("/v1/params").await?;
+            keyring.with(|k| k.take_params(&newest, &answer.params))?;
+        }
         if behind {
             let keys: Keys = authority.get("/v1/keys").await?;
             keyring.with(|k| k.take_keys(&keys.keys))?;
@@ -154,13 +161,14 @@ pub async fn refresh(keyring: &SharedKeyring, now: u64, wait: Duration) -> Resul
     keys.map(|()| done)
 }
 
-/// Whether no key of the bundle's epoch (or a later one) has all its attributes in their current versions.
+/// Whether a suite that the device reads with has no key of the bundle's epoch (or a later one) with all that it names
+/// in the current versions.
 fn keys_are_behind(keyring: &Keyring, bundle: &Bundle) -> bool {
     let (epoch, versions) = (bundle.epoch.number, &bundle.versions);
-    let current = |label: &Label| {
-        label.to_attribute().is_none_or(|(attribute, version)| version >= versions.get(&attribute))
-    };
-    !keyring.keys().iter().any(|key| key.epoch() >= epoch && key.labels().iter().all(current))
+    let current = |label: &Label| label.version().is_none_or(|(key, version)| version >= versions.get(&key));
+    let is_current = |key: &UserKey| key.epoch() >= epoch && key.labels().iter().all(current);
+    let behind = |suite| !keyring.keys().iter().any(|key| key.suite() == suite && is_current(key));
+    behind(SuiteId::FabeoCp) || (keyring.policy().is_some() && behind(SuiteId::FabeoKp))
 }
 
 async fn renew_if_due(keyring: &SharedKeyring, now: u64) -> Result<bool, EnrolError> {

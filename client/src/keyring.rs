@@ -19,6 +19,7 @@ use smqtt_core::bundle::{BUNDLE_BYTES_MAX, Bundle, BundleError};
 use smqtt_core::crypto::SigningKey;
 use smqtt_core::header::{Header, Signer};
 use smqtt_core::identity::{DeviceId, IdentityError, verify_certificate};
+use smqtt_core::policy::Policy;
 use smqtt_core::suite::{Params, SuiteError, UserKey};
 use zeroize::Zeroizing;
 
@@ -92,6 +93,9 @@ pub struct Place {
     pub authority: String,
     /// The broker's address, if the authority knows one.
     pub broker: Option<String>,
+    /// The policy that its key-policy keys carry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<String>,
 }
 
 /// The device's own key pairs, made before anything is sent.
@@ -175,6 +179,7 @@ pub struct Keyring {
     bundle: Bundle,
     params: Vec<Params>,
     keys: Vec<UserKey>,
+    policy: Option<Policy>,
     key_generation: usize,
 }
 
@@ -188,7 +193,8 @@ impl Keyring {
             return Err(KeyringError::NotEnrolled(dir.to_owned()));
         };
         let damaged = |file| KeyringError::Damaged { file };
-        let place = serde_json::from_slice(&identity).map_err(|_| damaged(IDENTITY))?;
+        let place: Place = serde_json::from_slice(&identity).map_err(|_| damaged(IDENTITY))?;
+        let policy = place.policy.as_deref().map(Policy::parse).transpose();
         let own = OwnKeys::load(dir)?.ok_or(damaged(DEVICE_KEY))?;
         let certificate = read_certificate(dir, CERTIFICATE)?;
         let roots = vec![read_certificate(dir, ROOT)?];
@@ -218,6 +224,7 @@ impl Keyring {
             bundle,
             params: params.map_err(|_| damaged(PARAMS))?,
             keys: keys.map_err(|_| damaged(KEYS))?,
+            policy: policy.map_err(|_| damaged(IDENTITY))?,
             key_generation: 0,
         })
     }
@@ -260,7 +267,9 @@ impl Keyring {
             role: enrolment.role.clone(),
             authority: authority.to_owned(),
             broker: enrolment.broker.clone(),
+            policy: enrolment.policy.clone(),
         };
+        let policy = place.policy.as_deref().map(Policy::parse).transpose();
         let mut keyring = Self {
             dir: dir.to_owned(),
             place,
@@ -271,6 +280,7 @@ impl Keyring {
             bundle,
             params: params.map_err(KeyringError::Suite)?,
             keys: Vec::new(),
+            policy: policy.map_err(|_| KeyringError::Answer)?,
             key_generation: 0,
         };
         write_private(&dir.join(CERTIFICATE), pem("CERTIFICATE", &certificate).as_bytes())?;
@@ -289,6 +299,25 @@ impl Keyring {
         Ok(write_private(&self.dir.join(PARAMS), &json)?)
     }
 
+    /// Adds public parameters that the bundle names, whoever gave them: their identifier is their hash.
+    ///
+    /// # Errors
+    /// [`KeyringError::File`]; the keyring is then as it was.
+    pub fn take_params(&mut self, bundle: &Bundle, texts: &[String]) -> Result<(), KeyringError> {
+        let had = self.params.len();
+        for text in texts {
+            let bytes = STANDARD.decode(text).map_err(|_| KeyringError::Answer)?;
+            // Of a suite that this program does not know, perhaps.
+            let Ok(params) = Params::decode(&bytes) else { continue };
+            let known = self.params.iter().any(|own| own.id() == params.id());
+            if !known && bundle.params.contains(params.id()) {
+                self.params.push(params);
+            }
+        }
+        let written = if self.params.len() > had { self.write_params() } else { Ok(()) };
+        written.inspect_err(|_| self.params.truncate(had))
+    }
+
     /// Adds user secret keys that the authority sealed to this device, and forgets those of epochs
     /// long past. A key for other labels of the same epoch stays: it opens what was sealed before a
     /// version was raised.
@@ -301,8 +330,8 @@ impl Keyring {
         let mut keys = self.keys.clone();
         for key in fresh {
             keys.retain(|old| {
-                (old.suite(), old.epoch(), old.labels(), old.params_id())
-                    != (key.suite(), key.epoch(), key.labels(), key.params_id())
+                (old.suite(), old.epoch(), old.scope(), old.params_id())
+                    != (key.suite(), key.epoch(), key.scope(), key.params_id())
             });
             keys.push(key);
         }
@@ -401,6 +430,11 @@ impl Keyring {
     /// The user secret keys.
     pub fn keys(&self) -> &[UserKey] {
         &self.keys
+    }
+
+    /// The policy that its key-policy keys carry; `None`: it has none.
+    pub fn policy(&self) -> Option<&Policy> {
+        self.policy.as_ref()
     }
 
     /// Changes whenever [`Keyring::take_keys`] did: whoever was refused may try again.

@@ -8,7 +8,8 @@ use smqtt_core::envelope::{Envelope, MESSAGES_MAX, Message, OpeningKey, is_seale
 use smqtt_core::header::{Header, HeaderError, KID_BYTES, Kid};
 use smqtt_core::identity::{Identity, VerifiedCertificate};
 use smqtt_core::rule::Mode;
-use smqtt_core::suite::SuiteError;
+use smqtt_core::suite::{SuiteError, SuiteId};
+use smqtt_core::target::Target;
 
 use crate::files::FileError;
 use crate::keyring::Keyring;
@@ -61,11 +62,25 @@ pub enum NotForMe {
         /// The policy.
         policy: String,
     },
-    /// They do, but in other versions.
-    #[error("my attributes satisfy `{policy}`, but in other versions than it was sealed under")]
-    Version {
-        /// The policy.
+    /// My key's policy does not hold for the labels.
+    #[error("my key's policy `{policy}` does not hold for the labels `{labels}`")]
+    Labels {
+        /// What it was sealed under.
+        labels: String,
+        /// The key's.
         policy: String,
+    },
+    /// Sealed under labels, and I have no key that carries a policy.
+    #[error("sealed under the labels `{labels}`, and my keys carry no policy")]
+    NoPolicy {
+        /// What it was sealed under.
+        labels: String,
+    },
+    /// They fit, but in other versions.
+    #[error("{fits}, but in other versions than it was sealed under")]
+    Version {
+        /// What fits what.
+        fits: String,
     },
     /// No key of that epoch.
     #[error("sealed in epoch {sealed}; my keys are for {mine}")]
@@ -85,6 +100,8 @@ impl NotForMe {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Attributes { .. } => "attributes",
+            Self::Labels { .. } => "labels",
+            Self::NoPolicy { .. } => "no-policy",
             Self::Version { .. } => "version",
             Self::Epoch { .. } => "epoch",
             Self::Params => "params",
@@ -352,9 +369,16 @@ fn decapsulate(header: &Header, keyring: &Keyring) -> Result<OpeningKey, Closed>
 
 /// Why no key of the keyring fits, for people.
 pub fn why_not(header: &Header, keyring: &Keyring) -> NotForMe {
-    let policy = header.target().to_string();
-    let mut of_epoch = keyring.keys().iter().filter(|key| key.epoch() == header.epoch());
-    let mut epochs: Vec<u64> = keyring.keys().iter().map(|key| key.epoch()).collect();
+    let target = match header.target() {
+        Target::Policy(policy) => policy.to_string(),
+        Target::Labels(labels) => labels.to_string(),
+    };
+    if header.suite() == SuiteId::FabeoKp && keyring.policy().is_none() {
+        return NotForMe::NoPolicy { labels: target };
+    }
+    let of_suite = keyring.keys().iter().filter(|key| key.suite() == header.suite());
+    let mut of_epoch = of_suite.clone().filter(|key| key.epoch() == header.epoch());
+    let mut epochs: Vec<u64> = of_suite.map(|key| key.epoch()).collect();
     epochs.sort_unstable();
     epochs.dedup();
     if of_epoch.clone().next().is_none() {
@@ -368,9 +392,17 @@ pub fn why_not(header: &Header, keyring: &Keyring) -> NotForMe {
     // Would it fit if versions did not count? Then that is the reason.
     let scope = header.scope();
     if of_epoch.any(|key| key.satisfies_but_for_versions(&scope)) {
-        NotForMe::Version { policy }
-    } else {
-        NotForMe::Attributes { policy }
+        let fits = match header.suite() {
+            SuiteId::FabeoKp => format!("my key's policy holds for the labels `{target}`"),
+            _ => format!("my attributes satisfy `{target}`"),
+        };
+        return NotForMe::Version { fits };
+    }
+    match keyring.policy() {
+        Some(policy) if header.suite() == SuiteId::FabeoKp => {
+            NotForMe::Labels { labels: target, policy: policy.to_string() }
+        }
+        _ => NotForMe::Attributes { policy: target },
     }
 }
 

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use smqtt_core::bundle::Bundle;
 use smqtt_core::envelope::{EnvelopeError, SealingKey, full};
 use smqtt_core::header::{Draft, Header, HeaderError, Kid};
+use smqtt_core::policy::PolicyError;
 use smqtt_core::rule::{LevelError, Mode};
 use smqtt_core::suite::Params;
-use smqtt_core::target::Target;
+use smqtt_core::target::{Target, TargetError};
 use smqtt_core::topic::{Filter, TopicError, check_topic};
 
 use crate::keyring::Keyring;
@@ -21,6 +22,8 @@ const LATE_SECONDS: u64 = 600;
 pub const KEY_MESSAGES_MAX: u64 = 1 << 24;
 /// How many content keys are held at once; the oldest goes first.
 pub const KEYS_MAX: usize = 64;
+/// For how many topics it is remembered what their rules say; then all is worked out anew.
+const TOPICS_MAX: usize = 1024;
 
 /// How a message is to be published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,14 +72,23 @@ pub enum SealError {
         /// The rule's filter.
         rule: String,
     },
-    /// The topic does not fit the rule's policy.
+    /// The topic does not fit the rule's policy or labels.
     #[error("a level of `{topic}` cannot be an attribute's value")]
     Level {
         /// The topic.
         topic: String,
         /// Why.
         #[source]
-        source: LevelError,
+        source: PolicyError,
+    },
+    /// The rule's labels come out as none that can be sealed under.
+    #[error("the labels for `{topic}` cannot be used")]
+    Labels {
+        /// The topic.
+        topic: String,
+        /// Why.
+        #[source]
+        source: TargetError,
     },
     /// The bundle is too old to seal under.
     #[error("the newest bundle, number {0}, has expired")]
@@ -99,9 +111,12 @@ impl SealError {
     /// What to do about it.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::NoPolicy(_) => Some("give `--policy`, set a rule for the topic, or say `--plain`"),
-            Self::OtherPolicy { .. } => Some("leave `--policy` away: the rule decides"),
-            Self::PlainForbidden { .. } => Some("leave `--plain` away: the rule's policy is used"),
+            Self::NoPolicy(_) => {
+                Some("give `--policy` or `--label`, set a rule for the topic, or say `--plain`")
+            }
+            Self::OtherPolicy { .. } => Some("leave `--policy` and `--label` away: the rule decides"),
+            Self::PlainForbidden { .. } => Some("leave `--plain` away: the rule decides for whom"),
+            Self::Labels { source, .. } => source.hint(),
             Self::Expired(_) => Some("the authority must be reachable now and then: is it running?"),
             Self::NoParams => Some("enrol again"),
             _ => None,
@@ -154,10 +169,29 @@ struct Cached {
     made: u64,
 }
 
+impl Cached {
+    fn is_usable(&self, bundle: &Bundle, now: u64) -> bool {
+        self.bundle == bundle.number
+            && now < self.made.saturating_add(KEY_AGE_SECONDS_MAX)
+            && now.saturating_add(60) >= self.made
+            && self.key.sealed() < KEY_MESSAGES_MAX
+    }
+
+    fn seal(&self, topic: &str, payload: &[u8]) -> Result<Outgoing, SealError> {
+        let compact = self.key.seal(topic, payload)?;
+        Ok(Outgoing::Sealed(Sealed { header: self.header.clone(), compact }))
+    }
+}
+
+/// What is sealed under, and the topics for which a header under it serves.
+type Slot = (Target, Filter);
+
 /// Seals for one process of one device.
 #[derive(Default)]
 pub struct Sealer {
-    keys: HashMap<(Target, Filter), Cached>,
+    keys: HashMap<Slot, Cached>,
+    /// What the rules of the bundle of that number say of topics: to work it out takes longer than to seal.
+    ruled: (u64, HashMap<String, Slot>),
     sign: bool,
 }
 
@@ -170,7 +204,7 @@ impl std::fmt::Debug for Sealer {
 impl Sealer {
     /// A sealer without content keys; `sign`: every message carries a signature of its own.
     pub fn new(sign: bool) -> Self {
-        Self { keys: HashMap::new(), sign }
+        Self { sign, ..Self::default() }
     }
 
     /// Seals `payload` for `topic` as `wish` and the rules of the keyring's bundle say. Makes a header
@@ -192,35 +226,40 @@ impl Sealer {
         if wish == Wish::Plain && payload.is_empty() {
             return Ok(Outgoing::Plain(Vec::new()));
         }
+        if let Some(cached) = self.remembered(bundle, topic, wish, now) {
+            check_current(keyring, now)?;
+            return cached.seal(topic, payload);
+        }
         let Some(slot) = decide(bundle, topic, wish)? else {
             return Ok(Outgoing::Plain(payload.to_vec()));
         };
-        if bundle.is_revoked(keyring.id()) {
-            return Err(SealError::Revoked);
+        check_current(keyring, now)?;
+        let slot = self.content_key(keyring, slot, now)?;
+        let sealed = self.keys[&slot].seal(topic, payload)?;
+        if wish == Wish::Rule {
+            self.remember(bundle, topic, slot);
         }
-        if bundle.is_expired(now) {
-            return Err(SealError::Expired(bundle.number));
-        }
-        let cached = self.content_key(keyring, slot, now)?;
-        let compact = cached.key.seal(topic, payload)?;
-        Ok(Outgoing::Sealed(Sealed { header: cached.header.clone(), compact }))
+        Ok(sealed)
     }
 
-    fn content_key(
-        &mut self,
-        keyring: &Keyring,
-        slot: (Target, Filter),
-        now: u64,
-    ) -> Result<&Cached, SealError> {
+    /// The content key that the topic's rule came to before, under this very bundle, if it is good for more.
+    fn remembered(&self, bundle: &Bundle, topic: &str, wish: Wish<'_>, now: u64) -> Option<&Cached> {
+        let (number, slots) = &self.ruled;
+        let slot = slots.get(topic).filter(|_| wish == Wish::Rule && *number == bundle.number)?;
+        self.keys.get(slot).filter(|cached| cached.is_usable(bundle, now))
+    }
+
+    fn remember(&mut self, bundle: &Bundle, topic: &str, slot: Slot) {
+        if self.ruled.0 != bundle.number || self.ruled.1.len() >= TOPICS_MAX {
+            self.ruled = (bundle.number, HashMap::new());
+        }
+        self.ruled.1.insert(topic.to_owned(), slot);
+    }
+
+    fn content_key(&mut self, keyring: &Keyring, slot: Slot, now: u64) -> Result<Slot, SealError> {
         let bundle = keyring.bundle();
-        let usable = |c: &Cached| {
-            c.bundle == bundle.number
-                && now < c.made.saturating_add(KEY_AGE_SECONDS_MAX)
-                && now.saturating_add(60) >= c.made
-                && c.key.sealed() < KEY_MESSAGES_MAX
-        };
-        if self.keys.get(&slot).is_some_and(usable) {
-            return Ok(&self.keys[&slot]);
+        if self.keys.get(&slot).is_some_and(|cached| cached.is_usable(bundle, now)) {
+            return Ok(slot);
         }
         let in_use = |p: &&Params| p.suite() == slot.0.suite() && bundle.params.contains(p.id());
         let params = keyring.params().iter().find(in_use).ok_or(SealError::NoParams)?;
@@ -241,13 +280,27 @@ impl Sealer {
             oldest.map(|slot| self.keys.remove(&slot));
         }
         let cached = Cached { header: Arc::new(header), key, bundle: bundle.number, made: now };
-        Ok(self.keys.entry(slot).insert_entry(cached).into_mut())
+        self.keys.insert(slot.clone(), cached);
+        Ok(slot)
     }
 
     /// Drops all content keys: the next message of each policy gets a new header.
     pub fn forget(&mut self) {
         self.keys.clear();
+        self.ruled.1.clear();
     }
+}
+
+/// Whether the device may seal at all, and under this bundle.
+fn check_current(keyring: &Keyring, now: u64) -> Result<(), SealError> {
+    let bundle = keyring.bundle();
+    if bundle.is_revoked(keyring.id()) {
+        return Err(SealError::Revoked);
+    }
+    if bundle.is_expired(now) {
+        return Err(SealError::Expired(bundle.number));
+    }
+    Ok(())
 }
 
 /// Under which policy, and for which topics its header can serve; `None` for plaintext.
@@ -264,8 +317,12 @@ fn decide(bundle: &Bundle, topic: &str, wish: Wish<'_>) -> Result<Option<(Target
     let from_rule = match rule {
         None => None,
         Some(rule) => {
-            let level = |source| SealError::Level { topic: topic.to_owned(), source };
-            rule.target_for(topic).map_err(level)?.map(|target| (target, rule))
+            let topic = topic.to_owned();
+            let target = rule.target_for(&topic).map_err(|error| match error {
+                LevelError::Target(source) => SealError::Labels { topic, source },
+                LevelError::Policy(source) => SealError::Level { topic, source },
+            });
+            target?.map(|target| (target, rule))
         }
     };
     match (from_rule, wish) {

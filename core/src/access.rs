@@ -107,7 +107,7 @@ fn lagrange_at_zero(x: u64, xs: &[u64]) -> Scalar {
 /// frequent label occurs. Each occurrence needs randomness of its own: with one randomness for
 /// both, rows of one label combine into shares that nobody was given.
 pub fn occurrences(access: &Access) -> (Vec<usize>, usize) {
-    let mut seen = std::collections::HashMap::new();
+    let mut seen = std::collections::BTreeMap::new();
     let which: Vec<usize> = access
         .leaves()
         .map(|label| {

@@ -60,8 +60,18 @@ pub struct Enrolment {
     pub bundle: String,
     /// User secret keys.
     pub keys: Vec<SealedKey>,
+    /// The policy of its key-policy keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<String>,
     /// Where the broker is, `mqtts://host:port`, if the authority was told.
     pub broker: Option<String>,
+}
+
+/// `GET /v1/params`: public parameters, one for each suite.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Params {
+    /// As core encodes them.
+    pub params: Vec<String>,
 }
 
 /// A user secret key, sealed to the device's HPKE key with the device's id (16 bytes) as associated data.

@@ -468,6 +468,15 @@ impl Label {
         }
     }
 
+    /// What its version is kept under, and the version; `None` for epochs.
+    pub fn version(&self) -> Option<(Attribute, u32)> {
+        match Parts::decode(&self.0) {
+            Ok(Parts::Attribute(attribute, version)) => Some((attribute.version_key(), version)),
+            Ok(Parts::Bit(name, _, _, version)) => Some((Attribute { name, value: Value::Flag }, version)),
+            Ok(Parts::Epoch(_)) | Err(_) => None,
+        }
+    }
+
     /// The same label at version 0: what remains when versions do not count.
     pub fn unversioned(&self) -> Self {
         match Parts::decode(&self.0) {

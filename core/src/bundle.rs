@@ -159,8 +159,8 @@ pub enum Refusal {
         /// What it yields for the topic.
         wanted: String,
     },
-    /// The topic gives no attribute value.
-    #[error("a level of the topic cannot be an attribute's value")]
+    /// The topic gives nothing to seal under.
+    #[error("a level of the topic cannot be an attribute's value, or makes too many labels")]
     TopicLevel,
     /// The message's topic is not among the header's.
     #[error("the header is for `{filter}`, which does not match the topic")]

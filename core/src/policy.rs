@@ -210,6 +210,11 @@ impl Policy {
         self.0.leaves().map(Leaf::name).collect()
     }
 
+    /// Whether the policy compares the integer of this name.
+    pub fn compares(&self, name: &str) -> bool {
+        self.0.leaves().any(|leaf| leaf.is_comparison() && leaf.name() == name)
+    }
+
     /// The keys of all versions that [`access`](Self::access) looks up.
     pub fn version_keys(&self) -> BTreeSet<Attribute> {
         self.0.leaves().map(Leaf::version_key).collect()

@@ -62,7 +62,7 @@ pub struct Rule {
 #[non_exhaustive]
 pub enum RuleError {
     /// `$n` without an n-th `+`.
-    #[error("the policy uses `${used}`, but the filter has {available} `+`")]
+    #[error("the rule uses `${used}`, but the filter has {available} `+`")]
     Placeholder {
         /// The largest placeholder.
         used: usize,
@@ -75,11 +75,13 @@ pub enum RuleError {
     /// Sealed in two ways at once.
     #[error("a rule has a policy or labels, not both")]
     Both,
+    /// Labels that are too many whatever the topic.
+    #[error(transparent)]
+    Labels(#[from] TargetError),
 }
 
 /// Why a topic gives nothing to seal under.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
 pub enum LevelError {
     /// A level is no value, or the policy that comes out is none.
     #[error(transparent)]
@@ -103,6 +105,10 @@ impl Rule {
         match (&self.policy, &self.labels) {
             (Some(_), Some(_)) => Err(RuleError::Both),
             (None, None) if self.mode == Mode::Required => Err(RuleError::NoPolicy),
+            (None, Some(labels)) => match Target::labels(labels.certain()) {
+                Err(error @ TargetError::TooMany { .. }) => Err(error.into()),
+                _ => Ok(()),
+            },
             _ => Ok(()),
         }
     }
@@ -126,7 +132,7 @@ impl Rule {
         self.labels.as_ref().map(labels).transpose()
     }
 
-    /// The topics for which one header can serve: those where the policy comes out the same.
+    /// The topics for which one header can serve: those where the policy or the labels come out the same.
     pub fn header_filter(&self, topic: &str) -> Filter {
         match self.max_placeholder() {
             0 => self.filter.clone(),

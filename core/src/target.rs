@@ -38,6 +38,22 @@ impl Target {
         }
     }
 
+    /// The labels, where it is labels.
+    pub fn as_labels(&self) -> Option<&Attributes> {
+        match self {
+            Self::Policy(_) => None,
+            Self::Labels(labels) => Some(labels),
+        }
+    }
+
+    /// The policy, where it is one.
+    pub fn as_policy(&self) -> Option<&Policy> {
+        match self {
+            Self::Policy(policy) => Some(policy),
+            Self::Labels(_) => None,
+        }
+    }
+
     /// What the suite works on: labels with versions, and the epoch.
     pub fn scope(&self, versions: &Versions, epoch: u64) -> Scope {
         match self {
@@ -93,4 +109,15 @@ pub enum TargetError {
     /// A label, or the topic level in its place, is no attribute.
     #[error(transparent)]
     Attribute(#[from] AttributeError),
+}
+
+impl TargetError {
+    /// What to do about it, where there is something to say.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Empty => Some("write `name` or `name=value`, several with `,` between them"),
+            Self::TooMany { .. } => Some("where nobody compares use text, such as `ward=w3`: it counts 1"),
+            Self::Attribute(error) => error.hint(),
+        }
+    }
 }

@@ -8,8 +8,8 @@ use proptest::test_runner::RngSeed;
 use smqtt_core::attribute::{Attribute, AttributeError, Attributes, Label, Value, Versions};
 use smqtt_core::formula::{DEPTH_MAX, Formula, FormulaError, LEAVES_MAX};
 use smqtt_core::policy::{
-    ACCESS_DEPTH_MAX, ACCESS_LEAVES_MAX, Leaf, OCCURRENCES_MAX, POLICY_BYTES_MAX, ParseErrorKind, Policy,
-    PolicyError, Template,
+    ACCESS_DEPTH_MAX, ACCESS_LEAVES_MAX, Labelling, Leaf, OCCURRENCES_MAX, POLICY_BYTES_MAX, ParseErrorKind,
+    Policy, PolicyError, Template,
 };
 
 fn policy(text: &str) -> Policy {
@@ -695,6 +695,44 @@ fn access_is_bounded_in_depth_and_leaves() {
     assert!(access.depth() <= ACCESS_DEPTH_MAX && access.depth() > DEPTH_MAX + 28, "{}", access.depth());
     let widest = policy(&["level>=1"; LEAVES_MAX / 32].join(" and "));
     assert_eq!(widest.access(&Versions::default(), 1).leaf_count(), ACCESS_LEAVES_MAX);
+}
+
+#[test]
+fn labellings_have_one_order_and_no_syntax_but_attributes() {
+    let labelling = Labelling::parse("ward=$1, kind=reading,kind = reading , level=5").unwrap();
+    assert_eq!(labelling.to_string(), "kind=reading, ward=$1, level=5", "sorted by bytes, each once");
+    assert_eq!(Labelling::parse(&labelling.to_string()), Ok(labelling.clone()));
+    assert_eq!(Labelling::decode(&labelling.encode()), Ok(labelling.clone()));
+    assert_eq!(labelling.max_placeholder(), 1);
+    assert_eq!(labelling.placeholder_names().collect::<Vec<_>>(), ["ward"]);
+    for level in ["3", "3, admin", "$1", "x or y"] {
+        let attributes = labelling.instantiate(&[level]).unwrap();
+        let ward = Attribute::from_value("ward", level).unwrap();
+        assert!(attributes.len() == 3 && attributes.contains(&ward), "{attributes}");
+    }
+    // A level may be what another label is already.
+    let twice = Labelling::parse("ward=3, ward=$1").unwrap();
+    assert_eq!(twice.instantiate(&["3"]).unwrap().to_string(), "ward=3");
+    assert!(labelling.instantiate(&[]).is_err() && labelling.instantiate(&[""]).is_err());
+    for bad in
+        ["", "a,", ",a", "a b", "a and b", "a or b", "level>=5", "(a)b", "2 of (a, b)", "a=$0", "a=$65", "$1"]
+    {
+        assert!(Labelling::parse(bad).is_err(), "{bad}");
+    }
+    let many = |n: usize| (0..n).map(|i| format!("a{i}")).collect::<Vec<_>>().join(",");
+    assert!(Labelling::parse(&many(64)).is_ok() && Labelling::parse(&many(65)).is_err());
+    for (why, bytes) in [
+        ("none", "80"),
+        ("another order", "8283006162f683006161f6"),
+        ("one twice", "8283006161f683006161f6"),
+        ("a comparison", "818301616105"),
+        ("a gate", "8182038283006161f683006162f6"),
+        ("a placeholder of 0", "818300616181 00"),
+        ("bytes left over", "8183006161f600"),
+        ("no array", "83006161f6"),
+    ] {
+        assert!(Labelling::decode(&unhex(&bytes.replace(' ', ""))).is_err(), "{why}");
+    }
 }
 
 #[test]

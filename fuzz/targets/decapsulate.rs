@@ -1,5 +1,5 @@
-//! Whatever is done to an encapsulation or its policy, a key that satisfies it refuses; and what is
-//! sealed under any policy opens for a key that has all of its labels.
+//! Whatever is done to an encapsulation or what it is under, a key that fits refuses; and what is sealed under any
+//! policy, or for a key with any policy, opens where it must. The first byte chooses the suite.
 #![no_main]
 
 use std::sync::LazyLock;
@@ -10,40 +10,57 @@ use smqtt_core::crypto::Secret32;
 use smqtt_core::policy::Policy;
 use smqtt_core::suite::{Master, Params, Scope, Suite, SuiteId, UserKey};
 
+const EPOCH: u64 = 7;
+
 struct World {
+    suite: &'static dyn Suite,
     params: Params,
     master: Master,
     key: UserKey,
-    sealed: Vec<(Policy, Vec<u8>)>,
+    sealed: Vec<(Scope, Vec<u8>)>,
 }
 
-fn suite() -> &'static dyn Suite {
-    SuiteId::FabeoCp.suite()
+impl World {
+    /// A key for `grant`, and encapsulations that it opens.
+    fn new(suite: SuiteId, grant: &Scope, scopes: Vec<Scope>) -> Self {
+        let suite = suite.suite();
+        // Not the coins of the frozen vectors, which are among the seeds and would open.
+        let (params, master) = suite.setup(&Secret32::new([0xf; 32]));
+        let key = suite.keygen(&master, EPOCH, grant, &Secret32::new([2; 32])).expect("a key");
+        let seal = |scope: Scope| {
+            let sealed = suite.encapsulate(&params, &scope, b"", &Secret32::new([3; 32]));
+            (scope, sealed.expect("it seals").0)
+        };
+        let sealed = scopes.into_iter().map(seal).collect();
+        Self { suite, params, master, key, sealed }
+    }
 }
 
-static WORLD: LazyLock<World> = LazyLock::new(|| {
-    // Not the coins of the frozen vectors, which are among the seeds and would open.
-    let (params, master) = suite().setup(&Secret32::new([0xf; 32]));
-    let attributes: Attributes = "a, b".parse().expect("attributes");
-    let labels = attributes.labels(&Versions::default(), 7);
-    let key = suite().keygen(&master, 7, &labels, &Secret32::new([2; 32]));
-    let sealed = ["a", "a or b", "a and (a or c)", "2 of (a, b, c)"].map(|text| {
-        let policy: Policy = text.parse().expect("a policy");
-        let access = policy.access(&Versions::default(), 7);
-        let coins = Secret32::new([3; 32]);
-        let (bytes, _) = suite().encapsulate(&params, &Scope::Policy(access.clone()), b"", &coins).expect("it seals");
-        (policy, bytes)
-    });
-    World { params, master, key, sealed: sealed.to_vec() }
+fn labels(text: &str) -> Scope {
+    let attributes: Attributes = text.parse().expect("attributes");
+    Scope::Labels(attributes.labels(&Versions::default(), EPOCH).into())
+}
+
+fn policy(text: &str) -> Scope {
+    let policy: Policy = text.parse().expect("a policy");
+    Scope::Policy(policy.access(&Versions::default(), EPOCH))
+}
+
+static WORLDS: LazyLock<[World; 2]> = LazyLock::new(|| {
+    let policies = ["a", "a or b", "a and (a or c)", "2 of (a, b, c)"].map(policy);
+    let sets = ["a", "a, b", "b, c", "a, b, c, d"].map(labels);
+    [
+        World::new(SuiteId::FabeoCp, &labels("a, b"), policies.to_vec()),
+        World::new(SuiteId::FabeoKp, &policy("a and (a or b) or 2 of (a, b, c)"), sets.to_vec()),
+    ]
 });
 
 fuzz_target!(|data: &[u8]| {
-    let world = &*WORLD;
+    let Some((&suite, data)) = data.split_first() else { return };
+    let world = &WORLDS[usize::from(suite) % 2];
     let Some((&choice, rest)) = data.split_first() else { return };
-    let (policy, good) = &world.sealed[choice as usize % world.sealed.len()];
-    let access = policy.access(&Versions::default(), 7);
-    let decapsulate =
-        |bytes: &[u8]| suite().decapsulate(&world.params, &world.key, &Scope::Policy(access.clone()), b"", bytes);
+    let (scope, good) = &world.sealed[usize::from(choice) % world.sealed.len()];
+    let decapsulate = |bytes: &[u8]| world.suite.decapsulate(&world.params, &world.key, scope, b"", bytes);
     match choice / 64 {
         // Differences to a genuine one, from a place on.
         0 => {
@@ -55,20 +72,25 @@ fuzz_target!(|data: &[u8]| {
         }
         // Whole bytes.
         1 => assert_eq!(decapsulate(rest).is_ok(), rest == good),
-        // Any policy, sealed and opened; costs as the policy does.
+        // Any policy, with all labels that it names on the other side; costs as the policy does.
         _ => {
             let Ok(text) = std::str::from_utf8(rest) else { return };
             let Ok(policy) = text.parse::<Policy>() else { return };
             if policy.leaf_cost() > 40 {
                 return;
             }
-            let access = policy.access(&Versions::default(), 7);
-            let labels: Vec<Label> = access.leaves().cloned().collect();
-            let key = suite().keygen(&world.master, 7, &labels, &Secret32::new([4; 32]));
-            let (scope, coins) = (&Scope::Policy(access.clone()), Secret32::new([choice; 32]));
-            let (bytes, secret) = suite().encapsulate(&world.params, scope, rest, &coins).expect("it seals");
-            assert_eq!(bytes.len(), suite().encapsulation_bytes(scope));
-            assert_eq!(suite().decapsulate(&world.params, &key, scope, rest, &bytes), Ok(secret));
+            let access = policy.access(&Versions::default(), EPOCH);
+            let labels = Scope::Labels(access.leaves().cloned().collect::<Vec<Label>>().into());
+            let (grant, scope) = match world.params.suite() {
+                SuiteId::FabeoKp => (Scope::Policy(access), labels),
+                _ => (labels, Scope::Policy(access)),
+            };
+            let key = world.suite.keygen(&world.master, EPOCH, &grant, &Secret32::new([4; 32])).expect("a key");
+            let sealed = world.suite.encapsulate(&world.params, &scope, rest, &Secret32::new([choice; 32]));
+            let (bytes, secret) = sealed.expect("it seals");
+            assert_eq!(world.suite.encapsulation_bytes(&scope), Some(bytes.len()));
+            assert!(key.satisfies(&scope));
+            assert_eq!(world.suite.decapsulate(&world.params, &key, &scope, rest, &bytes), Ok(secret));
         }
     }
 });

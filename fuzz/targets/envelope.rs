@@ -42,7 +42,7 @@ static READER: LazyLock<Reader> = LazyLock::new(|| {
 fn header(bytes: &[u8]) {
     let Ok(header) = Header::parse(bytes) else { return };
     assert_eq!(header.as_bytes(), bytes);
-    _ = (header.access(), format!("{header:?}"));
+    _ = (header.scope(), format!("{header:?}"));
     assert!(header.verify(&READER.roots).is_err() || READER.signed.iter().any(|own| own == bytes));
 }
 

@@ -34,8 +34,6 @@ pub(crate) use bundle::WAIT_MAX as BUNDLE_WAIT_MAX;
 pub use caller::Caller;
 pub(crate) use devices::PAGE_MAX as DEVICES_PAGE_MAX;
 
-/// Which suites every authority has parameters for.
-const SUITES: [SuiteId; 1] = [SuiteId::FabeoCp];
 /// How long the authority's own certificates are valid.
 const OWN_CERTIFICATE_SECONDS: u64 = 90 * 86_400;
 /// How often to look for what may be forgotten.
@@ -96,11 +94,14 @@ impl Authority {
         if first_start {
             opening.transaction(|tx| create(tx, &config, &seal, now))?;
         }
-        let secrets = Secrets::load(&opening, seal, now)?;
-        let published = match opening.transaction(|tx| bundle::load(tx, &config))? {
-            Some(published) if now < published.resign_at => published,
-            _ => opening.transaction(|tx| bundle::write(tx, &config, &secrets, now))?,
-        };
+        let mut secrets = Secrets::load(&opening, seal, now)?;
+        let published = opening.transaction(|tx| {
+            let added = secrets.add_suites(tx, now)?;
+            match bundle::load(tx, &config)? {
+                Some(published) if !added && now < published.resign_at => Ok(published),
+                _ => bundle::write(tx, &config, &secrets, now),
+            }
+        })?;
         let url = config.url();
         admin::ensure(&opening, &secrets, &admin_dir, &url, now)?;
 
@@ -277,11 +278,8 @@ fn create(tx: &Tx<'_>, config: &Config, seal: &SealKey, now: u64) -> Result<(), 
     let (root, certificate) = Root::generate(now);
     tx.set_document("root", &certificate)?;
     tx.set_document("root-key", &seal.seal("root-key", root.key().expose_pkcs8()))?;
-    for suite in SUITES {
-        let (params, master) = suite.suite().setup(&Secret32::random());
-        tx.set_document(&format!("params/{suite}"), &params.encode())?;
-        let name = format!("master/{suite}");
-        tx.set_document(&name, &seal.seal(&name, master.expose().expose()))?;
+    for suite in SuiteId::ALL {
+        draw(tx, seal, suite)?;
     }
     let key = SigningKey::generate();
     tx.set_document("signer-key", &seal.seal("signer-key", key.expose_pkcs8()))?;
@@ -289,6 +287,23 @@ fn create(tx: &Tx<'_>, config: &Config, seal: &SealKey, now: u64) -> Result<(), 
     let epoch = Epoch { number: 1, begins: now, ends: now.saturating_add(config.epoch_seconds) };
     tx.begin_epoch(epoch, &smqtt_core::attribute::Versions::default(), 0)?;
     audit::append(tx, seal, now, "authority", "create", &root.fingerprint().to_string())
+}
+
+/// Draws public parameters and the master secret key of a suite.
+fn draw(tx: &Tx<'_>, seal: &SealKey, suite: SuiteId) -> Result<(Params, Master), StoreError> {
+    let (params, master) = suite.suite().setup(&Secret32::random());
+    tx.set_document(&params_name(suite), &params.encode())?;
+    let name = master_name(suite);
+    tx.set_document(&name, &seal.seal(&name, master.expose().expose()))?;
+    Ok((params, master))
+}
+
+fn params_name(suite: SuiteId) -> String {
+    format!("params/{suite}")
+}
+
+fn master_name(suite: SuiteId) -> String {
+    format!("master/{suite}")
 }
 
 fn signer_certificate(root: &Root, key: &SigningKey, now: u64) -> Vec<u8> {
@@ -314,10 +329,15 @@ impl Secrets {
         let key = |name: &str| SigningKey::from_pkcs8(&sealed(name)?).ok_or_else(|| seal.wrong());
         let (root_key, signer_key) = (key("root-key")?, key("signer-key")?);
         let mut suites = Vec::new();
-        for suite in SUITES {
-            let secret = sealed(&format!("master/{suite}"))?;
+        for suite in SuiteId::ALL {
+            // What a later version brought is drawn at its first start; the first suite there was always.
+            let has = |name: String| opening.transaction(|tx| Ok(tx.document(&name)?.is_some()));
+            if suite != SuiteId::FabeoCp && !has(master_name(suite))? && !has(params_name(suite))? {
+                continue;
+            }
+            let secret = sealed(&master_name(suite))?;
             let secret: [u8; 32] = secret.as_slice().try_into().map_err(|_| seal.wrong())?;
-            let params = Params::decode(&document(&format!("params/{suite}"))?).map_err(|_| seal.wrong())?;
+            let params = Params::decode(&document(&params_name(suite))?).map_err(|_| seal.wrong())?;
             let master = Master::new(&params, Secret32::new(secret));
             suites.push((params, master));
         }
@@ -329,6 +349,19 @@ impl Secrets {
         }
         let signer = Signer::new(signer_key, certificate).map_err(|_| seal.wrong())?;
         Ok(Self { seal, root, suites, signer: RwLock::new(Arc::new(signer)) })
+    }
+
+    /// Draws what an authority of an earlier version does not have yet. Says whether there was anything.
+    fn add_suites(&mut self, tx: &Tx<'_>, now: u64) -> Result<bool, StoreError> {
+        let had = self.suites.len();
+        for suite in SuiteId::ALL {
+            if self.suites.iter().all(|(params, _)| params.suite() != suite) {
+                self.suites.push(draw(tx, &self.seal, suite)?);
+                audit::append(tx, &self.seal, now, "authority", "add-suite", suite.name())?;
+                tracing::info!(suite = suite.name(), "drew the parameters of a new suite");
+            }
+        }
+        Ok(self.suites.len() > had)
     }
 
     fn signer(&self) -> Arc<Signer> {

@@ -11,7 +11,7 @@ use smqtt_client::files::read_bounded;
 use smqtt_client::tls;
 use smqtt_core::api::{Device, NewToken, Revocation, Rotation, Rule, RuleSet, TokenRequest};
 use smqtt_core::attribute::{Attribute, AttributeError, Attributes};
-use smqtt_core::policy::{Policy, Template};
+use smqtt_core::policy::{Labelling, Policy, Template};
 use smqtt_core::rule::Mode;
 use smqtt_core::topic::Filter;
 use zeroize::Zeroizing;
@@ -36,8 +36,11 @@ pub struct NewTokenArgs {
     name: String,
     /// Its attributes, `name=value`
     attributes: Vec<String>,
+    /// The policy that its keys carry, besides or instead of attributes: it opens what is labelled so that this holds
+    #[arg(long)]
+    policy: Option<String>,
     /// For a broker, not a device
-    #[arg(long, conflicts_with = "attributes")]
+    #[arg(long, conflicts_with_all = ["attributes", "policy"])]
     broker: bool,
     /// A name or address under which clients reach that broker; may be repeated
     #[arg(long = "host", value_name = "HOST", requires = "broker")]
@@ -65,12 +68,15 @@ pub enum RuleCommand {
 pub struct SetRuleArgs {
     /// The topic filter
     filter: String,
-    /// Whether messages must be sealed: open, warn or required [default: required if there is a policy]
+    /// Whether messages must be sealed: open, warn or required [default: required if there is a policy or labels]
     #[arg(long, value_parser = ["open", "warn", "required"])]
     mode: Option<String>,
     /// Who can read: `$1` stands for the level that the first `+` matches
     #[arg(long)]
     policy: Option<String>,
+    /// Or what messages are labelled with, for keys that carry a policy: `kind=reading, ward=$1`
+    #[arg(long, value_name = "LIST", conflicts_with = "policy")]
+    labels: Option<String>,
     /// Who may publish
     #[arg(long, value_name = "POLICY")]
     publishers: Option<String>,
@@ -107,7 +113,8 @@ pub enum DeviceCommand {
     List(ListArgs),
     /// Show one
     Show(ShowArgs),
-    /// Revoke one, for good: no new keys or certificates, live session cut, versions of its attributes raised
+    /// Revoke one, for good: no new keys or certificates, live session cut, versions of its attributes raised, and of
+    /// those that its policy names
     Revoke(ShowArgs),
 }
 
@@ -165,10 +172,12 @@ fn of_site(site: &SiteArgs) -> Result<Authority, Failure> {
 pub async fn token(command: &TokenCommand) -> Result<(), Failure> {
     let TokenCommand::New(args) = command;
     check_attributes(&args.attributes)?;
+    args.policy.as_deref().map(Policy::parse).transpose()?;
     let request = TokenRequest {
         name: args.name.clone(),
         role: if args.broker { "broker" } else { "device" }.into(),
         attributes: args.attributes.clone(),
+        policy: args.policy.clone(),
         ttl_seconds: args.ttl,
         hosts: args.hosts.clone(),
     };
@@ -203,10 +212,11 @@ pub async fn rule(command: &RuleCommand) -> Result<(), Failure> {
                     text.as_ref().map_or(String::new(), |text| format!("  {name} {text}"))
                 };
                 print_line(format!(
-                    "{}  {}{}{}{}",
+                    "{}  {}{}{}{}{}",
                     rule.filter,
                     rule.mode,
                     part("policy", &rule.policy),
+                    part("labels", &rule.labels),
                     part("publishers", &rule.publishers),
                     part("subscribers", &rule.subscribers)
                 ))?;
@@ -228,14 +238,17 @@ async fn set_rule(args: &SetRuleArgs) -> Result<(), Failure> {
         .parse::<Filter>()
         .map_err(|error| Failure::new(format!("`{}` is not a topic filter", args.filter)).because(&error))?;
     args.policy.as_deref().map(Template::parse).transpose()?;
+    args.labels.as_deref().map(Labelling::parse).transpose()?;
     for policy in [&args.publishers, &args.subscribers].into_iter().flatten() {
         Policy::parse(policy)?;
     }
-    let default = if args.policy.is_some() { Mode::Required } else { Mode::Open };
+    let seals = args.policy.is_some() || args.labels.is_some();
+    let default = if seals { Mode::Required } else { Mode::Open };
     let rule = Rule {
         filter: args.filter.clone(),
         mode: args.mode.clone().unwrap_or_else(|| default.name().to_owned()),
         policy: args.policy.clone(),
+        labels: args.labels.clone(),
         publishers: args.publishers.clone(),
         subscribers: args.subscribers.clone(),
     };
@@ -256,8 +269,9 @@ pub async fn device(command: &DeviceCommand) -> Result<(), Failure> {
                 return print_json(&devices);
             }
             for device in &devices {
+                let policy = device.policy.as_ref().map_or(String::new(), |p| format!("  policy {p}"));
                 print_line(format!(
-                    "{}  {}  {}  {}  {}",
+                    "{}  {}  {}  {}  {}{policy}",
                     device.name,
                     device.role,
                     device.status,
@@ -278,6 +292,9 @@ pub async fn device(command: &DeviceCommand) -> Result<(), Failure> {
             print_line(format!("role         {}", device.role))?;
             print_line(format!("status       {}", device.status))?;
             print_line(format!("attributes   {}", device.attributes.join(", ")))?;
+            if let Some(policy) = &device.policy {
+                print_line(format!("policy       {policy}"))?;
+            }
             print_line(format!("enrolled     {}", date(device.enrolled)))?;
             print_line(format!("certificate  until {}", date(device.certificate_expires)))?;
             device.revoked.map_or(Ok(()), |at| print_line(format!("revoked      {}", date(at))))
@@ -310,7 +327,7 @@ async fn all_devices(authority: &Authority) -> Result<Vec<Device>, Failure> {
 }
 
 fn or_nothing(text: &str) -> &str {
-    if text.is_empty() { "nothing: it had no attributes" } else { text }
+    if text.is_empty() { "nothing: it had neither attributes nor a policy" } else { text }
 }
 
 /// `smqtt epoch …`

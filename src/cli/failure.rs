@@ -11,18 +11,19 @@ use smqtt_client::mqtt::MqttError;
 use smqtt_core::policy::ParseError;
 use smqtt_keysvc::OpenError;
 
-/// A message, its causes and a hint; printed to stderr, exit code 1.
+/// A message, its causes and a hint; printed to stderr, exit code 1 unless said otherwise.
 #[derive(Debug)]
 pub struct Failure {
     text: String,
     causes: Vec<String>,
     hint: Option<String>,
+    code: u8,
 }
 
 impl Failure {
     /// A failure with this message.
     pub fn new(text: impl Into<String>) -> Self {
-        Self { text: text.into(), causes: Vec::new(), hint: None }
+        Self { text: text.into(), causes: Vec::new(), hint: None, code: 1 }
     }
 
     /// Adds `error` and what caused it.
@@ -44,6 +45,12 @@ impl Failure {
         self
     }
 
+    /// With another exit code.
+    pub fn code(mut self, code: u8) -> Self {
+        self.code = code;
+        self
+    }
+
     fn of(error: &dyn Error, hint: Option<String>) -> Self {
         Self { hint, ..Self::new(error.to_string()).because(error) }
     }
@@ -58,7 +65,7 @@ impl Failure {
         if let Some(hint) = &self.hint {
             eprintln!("hint: {hint}");
         }
-        ExitCode::FAILURE
+        ExitCode::from(self.code)
     }
 }
 

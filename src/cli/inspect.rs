@@ -9,6 +9,7 @@ use smqtt_client::printable;
 use smqtt_core::envelope::{Envelope, EnvelopeError};
 use smqtt_core::header::Header;
 use smqtt_core::identity::read_certificate;
+use smqtt_core::target::Target;
 
 use super::failure::Failure;
 use super::{date, hex, print_line};
@@ -74,9 +75,12 @@ pub fn run(args: &InspectArgs) -> Result<(), Failure> {
         let name = read_certificate(header.certificate()).map(|c| c.identity.name).unwrap_or_default();
         let versions: Vec<String> =
             header.versions().iter().map(|(key, version)| format!("{key} v{version}")).collect();
+        let labels = header.target().as_labels();
+        let labels = labels.map(|labels| labels.iter().map(ToString::to_string).collect::<Vec<_>>());
         shown["header"] = json!({
             "publisher": { "id": header.publisher().to_string(), "name": name, "verified": false },
-            "policy": header.policy().to_string(),
+            "policy": header.target().as_policy().map(ToString::to_string),
+            "labels": labels,
             "topics": header.filter().to_string(),
             "suite": header.suite().name(),
             "params": hex(header.params_id()),
@@ -108,7 +112,10 @@ pub fn run(args: &InspectArgs) -> Result<(), Failure> {
     let versions = shown["header"]["versions"].as_array().map_or(0, Vec::len);
     let name = shown["header"]["publisher"]["name"].as_str().unwrap_or_default();
     print_line(format!("publisher    {} ({name}), not verified here", header.publisher()))?;
-    print_line(format!("policy       {}", header.policy()))?;
+    match header.target() {
+        Target::Policy(policy) => print_line(format!("policy       {policy}"))?,
+        Target::Labels(labels) => print_line(format!("labels       {labels}"))?,
+    }
     print_line(format!("topics       {}", printable(&header.filter().to_string())))?;
     print_line(format!("suite        {}, parameters {}", header.suite(), hex(header.params_id())))?;
     print_line(format!("epoch        {}", header.epoch()))?;

@@ -2,6 +2,7 @@
 
 mod admin;
 mod authority;
+mod bench;
 mod broker;
 mod config;
 mod demo;
@@ -60,6 +61,11 @@ enum Command {
     Inspect(inspect::InspectArgs),
     /// Show why a policy holds or a message opens, or not
     Explain(explain::ExplainArgs),
+    /// Measure what it costs on this machine, with a report
+    Bench(bench::BenchArgs),
+    /// What `bench` starts itself as
+    #[command(hide = true)]
+    BenchRole(bench::RoleArgs),
 }
 
 /// Where a device keeps its keys.
@@ -110,6 +116,8 @@ pub fn main() -> ExitCode {
             Command::Subscribe(args) => subscribe::run(&args).await,
             Command::Inspect(args) => inspect::run(&args),
             Command::Explain(args) => explain::run(&args).await,
+            Command::Bench(args) => bench::run(&args).await,
+            Command::BenchRole(args) => bench::role(&args).await,
         }
     });
     // A read from the terminal may still block a thread; nothing waits for it.

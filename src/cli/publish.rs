@@ -13,7 +13,9 @@ use smqtt_client::files::read_bounded;
 use smqtt_client::keyring::{Keyring, SharedKeyring};
 use smqtt_client::mqtt::{self, Client, MqttError, Options, Order, Published, QoS, Status};
 use smqtt_client::sealer::Wish;
+use smqtt_core::attribute::{AttributeError, Attributes};
 use smqtt_core::policy::Policy;
+use smqtt_core::target::{Target, TargetError};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::task::JoinHandle;
 
@@ -141,6 +143,9 @@ pub struct PublishArgs {
     /// Who can read, where no topic rule says it: `role=nurse and ward=3`
     #[arg(long, conflicts_with = "plain")]
     policy: Option<String>,
+    /// Or a label, where no topic rule says it, for keys that carry a policy: `ward=3`; may be repeated
+    #[arg(long = "label", value_name = "NAME=VALUE", conflicts_with_all = ["plain", "policy"])]
+    labels: Vec<String>,
     /// Do not seal
     #[arg(long)]
     plain: bool,
@@ -154,7 +159,7 @@ pub struct PublishArgs {
     #[arg(short, long)]
     lines: bool,
     /// An empty message, not sealed; with `-r` it takes the one that the broker keeps away
-    #[arg(short, long, conflicts_with = "policy")]
+    #[arg(short, long, conflicts_with_all = ["policy", "labels"])]
     null_message: bool,
     /// Have the broker keep it for later subscribers
     #[arg(short, long)]
@@ -168,10 +173,14 @@ pub struct PublishArgs {
 
 /// Publishes, and ends when the broker has everything.
 pub async fn run(args: &PublishArgs) -> Result<(), Failure> {
-    let policy = args.policy.as_deref().map(Policy::parse).transpose()?;
-    let wish = match &policy {
+    let target = match &args.policy {
+        Some(policy) => Some(Target::Policy(Policy::parse(policy)?)),
+        None if args.labels.is_empty() => None,
+        None => Some(labels(&args.labels)?),
+    };
+    let wish = match &target {
         _ if args.plain || args.null_message => Wish::Plain,
-        Some(policy) => Wish::Policy(policy),
+        Some(target) => Wish::Under(target),
         None => Wish::Rule,
     };
     let payload = read_payload(args)?;
@@ -191,6 +200,26 @@ pub async fn run(args: &PublishArgs) -> Result<(), Failure> {
     telling.abort();
     client.disconnect().await;
     result
+}
+
+/// The labels of repeated `--label` options, each of which may be a list.
+pub fn labels(texts: &[String]) -> Result<Target, Failure> {
+    let mut all = Vec::new();
+    for text in texts {
+        let list: Attributes = text.parse().map_err(|error: AttributeError| {
+            not_labels(format!("`--label {text}`: {error}"), &TargetError::Attribute(error))
+        })?;
+        all.extend(list.iter().cloned());
+    }
+    let labels = Attributes::new(all).map_err(TargetError::from).and_then(Target::labels);
+    labels.map_err(|error| not_labels(error.to_string(), &error))
+}
+
+fn not_labels(text: String, error: &TargetError) -> Failure {
+    match error.hint() {
+        Some(hint) => Failure::new(text).hint(hint),
+        None => Failure::new(text),
+    }
 }
 
 fn read_payload(args: &PublishArgs) -> Result<Option<Vec<u8>>, Failure> {

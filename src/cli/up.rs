@@ -119,6 +119,7 @@ async fn enrol_broker(data: &Path, config: &BrokerConfig) -> Result<(), Failure>
         name: "broker".into(),
         role: "broker".into(),
         attributes: Vec::new(),
+        policy: None,
         ttl_seconds: Some(600),
         hosts: config.hosts.clone(),
     };

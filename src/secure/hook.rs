@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use smqtt_client::mqtt::READER_PROPERTY;
 use smqtt_client::opener::HEADERS_MAX;
-use smqtt_core::bundle::Bundle;
+use smqtt_core::bundle::{Bundle, Refusal};
 use smqtt_core::crypto::sha256;
 use smqtt_core::envelope::{Envelope, full, is_sealed};
 use smqtt_core::header::{Header, KID_BYTES, Kid};
@@ -61,6 +61,36 @@ struct Session {
     device: Option<DeviceId>,
     reader: bool,
     introduced: Mutex<Introduced>,
+    agreed: Mutex<Option<Agreed>>,
+}
+
+/// That the last sealed message of this connection agreed with a bundle. Only time can change that for the next one
+/// under the same header, on the same topic, while there is no newer bundle; to find out again takes longer than all
+/// else that is done with a message.
+struct Agreed {
+    kid: Kid,
+    topic: Text,
+    bundle: u64,
+    /// The time it was checked at, and the time from which it would be another answer, in seconds since 1970.
+    from: u64,
+    until: u64,
+}
+
+impl Agreed {
+    fn new(bundle: &Bundle, header: &Header, topic: &Text, now: u64) -> Self {
+        // Of what `Bundle::check` asks of time, all but these two only becomes truer as time goes on.
+        let graced = header.epoch() != bundle.epoch.number;
+        let grace_ends = if graced { bundle.epoch.begins.saturating_add(bundle.grace) } else { u64::MAX };
+        let until = header.expires().min(grace_ends);
+        Self { kid: header.kid(), topic: topic.clone(), bundle: bundle.number, from: now, until }
+    }
+
+    fn covers(&self, bundle: &Bundle, header: &Header, topic: &Text, now: u64) -> bool {
+        self.bundle == bundle.number
+            && self.kid == header.kid()
+            && self.topic == *topic
+            && (self.from..self.until).contains(&now)
+    }
 }
 
 /// Content keys whose header this connection got, oldest first. Readers keep four times as many headers, so none of
@@ -157,7 +187,7 @@ impl SecurePublish {
             let random: [u8; 8] = smqtt_core::crypto::random();
             Text::from(format!("{name}/{:016x}", u64::from_be_bytes(random)))
         });
-        let session = Session { device, reader, introduced: Mutex::default() };
+        let session = Session { device, reader, introduced: Mutex::default(), agreed: Mutex::default() };
         // Who asks for compact messages learns that it gets them.
         let answer = reader.then(|| (READER_PROPERTY.0.into(), READER_PROPERTY.1.into()));
         Ok(Admission {
@@ -235,7 +265,7 @@ impl SecurePublish {
         let malformed = |text: &str| Refused::new("broken", ReasonCode::PayloadFormatInvalid, text);
         let envelope = Envelope::parse(&payload).map_err(|error| malformed(&error.to_string()))?;
         let header = self.header_of(session, &envelope)?;
-        self.check_header(&bundle, &header, &topic, publication.origin())?;
+        self.check_header(session, &bundle, &header, &topic, publication.origin())?;
         if envelope.header.is_some() {
             publication.set_payload(Bytes::from(envelope.message.compact()));
         }
@@ -318,19 +348,26 @@ impl SecurePublish {
 
     fn check_header(
         &self,
+        session: &Session,
         bundle: &Bundle,
         header: &Header,
-        topic: &str,
+        topic: &Text,
         origin: Origin,
     ) -> Result<(), Refused> {
-        // A will was sealed when its client connected, maybe epochs ago; all else must be of now.
-        let checked = match origin {
-            Origin::Will => bundle.check_topic(header, topic),
-            _ => bundle.check(header, topic, self.view.now()),
-        };
-        checked.map_err(|refusal| {
+        let refused = |refusal: Refusal| {
             Refused::new(refusal.code(), ReasonCode::PayloadFormatInvalid, refusal.to_string())
-        })
+        };
+        // A will was sealed when its client connected, maybe epochs ago; all else must be of now.
+        if origin == Origin::Will {
+            return bundle.check_topic(header, topic).map_err(refused);
+        }
+        let now = self.view.now();
+        let mut agreed = session.agreed.lock().unwrap_or_else(PoisonError::into_inner);
+        if !agreed.as_ref().is_some_and(|agreed| agreed.covers(bundle, header, topic, now)) {
+            bundle.check(header, topic, now).map_err(refused)?;
+            *agreed = Some(Agreed::new(bundle, header, topic, now));
+        }
+        Ok(())
     }
 }
 

@@ -35,7 +35,7 @@ use smqtt_core::crypto::SigningKey;
 use smqtt_core::envelope::SealingKey;
 use smqtt_core::header::{Draft, Header, Signer};
 use smqtt_core::identity::{DeviceId, Identity};
-use smqtt_core::policy::Policy;
+use smqtt_core::target::Target;
 use smqtt_core::token::Token;
 use smqtt_core::topic::Filter;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -153,11 +153,30 @@ impl Lab {
             name: name.into(),
             role: role.into(),
             attributes: attributes.iter().map(|a| (*a).to_owned()).collect(),
+            policy: None,
             ttl_seconds: None,
             hosts: Vec::new(),
         };
-        let answer: NewToken = self.admin().post("/v1/tokens", &request).await.unwrap();
+        self.token_for(&request).await
+    }
+
+    async fn token_for(&self, request: &TokenRequest) -> Token {
+        let answer: NewToken = self.admin().post("/v1/tokens", request).await.unwrap();
         Token::parse(&answer.token).unwrap()
+    }
+
+    /// A device whose keys carry this policy.
+    pub async fn enrol_with_policy(&self, name: &str, policy: &str) -> Device {
+        let request = TokenRequest {
+            name: name.into(),
+            role: "device".into(),
+            attributes: Vec::new(),
+            policy: Some(policy.into()),
+            ttl_seconds: None,
+            hosts: Vec::new(),
+        };
+        let token = self.token_for(&request).await;
+        Device::new(enrol(&token, &self.device_dir(name), now()).await.unwrap())
     }
 
     pub fn device_dir(&self, name: &str) -> PathBuf {
@@ -180,6 +199,19 @@ impl Lab {
         self.rule(filter, "required", Some(policy), None, None).await
     }
 
+    /// Requires sealing under `labels`; gives the bundle's number.
+    pub async fn label(&self, filter: &str, labels: &str) -> u64 {
+        let rule = Rule {
+            filter: filter.into(),
+            mode: "required".into(),
+            policy: None,
+            labels: Some(labels.into()),
+            publishers: None,
+            subscribers: None,
+        };
+        self.admin().put::<RuleSet>("/v1/rules", &rule).await.unwrap().bundle
+    }
+
     pub async fn rule(
         &self,
         filter: &str,
@@ -193,6 +225,7 @@ impl Lab {
             filter: filter.into(),
             mode: mode.into(),
             policy: own(policy),
+            labels: None,
             publishers: own(publishers),
             subscribers: own(subscribers),
         };
@@ -340,13 +373,27 @@ impl Device {
         filter: &str,
         edit: impl FnOnce(&mut Draft<'_>),
     ) -> (Header, SealingKey) {
-        let (policy, filter): (Policy, Filter) = (policy.parse().unwrap(), filter.parse().unwrap());
+        self.header_under(&Target::Policy(policy.parse().unwrap()), filter, edit)
+    }
+
+    /// The same under labels.
+    pub fn labelled(&self, labels: &str, filter: &str) -> (Header, SealingKey) {
+        self.header_under(&Target::labels(labels.parse().unwrap()).unwrap(), filter, |_| ())
+    }
+
+    pub fn header_under(
+        &self,
+        target: &Target,
+        filter: &str,
+        edit: impl FnOnce(&mut Draft<'_>),
+    ) -> (Header, SealingKey) {
+        let filter: Filter = filter.parse().unwrap();
         self.with(|k| {
             let mut draft = Draft {
-                params: &k.params()[0],
+                params: k.params().iter().find(|params| params.suite() == target.suite()).unwrap(),
                 epoch: k.bundle().epoch.number,
                 versions: &k.bundle().versions,
-                policy: &policy,
+                target,
                 created: now(),
                 expires: now() + 3600,
                 filter: &filter,

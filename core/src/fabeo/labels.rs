@@ -1,6 +1,6 @@
 //! The points of labels, hashed once, with tables for those that come again and again.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use crate::attribute::Label;
@@ -8,7 +8,7 @@ use crate::curve::{Base, G1};
 use crate::suite::SuiteId;
 use crate::tables::{LABELS_MAX, Profile, SMALL_LABELS_MAX, profile};
 
-type Points = HashMap<(SuiteId, Label), Arc<Base>>;
+type Points = BTreeMap<(SuiteId, Label), Arc<Base>>;
 
 static LABELS: LazyLock<Mutex<Generations>> = LazyLock::new(Mutex::default);
 

@@ -56,6 +56,21 @@ impl Labelling {
         })
     }
 
+    /// The attributes that mean the same whatever the topic: no placeholder has their name.
+    pub(crate) fn certain(&self) -> Attributes {
+        let open: BTreeSet<&str> = self.placeholder_names().collect();
+        let certain = self.attributes().filter(|attribute| !open.contains(attribute.name()));
+        Attributes::new(certain.cloned()).expect("a labelling has no more attributes than a set")
+    }
+
+    /// The names of the attributes with a placeholder.
+    pub fn placeholder_names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().filter_map(|leaf| match leaf {
+            TemplateLeaf::Placeholder { name, .. } => Some(name.as_str()),
+            TemplateLeaf::Leaf(_) => None,
+        })
+    }
+
     /// Puts `levels[n - 1]` in the place of `$n`, as [`Attribute::from_value`] takes it.
     ///
     /// # Errors

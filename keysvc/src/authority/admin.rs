@@ -131,6 +131,7 @@ fn create(opening: &Opening, secrets: &Secrets, dir: &Path, now: u64) -> Result<
             name: identity.name.clone(),
             role: Role::Admin,
             attributes: Attributes::default(),
+            policy: None,
             hosts: Vec::new(),
             hpke_key: Vec::new(),
             enrolled: now,

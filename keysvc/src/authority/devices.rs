@@ -1,10 +1,12 @@
 //! Devices: who they are, and the end of one.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use smqtt_core::api::{Device, Directory, Revocation};
-use smqtt_core::attribute::AttributeError;
+use smqtt_core::attribute::{Attribute, AttributeError};
 use smqtt_core::identity::{DeviceId, Role};
+use smqtt_core::policy::Policy;
 
 use super::keys::texts;
 use super::{Authority, Caller};
@@ -48,7 +50,7 @@ impl Authority {
     }
 
     /// Revokes a device, for good: no certificate and no key from the commit on, the versions of its attributes
-    /// raised, everyone told. Asked again, it answers the same. For administrators.
+    /// and of those that its policy names raised, everyone told. Asked again, it answers the same. For administrators.
     ///
     /// # Errors
     /// Not allowed, no such device, or the store failed.
@@ -80,10 +82,12 @@ impl Authority {
     }
 }
 
-/// Raises the version of each attribute, once where several share it. Says which, and whether that was all.
+/// Raises the version of each attribute that the device has or its policy names, once where several share it. Says
+/// which, and whether that was all.
 fn raise_versions(tx: &Tx<'_>, device: &DeviceRow) -> Result<(Vec<String>, bool), Error> {
     let mut versions = tx.versions()?;
-    let keys: std::collections::BTreeSet<_> = device.attributes.iter().map(|a| a.version_key()).collect();
+    let mut keys: BTreeSet<_> = device.attributes.iter().map(Attribute::version_key).collect();
+    keys.extend(device.policy.iter().flat_map(Policy::version_keys));
     let (mut raised, mut all) = (Vec::new(), true);
     for key in &keys {
         match versions.raise(key) {
@@ -128,6 +132,7 @@ fn device(row: DeviceRow) -> Device {
         name: row.name,
         role: row.role.name().to_owned(),
         attributes: texts(&row.attributes),
+        policy: row.policy.as_ref().map(ToString::to_string),
         status: if row.revocation.is_some() { "revoked" } else { "active" }.to_owned(),
         enrolled: row.enrolled,
         certificate_expires: row.certificate_expires,

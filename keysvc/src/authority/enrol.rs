@@ -107,6 +107,7 @@ impl Authority {
                 name: token.name,
                 role: token.role,
                 attributes: token.attributes,
+                policy: token.policy,
                 hosts: token.hosts,
                 hpke_key: keys.hpke_key.as_bytes().to_vec(),
                 enrolled: now,
@@ -244,6 +245,7 @@ impl Authority {
             params: self.params().into_iter().map(|params| STANDARD.encode(params)).collect(),
             bundle: STANDARD.encode(&self.bundle.borrow().bytes),
             keys,
+            policy: enrolled.device.policy.as_ref().map(ToString::to_string),
             broker: self.broker_url.read().unwrap_or_else(PoisonError::into_inner).clone(),
         })
     }

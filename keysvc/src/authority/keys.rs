@@ -5,9 +5,10 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use smqtt_core::api::{KEY_HPKE_INFO, Keys, SealedKey};
-use smqtt_core::attribute::{Attributes, Label};
+use smqtt_core::attribute::{Attributes, Versions};
 use smqtt_core::crypto::{Secret32, sha256};
 use smqtt_core::identity::{DeviceId, Role};
+use smqtt_core::suite::{Scope, SuiteId};
 
 use super::{Authority, Caller};
 use crate::error::Error;
@@ -17,17 +18,18 @@ use crate::store::{DeviceRow, StoreError, Tx};
 /// The next epoch's keys are given when this part of the current epoch is left: a quarter.
 const EARLY_PART: u64 = 4;
 
-/// Which keys a device is to have: one for each epoch, with these labels. Newest epoch last.
+/// Which keys a device is to have: for each epoch one of its attributes and, if it has a policy, one of that. Newest
+/// epoch last.
 pub(super) struct Plan {
     device: DeviceId,
     hpke_key: Vec<u8>,
-    epochs: Vec<(u64, Vec<Label>)>,
+    keys: Vec<(u64, SuiteId, Scope)>,
 }
 
 impl Plan {
     /// What the device would be given now. Brokers and administrators open nothing, and are given nothing.
     pub(super) fn new(tx: &Tx<'_>, device: &DeviceRow, history: u64, now: u64) -> Result<Self, StoreError> {
-        let mut plan = Self { device: device.id, hpke_key: device.hpke_key.clone(), epochs: Vec::new() };
+        let mut plan = Self { device: device.id, hpke_key: device.hpke_key.clone(), keys: Vec::new() };
         if device.role != Role::Device {
             return Ok(plan);
         }
@@ -36,22 +38,35 @@ impl Plan {
         for row in tx.epochs(current.number.saturating_sub(history))? {
             let number = row.epoch.number;
             let versions = row.versions.as_ref().unwrap_or(&versions);
-            plan.epochs.push((number, device.attributes.labels(versions, number)));
+            plan.add(device, versions, number);
         }
         let early = current.ends.saturating_sub(current.ends.saturating_sub(current.begins) / EARLY_PART);
         if now >= early {
-            let next = current.number + 1;
-            plan.epochs.push((next, device.attributes.labels(&versions, next)));
+            plan.add(device, &versions, current.number + 1);
         }
         Ok(plan)
     }
 
-    /// Changes whenever the keys do: with an epoch, a version of its attributes, the key they are sealed to.
-    fn tag(&self) -> String {
-        let mut parts: Vec<&[u8]> = vec![&self.hpke_key];
-        for (_, labels) in &self.epochs {
-            parts.extend(labels.iter().map(Label::as_bytes));
+    fn add(&mut self, device: &DeviceRow, versions: &Versions, epoch: u64) {
+        let labels = Scope::Labels(device.attributes.labels(versions, epoch).into());
+        self.keys.push((epoch, SuiteId::FabeoCp, labels));
+        if let Some(policy) = &device.policy {
+            self.keys.push((epoch, SuiteId::FabeoKp, Scope::Policy(policy.access(versions, epoch))));
         }
+    }
+
+    /// Changes whenever the keys do: with an epoch, a version of what its attributes or its policy name, the key they
+    /// are sealed to.
+    fn tag(&self) -> String {
+        let mut parts = vec![self.hpke_key.clone()];
+        for (_, suite, scope) in &self.keys {
+            parts.push(suite.name().into());
+            parts.push(match scope {
+                Scope::Policy(access) => access.encode(),
+                Scope::Labels(labels) => labels.encode(),
+            });
+        }
+        let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
         sha256(&parts)[..8].iter().map(|byte| format!("{byte:02x}")).collect()
     }
 }
@@ -81,20 +96,21 @@ impl Authority {
                 return Err(Error::Revoked);
             }
             let plan = Plan::new(tx, &device, history, now)?;
-            Ok((plan, texts(&device.attributes)))
+            let policy = device.policy.as_ref().map(ToString::to_string);
+            Ok((plan, texts(&device.attributes), policy))
         };
-        let (plan, attributes) = self.store.read(read).await?;
+        let (plan, attributes, policy) = self.store.read(read).await?;
         let tag = plan.tag();
         if known(&tag) {
             return Ok(TaggedKeys { tag, keys: None });
         }
         let keys = self.derive(plan).await?;
-        Ok(TaggedKeys { tag, keys: Some(Keys { keys, attributes }) })
+        Ok(TaggedKeys { tag, keys: Some(Keys { keys, attributes, policy }) })
     }
 
     /// Derives and seals the keys of a plan. Each label costs about half a millisecond, so the work is counted.
     pub(super) async fn derive(self: &Arc<Self>, plan: Plan) -> Result<Vec<SealedKey>, Error> {
-        if plan.epochs.is_empty() {
+        if plan.keys.is_empty() {
             return Ok(Vec::new());
         }
         let _permit = self.keygen.acquire().await.map_err(|_| Error::Busy)?;
@@ -102,20 +118,20 @@ impl Authority {
         let derived = tokio::task::spawn_blocking(move || {
             let to = SealTo::new(&plan.hpke_key).ok_or(StoreError::Corrupt("hpke_key"))?;
             let mut keys = Vec::new();
-            for (epoch, labels) in &plan.epochs {
-                for (_, master) in &this.secrets.suites {
-                    let suite = master.suite;
-                    let key =
-                        suite.suite().keygen(master, *epoch, labels, &Secret32::random()).expect("one suite");
-                    let (enc, ciphertext) = to.seal(KEY_HPKE_INFO, &plan.device.0, &key.encode());
-                    keys.push(SealedKey {
-                        suite: suite.name().to_owned(),
-                        epoch: *epoch,
-                        enc: STANDARD.encode(enc),
-                        ciphertext: STANDARD.encode(ciphertext),
-                    });
-                }
-                tracing::info!(device = %plan.device, epoch, "issued user secret key");
+            for (epoch, suite, scope) in &plan.keys {
+                let masters = this.secrets.suites.iter().map(|(_, master)| master);
+                let master = masters.into_iter().find(|master| master.suite == *suite);
+                let master = master.expect("an authority has a master secret key for every suite");
+                let key = suite.suite().keygen(master, *epoch, scope, &Secret32::random());
+                let key = key.expect("a plan has labels for the one suite and a policy for the other");
+                let (enc, ciphertext) = to.seal(KEY_HPKE_INFO, &plan.device.0, &key.encode());
+                keys.push(SealedKey {
+                    suite: suite.name().to_owned(),
+                    epoch: *epoch,
+                    enc: STANDARD.encode(enc),
+                    ciphertext: STANDARD.encode(ciphertext),
+                });
+                tracing::info!(device = %plan.device, epoch, suite = suite.name(), "issued user secret key");
             }
             Ok::<_, StoreError>(keys)
         });

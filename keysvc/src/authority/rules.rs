@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use smqtt_core::api;
-use smqtt_core::attribute::{Attributes, Value};
+use smqtt_core::attribute::{Attribute, Attributes, Value};
 use smqtt_core::identity::Role;
-use smqtt_core::policy::{ParseError, Policy, Template};
-use smqtt_core::rule::{Mode, RULES_MAX, Rule};
+use smqtt_core::policy::{Labelling, Policy, Template};
+use smqtt_core::rule::{Mode, RULES_MAX, Rule, RuleError};
 
+use super::tokens::policy_error;
 use super::{Authority, Caller};
 use crate::error::Error;
 use crate::store::{RuleRow, StoreError, Tx};
@@ -41,7 +42,10 @@ impl Authority {
             .write(move |tx| {
                 let row = row(&rule);
                 let rows = tx.rules()?;
-                let warnings = warnings(&rule, &tx.attributes_in_use(now)?);
+                let mut warnings = warnings(&rule, &tx.attributes_in_use(now)?);
+                if let Some(labels) = &rule.labels {
+                    warnings.extend(label_warnings(labels, &tx.policies_in_use(now)?));
+                }
                 if rows.contains(&row) {
                     return Ok(api::RuleSet { bundle: tx.counter("bundle")?, warnings });
                 }
@@ -50,8 +54,12 @@ impl Authority {
                 }
                 tx.set_rule(&row)?;
                 let bundle = this.publish(tx, now)?;
-                let policy = row.policy.as_deref().unwrap_or("no policy");
-                let subject = format!("{} {}: {policy}", row.filter, row.mode);
+                let under = match (&row.policy, &row.labels) {
+                    (Some(policy), _) => policy.clone(),
+                    (None, Some(labels)) => format!("labels {labels}"),
+                    (None, None) => "no policy".to_owned(),
+                };
+                let subject = format!("{} {}: {under}", row.filter, row.mode);
                 this.audit(tx, &admin.actor, "set-rule", &subject)?;
                 tracing::info!(filter = row.filter, mode = row.mode, bundle, "set a rule");
                 Ok(api::RuleSet { bundle, warnings })
@@ -97,31 +105,31 @@ fn parse(rule: &api::Rule) -> Result<Rule, Error> {
             format!("a rule's filter has at most {FILTER_BYTES_MAX} bytes"),
         ));
     }
-    let invalid = |key: &str, error: ParseError| {
-        let detail = format!("{key}: {error} at column {}", error.column());
-        let hint = error.hint();
-        match hint {
-            Some(hint) => Error::invalid("policy", detail).with_hint(hint),
-            None => Error::invalid("policy", detail),
-        }
-    };
     let policy = |key: &str, text: &Option<String>| {
         let parsed = text.as_deref().map(Policy::parse).transpose();
-        parsed.map_err(|error| invalid(key, error))
+        parsed.map_err(|error| policy_error(key, &error))
     };
     let template = rule.policy.as_deref().map(Template::parse).transpose();
+    let labels = rule.labels.as_deref().map(Labelling::parse).transpose();
     let parsed = Rule {
         filter: rule.filter.parse().map_err(|error| Error::invalid("filter", error))?,
         mode: Mode::from_name(&rule.mode).ok_or_else(|| {
             let detail = format!("there is no mode `{}`", rule.mode);
             Error::invalid("mode", detail).with_hint("it is `open`, `warn` or `required`")
         })?,
-        policy: template.map_err(|error| invalid("policy", error))?,
+        policy: template.map_err(|error| policy_error("policy", &error))?,
+        labels: labels.map_err(|error| policy_error("labels", &error))?,
         publishers: policy("publishers", &rule.publishers)?,
         subscribers: policy("subscribers", &rule.subscribers)?,
     };
-    parsed.check().map_err(|error| Error::invalid("rule", error))?;
-    Ok(parsed)
+    match parsed.check() {
+        Ok(()) => Ok(parsed),
+        Err(RuleError::Labels(error)) => {
+            let invalid = Error::invalid("rule", format!("labels: {error}"));
+            Err(invalid.with_hint(error.hint().unwrap_or("name fewer labels")))
+        }
+        Err(error) => Err(Error::invalid("rule", error)),
+    }
 }
 
 fn row(rule: &Rule) -> RuleRow {
@@ -129,14 +137,15 @@ fn row(rule: &Rule) -> RuleRow {
         filter: rule.filter.to_string(),
         mode: rule.mode.name().to_owned(),
         policy: rule.policy.as_ref().map(ToString::to_string),
+        labels: rule.labels.as_ref().map(ToString::to_string),
         publishers: rule.publishers.as_ref().map(ToString::to_string),
         subscribers: rule.subscribers.as_ref().map(ToString::to_string),
     }
 }
 
 fn api_rule(row: RuleRow) -> api::Rule {
-    let RuleRow { filter, mode, policy, publishers, subscribers } = row;
-    api::Rule { filter, mode, policy, publishers, subscribers }
+    let RuleRow { filter, mode, policy, labels, publishers, subscribers } = row;
+    api::Rule { filter, mode, policy, labels, publishers, subscribers }
 }
 
 /// What is allowed but perhaps not meant: attributes that no device has and no open token will give.
@@ -170,6 +179,29 @@ fn warnings(rule: &Rule, in_use: &[Attributes]) -> Vec<String> {
                 warnings.insert(format!("{key}: no device has an integer `{name}`"));
             }
         }
+    }
+    warnings.into_iter().collect()
+}
+
+/// The same for labels: those that the policy of no key asks for, and labels that together open for no key.
+fn label_warnings(labels: &Labelling, in_use: &[Policy]) -> Vec<String> {
+    let asked = |attribute: &Attribute| {
+        in_use.iter().any(|policy| {
+            let compared = matches!(attribute.value(), Value::Int(_)) && policy.compares(attribute.name());
+            compared || policy.attributes().contains(attribute)
+        })
+    };
+    let unasked = labels.attributes().filter(|attribute| !asked(attribute));
+    let mut warnings: BTreeSet<String> =
+        unasked.map(|attribute| format!("labels: no key asks for `{attribute}`")).collect();
+    for name in labels.placeholder_names() {
+        if !in_use.iter().any(|policy| policy.names().contains(name)) {
+            warnings.insert(format!("labels: no key asks for an attribute `{name}`"));
+        }
+    }
+    let whole = labels.instantiate(&[]).ok();
+    if warnings.is_empty() && whole.is_some_and(|whole| !in_use.iter().any(|p| p.satisfied_by(&whole))) {
+        warnings.insert(format!("labels: the policy of no key holds for `{labels}`"));
     }
     warnings.into_iter().collect()
 }

@@ -6,6 +6,7 @@ use smqtt_core::api::{NewToken, TokenRequest};
 use smqtt_core::attribute::{AttributeError, Attributes};
 use smqtt_core::crypto::{random, sha256};
 use smqtt_core::identity::{Role, check_name};
+use smqtt_core::policy::{ParseError, Policy};
 use smqtt_core::token::Token;
 
 use super::{Authority, Caller};
@@ -16,6 +17,8 @@ use crate::store::TokenRow;
 
 /// The longest life of a token.
 const TTL_SECONDS_MAX: u64 = 366 * 86_400;
+/// Most bytes of a key's policy: a page of the directory must stay within what a broker reads.
+pub(super) const POLICY_BYTES_MAX: usize = 4096;
 
 impl Authority {
     /// Makes a token. For administrators.
@@ -48,6 +51,7 @@ impl Authority {
             name: request.name,
             role: wanted.role,
             attributes: wanted.attributes,
+            policy: wanted.policy,
             hosts: request.hosts,
             expires: token.expires,
             used: None,
@@ -59,7 +63,8 @@ impl Authority {
                     return Err(Error::NameTaken { name: row.name });
                 }
                 tx.insert_token(&row)?;
-                let subject = format!("{} ({}) {}", row.name, row.role.name(), row.attributes);
+                let policy = row.policy.as_ref().map_or(String::new(), |policy| format!(" policy {policy}"));
+                let subject = format!("{} ({}) {}{policy}", row.name, row.role.name(), row.attributes);
                 this.audit(tx, &admin.actor, "make-token", &subject)?;
                 tracing::info!(name = row.name, role = row.role.name(), "made a token");
                 Ok(())
@@ -73,6 +78,7 @@ impl Authority {
 struct Wanted {
     role: Role,
     attributes: Attributes,
+    policy: Option<Policy>,
 }
 
 impl Wanted {
@@ -90,6 +96,11 @@ impl Wanted {
             let hint = "a broker carries what it cannot read: leave its attributes away";
             return Err(Error::invalid("attributes", "a broker has no attributes").with_hint(hint));
         }
+        let policy = request.policy.as_deref().map(parse_policy).transpose()?;
+        if role == Role::Broker && policy.is_some() {
+            let hint = "a broker carries what it cannot read: leave its policy away";
+            return Err(Error::invalid("policy", "a broker has no keys").with_hint(hint));
+        }
         if role == Role::Device && !request.hosts.is_empty() {
             let hint = "hosts are for a broker's server certificate";
             return Err(Error::invalid("hosts", "a device has no hosts").with_hint(hint));
@@ -101,7 +112,25 @@ impl Wanted {
             let detail = format!("`{bad}` is neither a host's name nor an address");
             return Err(Error::invalid("hosts", detail).with_hint("without scheme and port"));
         }
-        Ok(Self { role, attributes })
+        Ok(Self { role, attributes, policy })
+    }
+}
+
+/// The policy that keys will carry.
+fn parse_policy(text: &str) -> Result<Policy, Error> {
+    if text.len() > POLICY_BYTES_MAX {
+        let detail = format!("a key's policy has at most {POLICY_BYTES_MAX} bytes, not {}", text.len());
+        return Err(Error::invalid("policy", detail).with_hint("give the device a shorter one"));
+    }
+    Policy::parse(text).map_err(|error| policy_error("policy", &error))
+}
+
+/// A policy that does not parse: where, and what to write instead.
+pub(super) fn policy_error(key: &str, error: &ParseError) -> Error {
+    let detail = format!("{key}: {error} at column {}", error.column());
+    match error.hint() {
+        Some(hint) => Error::invalid("policy", detail).with_hint(hint),
+        None => Error::invalid("policy", detail),
     }
 }
 

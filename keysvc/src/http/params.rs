@@ -4,11 +4,10 @@ use axum::Json;
 use axum::extract::State;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use serde_json::{Value, json};
+use smqtt_core::api::Params;
 
 use super::Shared;
 
-pub(super) async fn get(State(authority): Shared) -> Json<Value> {
-    let params: Vec<String> = authority.params().iter().map(|params| STANDARD.encode(params)).collect();
-    Json(json!({ "params": params }))
+pub(super) async fn get(State(authority): Shared) -> Json<Params> {
+    Json(Params { params: authority.params().iter().map(|params| STANDARD.encode(params)).collect() })
 }

@@ -7,6 +7,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use smqtt_core::attribute::{Attribute, Attributes, Versions};
 use smqtt_core::bundle::Epoch;
 use smqtt_core::identity::{DeviceId, Role};
+use smqtt_core::policy::Policy;
 
 use super::StoreError;
 use crate::pki::Issued;
@@ -27,6 +28,8 @@ pub(crate) struct DeviceRow {
     pub(crate) name: String,
     pub(crate) role: Role,
     pub(crate) attributes: Attributes,
+    /// Of its key-policy keys.
+    pub(crate) policy: Option<Policy>,
     pub(crate) hosts: Vec<String>,
     pub(crate) hpke_key: Vec<u8>,
     pub(crate) enrolled: u64,
@@ -52,6 +55,8 @@ pub(crate) struct TokenRow {
     pub(crate) name: String,
     pub(crate) role: Role,
     pub(crate) attributes: Attributes,
+    /// Of its key-policy keys.
+    pub(crate) policy: Option<Policy>,
     pub(crate) hosts: Vec<String>,
     pub(crate) expires: u64,
     pub(crate) used: Option<Used>,
@@ -71,6 +76,7 @@ pub(crate) struct RuleRow {
     pub(crate) filter: String,
     pub(crate) mode: String,
     pub(crate) policy: Option<String>,
+    pub(crate) labels: Option<String>,
     pub(crate) publishers: Option<String>,
     pub(crate) subscribers: Option<String>,
 }
@@ -95,7 +101,7 @@ pub(crate) struct AuditRow {
 }
 
 const DEVICE: &str = "id, name, role, attributes, hosts, hpke_key, enrolled, certificate_expires, revision, \
-                      revoked, raised, bundle";
+                      revoked, raised, bundle, policy";
 
 impl<'c> Tx<'c> {
     pub(super) fn new(connection: &'c Connection) -> Self {
@@ -140,7 +146,7 @@ impl<'c> Tx<'c> {
 
     pub(crate) fn insert_device(&self, device: &DeviceRow) -> Result<()> {
         let sql = "INSERT INTO devices (id, name, role, attributes, hosts, hpke_key, enrolled, \
-                   certificate_expires, revision) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)";
+                   certificate_expires, revision, policy) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
         self.connection.prepare_cached(sql)?.execute(params![
             device.id.0,
             device.name,
@@ -151,6 +157,7 @@ impl<'c> Tx<'c> {
             device.enrolled,
             device.certificate_expires,
             self.bump("revision")?,
+            device.policy.as_ref().map(Policy::encode),
         ])?;
         Ok(())
     }
@@ -211,6 +218,20 @@ impl<'c> Tx<'c> {
             sets.push(attributes(row, 0)?);
         }
         Ok(sets)
+    }
+
+    /// The policies of the keys of every active device, and of every token that can still be used.
+    pub(crate) fn policies_in_use(&self, now: u64) -> Result<Vec<Policy>> {
+        let sql = "SELECT policy FROM devices WHERE revoked IS NULL AND policy IS NOT NULL \
+                   UNION SELECT policy FROM tokens \
+                   WHERE device IS NULL AND expires > ? AND policy IS NOT NULL";
+        let mut statement = self.connection.prepare_cached(sql)?;
+        let mut rows = statement.query([now])?;
+        let mut policies = Vec::new();
+        while let Some(row) = rows.next()? {
+            policies.extend(policy(row, 0)?);
+        }
+        Ok(policies)
     }
 
     pub(crate) fn renew_device(&self, id: DeviceId, hpke_key: &[u8], certificate_expires: u64) -> Result<()> {
@@ -282,8 +303,8 @@ impl<'c> Tx<'c> {
     // Tokens
 
     pub(crate) fn insert_token(&self, token: &TokenRow) -> Result<()> {
-        let sql = "INSERT INTO tokens (id, secret_hash, name, role, attributes, hosts, expires) \
-                   VALUES (?, ?, ?, ?, ?, ?, ?)";
+        let sql = "INSERT INTO tokens (id, secret_hash, name, role, attributes, hosts, expires, policy) \
+                   VALUES (?, ?, ?, ?, ?, ?, ?, ?)";
         self.connection.prepare_cached(sql)?.execute(params![
             token.id,
             token.secret_hash,
@@ -292,13 +313,14 @@ impl<'c> Tx<'c> {
             token.attributes.encode(),
             list_to_text(&token.hosts),
             token.expires,
+            token.policy.as_ref().map(Policy::encode),
         ])?;
         Ok(())
     }
 
     pub(crate) fn token(&self, id: &[u8; 16]) -> Result<Option<TokenRow>> {
         let sql = "SELECT id, secret_hash, name, role, attributes, hosts, expires, device, public_key, \
-                   hpke_key FROM tokens WHERE id = ?";
+                   hpke_key, policy FROM tokens WHERE id = ?";
         let mut statement = self.connection.prepare_cached(sql)?;
         let mut rows = statement.query([id])?;
         let Some(row) = rows.next()? else { return Ok(None) };
@@ -314,6 +336,7 @@ impl<'c> Tx<'c> {
             name: row.get(2)?,
             role: role(row, 3)?,
             attributes: attributes(row, 4)?,
+            policy: policy(row, 10)?,
             hosts: list(row, 5)?,
             expires: row.get(6)?,
             used,
@@ -336,27 +359,30 @@ impl<'c> Tx<'c> {
     // Rules
 
     pub(crate) fn rules(&self) -> Result<Vec<RuleRow>> {
-        let sql = "SELECT filter, mode, policy, publishers, subscribers FROM rules ORDER BY filter";
+        let sql = "SELECT filter, mode, policy, labels, publishers, subscribers FROM rules ORDER BY filter";
         let mut statement = self.connection.prepare_cached(sql)?;
         let rules = statement.query_map([], |row| {
             Ok(RuleRow {
                 filter: row.get(0)?,
                 mode: row.get(1)?,
                 policy: row.get(2)?,
-                publishers: row.get(3)?,
-                subscribers: row.get(4)?,
+                labels: row.get(3)?,
+                publishers: row.get(4)?,
+                subscribers: row.get(5)?,
             })
         })?;
         Ok(rules.collect::<rusqlite::Result<_>>()?)
     }
 
     pub(crate) fn set_rule(&self, rule: &RuleRow) -> Result<()> {
-        let sql = "INSERT OR REPLACE INTO rules VALUES (?, ?, ?, ?, ?)";
-        let RuleRow { filter, mode, policy, publishers, subscribers } = rule;
+        let sql = "INSERT OR REPLACE INTO rules (filter, mode, policy, labels, publishers, subscribers) \
+                   VALUES (?, ?, ?, ?, ?, ?)";
+        let RuleRow { filter, mode, policy, labels, publishers, subscribers } = rule;
         self.connection.prepare_cached(sql)?.execute(params![
             filter,
             mode,
             policy,
+            labels,
             publishers,
             subscribers
         ])?;
@@ -470,6 +496,7 @@ fn device_row(row: &Row<'_>) -> Result<DeviceRow> {
         name: row.get(1)?,
         role: role(row, 2)?,
         attributes: attributes(row, 3)?,
+        policy: policy(row, 12)?,
         hosts: list(row, 4)?,
         hpke_key: row.get(5)?,
         enrolled: row.get(6)?,
@@ -485,6 +512,11 @@ fn role(row: &Row<'_>, column: usize) -> Result<Role> {
 
 fn attributes(row: &Row<'_>, column: usize) -> Result<Attributes> {
     Attributes::decode(&row.get::<_, Vec<u8>>(column)?).map_err(|_| StoreError::Corrupt("attributes"))
+}
+
+fn policy(row: &Row<'_>, column: usize) -> Result<Option<Policy>> {
+    let bytes = row.get::<_, Option<Vec<u8>>>(column)?;
+    bytes.map(|bytes| Policy::decode(&bytes)).transpose().map_err(|_| StoreError::Corrupt("policy"))
 }
 
 fn list(row: &Row<'_>, column: usize) -> Result<Vec<String>> {

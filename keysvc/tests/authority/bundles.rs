@@ -11,7 +11,7 @@ use crate::common::*;
 
 fn rule(filter: &str, mode: &str, policy: Option<&str>) -> Rule {
     let (filter, mode, policy) = (filter.to_owned(), mode.to_owned(), policy.map(str::to_owned));
-    Rule { filter, mode, policy, publishers: None, subscribers: None }
+    Rule { filter, mode, policy, labels: None, publishers: None, subscribers: None }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -34,7 +34,7 @@ async fn a_rule_reaches_whoever_waits_for_the_bundle() {
     assert!(answer.headers["content-type"].to_str().unwrap().starts_with("application/cose"));
     let bundle = server.bundle(&answer.body);
     assert_eq!((bundle.number, bundle.rules.len(), bundle.rules[0].mode), (set.bundle, 1, Mode::Required));
-    assert_eq!(bundle.rules[0].policy_for("ward/3/t").unwrap().unwrap().to_string(), "role=nurse and ward=3");
+    assert_eq!(bundle.rules[0].target_for("ward/3/t").unwrap().unwrap().to_string(), "role=nurse and ward=3");
 
     // The same again changes nothing.
     let again: RuleSet =

@@ -26,7 +26,8 @@ use smqtt_core::crypto::SigningKey;
 use smqtt_core::envelope::SealingKey;
 use smqtt_core::header::{Draft, Header, Signer};
 use smqtt_core::identity::DeviceId;
-use smqtt_core::suite::{Params, UserKey};
+use smqtt_core::suite::{Params, SuiteId, UserKey};
+use smqtt_core::target::Target;
 use smqtt_core::token::Token;
 use smqtt_keysvc::{Authority, Clock, Config, serve};
 use tempfile::TempDir;
@@ -142,6 +143,15 @@ impl Running {
         Device::new(keys, answer.json())
     }
 
+    /// A device whose keys carry this policy.
+    pub async fn enrol_with_policy(&self, name: &str, attributes: &[&str], policy: &str) -> Device {
+        let request = serde_json::json!({ "name": name, "attributes": attributes, "policy": policy });
+        let token: NewToken = self.admin().post("/v1/tokens", &request).await.json();
+        let keys = DeviceKeys::generate();
+        let request = keys.request(&Token::parse(&token.token).unwrap());
+        Device::new(keys, self.anonymous().post("/v1/enrol", &request).await.json())
+    }
+
     pub async fn enrol_broker(&self, name: &str, hosts: &[&str]) -> Device {
         let request = serde_json::json!({ "name": name, "role": "broker", "hosts": hosts });
         let token: NewToken = self.admin().post("/v1/tokens", &request).await.json();
@@ -239,8 +249,14 @@ impl Device {
         self.enrolment.id.parse().unwrap()
     }
 
+    /// The parameters of `fabeo-cp`.
     pub fn params(&self) -> Params {
-        Params::decode(&STANDARD.decode(&self.enrolment.params[0]).unwrap()).unwrap()
+        self.params_of(SuiteId::FabeoCp)
+    }
+
+    pub fn params_of(&self, suite: SuiteId) -> Params {
+        let decode = |text: &String| Params::decode(&STANDARD.decode(text).unwrap()).unwrap();
+        self.enrolment.params.iter().map(decode).find(|params| params.suite() == suite).unwrap()
     }
 
     pub fn open_keys(&self, sealed: &[SealedKey]) -> Vec<UserKey> {
@@ -259,12 +275,21 @@ impl Device {
 
     /// A header that only `policy` opens, under a bundle's epoch and versions.
     pub fn seal(&self, policy: &str, bundle: &Bundle, now: u64) -> (Header, SealingKey) {
+        self.seal_under(&Target::Policy(policy.parse().unwrap()), bundle, now)
+    }
+
+    /// The same under labels.
+    pub fn label(&self, labels: &str, bundle: &Bundle, now: u64) -> (Header, SealingKey) {
+        self.seal_under(&Target::labels(labels.parse().unwrap()).unwrap(), bundle, now)
+    }
+
+    fn seal_under(&self, target: &Target, bundle: &Bundle, now: u64) -> (Header, SealingKey) {
         let key = SigningKey::from_pkcs8(self.keys.signing.expose_pkcs8()).unwrap();
         let draft = Draft {
-            params: &self.params(),
+            params: &self.params_of(target.suite()),
             epoch: bundle.epoch.number,
             versions: &bundle.versions,
-            policy: &policy.parse().unwrap(),
+            target,
             created: now,
             expires: now + 3600,
             filter: &"a/b".parse().unwrap(),

@@ -78,7 +78,7 @@ async fn the_store_holds_no_secret_in_the_clear() {
     // What is sealed, opened as the authority does it.
     let connection = rusqlite::Connection::open(store.join("authority.db")).unwrap();
     let mut secrets = vec![seal.clone(), token.secret.to_vec(), key.encode().to_vec()];
-    for name in ["root-key", "signer-key", "master/fabeo-cp"] {
+    for name in ["root-key", "signer-key", "master/fabeo-cp", "master/fabeo-kp"] {
         let sealed: Vec<u8> = connection
             .query_row("SELECT bytes FROM documents WHERE name = ?", [name], |row| row.get(0))
             .unwrap();
@@ -218,4 +218,65 @@ async fn an_altered_audit_log_is_noticed() {
         let authority = Authority::open(&dir.path().join("data"), config, clock).unwrap();
         assert_eq!(authority.verify_audit().await.unwrap(), Err(first_bad), "{alteration}");
     }
+}
+
+/// Takes from a store what the first version of the program did not write.
+fn as_version_1(dir: &Path) {
+    let store = rusqlite::Connection::open(dir.join("authority/authority.db")).unwrap();
+    let undo = "ALTER TABLE devices DROP COLUMN policy; ALTER TABLE tokens DROP COLUMN policy; \
+                ALTER TABLE rules DROP COLUMN labels; PRAGMA user_version = 1; \
+                DELETE FROM documents WHERE name IN ('params/fabeo-kp', 'master/fabeo-kp')";
+    store.execute_batch(undo).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_authority_of_the_first_version_gets_the_second_suite() {
+    let server = Running::start().await;
+    let device = server.enrol("a", &["x"]).await;
+    let token = server.token("b", &["x"]).await;
+    let rule = serde_json::json!({ "filter": "a/+", "mode": "required", "policy": "x" });
+    server.admin().put("/v1/rules", &rule).await;
+    let before = server.newest_bundle().await;
+    let (dir, clock, config) = server.stop().await;
+    as_version_1(&dir.path().join("data"));
+
+    let server = Running::again(dir, clock, config).await;
+    let bundle = server.newest_bundle().await;
+    assert_eq!(bundle.number, before.number + 1, "whoever waits for a bundle learns of it");
+    assert_eq!((bundle.params.len(), bundle.params[0]), (2, before.params[0]));
+    assert_ne!(bundle.params[1], before.params[1], "drawn anew");
+    assert_eq!(bundle.rules, before.rules);
+    let rows: Vec<smqtt_core::api::AuditRecord> = server.admin().get("/v1/audit").await.json();
+    let added: Vec<_> = rows.iter().filter(|row| row.action == "add-suite").collect();
+    assert_eq!((added.len(), added[0].subject.as_str()), (1, "fabeo-kp"));
+    assert!(matches!(server.authority.verify_audit().await, Ok(Ok(_))));
+    // What was there goes on: keys of the first suite, a token that nobody used.
+    let (header, _) = device.seal("x", &bundle, START);
+    let keys: smqtt_core::api::Keys = server.client(&device).get("/v1/keys").await.json();
+    assert_eq!((keys.keys.len(), keys.policy), (1, None));
+    header.open(&device.params(), &device.open_key(&keys.keys[0])).unwrap();
+    let own = DeviceKeys::generate();
+    let answer = server.anonymous().post("/v1/enrol", &own.request(&token)).await;
+    assert_eq!(answer.status, StatusCode::OK);
+    // And the new suite is one to use.
+    let reader = server.enrol_with_policy("c", &[], "ward=3").await;
+    let (header, _) = reader.label("ward=3", &bundle, START);
+    let keys = reader.open_keys(&reader.enrolment.keys);
+    header.open(&reader.params_of(header.suite()), &keys[1]).unwrap();
+    // Once is enough.
+    let (dir, clock, config) = server.stop().await;
+    let server = Running::again(dir, clock, config).await;
+    assert_eq!(server.newest_bundle().await, bundle);
+}
+
+#[test]
+fn a_suite_that_is_there_by_half_stops_the_start() {
+    let dir = TempDir::new().unwrap();
+    drop(open(dir.path()).unwrap());
+    let store = rusqlite::Connection::open(dir.path().join("authority/authority.db")).unwrap();
+    store.execute("DELETE FROM documents WHERE name = 'params/fabeo-kp'", []).unwrap();
+    assert!(matches!(open(dir.path()), Err(OpenError::Store { .. })));
+    // And the first suite is never drawn again: all keys would be for nothing.
+    store.execute("DELETE FROM documents WHERE name IN ('params/fabeo-cp', 'master/fabeo-cp')", []).unwrap();
+    assert!(matches!(open(dir.path()), Err(OpenError::Store { .. })));
 }

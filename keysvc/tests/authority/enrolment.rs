@@ -6,6 +6,7 @@ use smqtt_core::api::{AuditRecord, Enrolment, NewToken};
 use smqtt_core::attribute::Attributes;
 use smqtt_core::envelope::Envelope;
 use smqtt_core::identity::{Role, fingerprint, read_certificate, verify_certificate};
+use smqtt_core::suite::SuiteId;
 use smqtt_core::token::Token;
 use smqtt_keysvc::Config;
 
@@ -34,7 +35,7 @@ async fn a_device_enrols_and_its_key_opens_what_is_sealed_for_it() {
 
     let bundle = server.bundle(&from_base64(&nurse.enrolment.bundle));
     assert_eq!((bundle.number, bundle.epoch.number), (1, 1));
-    assert_eq!(bundle.params, [*nurse.params().id()]);
+    assert_eq!(bundle.params, [SuiteId::FabeoCp, SuiteId::FabeoKp].map(|suite| *nurse.params_of(suite).id()));
     let user_keys = nurse.open_keys(&nurse.enrolment.keys);
     assert_eq!(user_keys.len(), 1);
     let attributes = Attributes::parse(["role=nurse", "ward=3"]).unwrap();

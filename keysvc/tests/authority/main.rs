@@ -7,5 +7,6 @@ mod data_dir;
 mod enrolment;
 mod epochs;
 mod http;
+mod policies;
 mod revocation;
 mod roles;

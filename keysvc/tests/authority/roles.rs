@@ -62,7 +62,7 @@ async fn what_is_public_needs_no_certificate() {
     let root = client.get("/v1/root").await;
     assert!(root.text().starts_with("-----BEGIN CERTIFICATE-----\n"));
     let params: serde_json::Value = client.get("/v1/params").await.json();
-    assert_eq!(params["params"].as_array().unwrap().len(), 1);
+    assert_eq!(params["params"].as_array().unwrap().len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -84,6 +84,7 @@ impl Site {
             filter: filter.into(),
             mode: "required".into(),
             policy: Some(policy.into()),
+            labels: None,
             publishers: None,
             subscribers: None,
         };
@@ -98,6 +99,7 @@ impl Site {
             name: name.into(),
             role: "device".into(),
             attributes: attributes.iter().map(|a| (*a).to_owned()).collect(),
+            policy: None,
             ttl_seconds: Some(300),
             hosts: Vec::new(),
         };

@@ -1,0 +1,469 @@
+//! The report as one page: no script, no font, nothing fetched.
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+
+use super::number::{amount, significant};
+use super::plot::{LINES_MAX, Plot, mark};
+use super::words::answer;
+use crate::questions::device::CLASSES;
+use crate::result::{Figure, Question, Report, Spread, Target};
+
+const STYLE: &str = include_str!("report.css");
+
+/// Text as it may stand between tags and in attributes.
+pub fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '\'' => out.push_str("&#39;"),
+            // Not allowed in XML, and nothing that anybody reads.
+            c if c.is_control() && c != '\n' && c != '\t' => out.push('\u{fffd}'),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+/// The whole page.
+pub fn html(report: &Report) -> String {
+    let mut out = String::new();
+    let title = format!("SMQTT: what it costs, {}", &report.started.get(..10).unwrap_or(&report.started));
+    _ = write!(
+        out,
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"/>\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>\
+         <meta name=\"color-scheme\" content=\"light dark\"/>\
+         <title>{}</title><style>{STYLE}</style></head><body><main>",
+        escape(&title)
+    );
+    out += &head(report);
+    out += &targets(&report.targets);
+    for question in Question::ALL {
+        out += &section(report, question);
+    }
+    out += &method(report);
+    out + "</main></body></html>\n"
+}
+
+fn head(report: &Report) -> String {
+    let mut out = String::from("<header><h1>SMQTT: what it costs</h1>");
+    if report.interrupted {
+        out += "<p class=\"warn\"><strong>Interrupted.</strong> The run was ended early; this is what there was.</p>";
+    }
+    let machine = &report.machine;
+    let memory =
+        machine.memory_bytes.map(|bytes| format!("{:.1} GiB of memory", bytes as f64 / (1u64 << 30) as f64));
+    let virtual_machine = machine.hypervisor.filter(|v| *v).map(|_| "a virtual machine".to_owned());
+    let processor = machine.processor.clone().unwrap_or_else(|| "an unnamed processor".to_owned());
+    let count = format!("{} processor{}", machine.processors, if machine.processors == 1 { "" } else { "s" });
+    let machine_line =
+        [Some(processor), Some(count), memory, virtual_machine, Some(machine.architecture.clone())];
+    let machine_line: Vec<String> = machine_line.into_iter().flatten().filter(|s| !s.is_empty()).collect();
+    let versions: Vec<String> =
+        report.versions.iter().map(|(name, version)| format!("{name} {version}")).collect();
+    let rows = [
+        ("Begun", format!("{}, took {}", report.started, amount(report.seconds * 1e3, "ms"))),
+        ("Machine", machine_line.join(", ")),
+        ("System", machine.system.clone()),
+        ("Versions", versions.join(", ")),
+        ("CPU cycles", machine.cycles.clone()),
+        ("Plan", report.plan.clone()),
+    ];
+    out += "<dl>";
+    for (name, text) in rows {
+        _ = write!(out, "<dt>{name}</dt><dd>{}</dd>", escape(&text));
+    }
+    _ = write!(out, "<dt>Command</dt><dd><code>{}</code></dd></dl>", escape(&report.command));
+    if !report.omitted.is_empty() {
+        let items = report.omitted.iter().map(|what| format!("<li>{}</li>", escape(what)));
+        _ = write!(out, "<p>Left out, or to be read with care:</p><ul>{}</ul>", items.collect::<String>());
+    }
+    out + "</header>"
+}
+
+fn targets(targets: &[Target]) -> String {
+    if targets.is_empty() {
+        return String::new();
+    }
+    let met = targets.iter().filter(|target| target.met).count();
+    let mut out = format!(
+        "<section><h2>Targets</h2><p>{met} of {} met. Ratios are medians of the ratios of interleaved rounds, \
+         measured with the floor in the same thread; their spread is in the tables below.</p>\
+         <div class=\"scroll\"><table><thead><tr><th>What</th><th class=\"n\">Target</th>\
+         <th class=\"n\">Measured</th><th>Met</th></tr></thead><tbody>",
+        targets.len()
+    );
+    for target in targets {
+        let (class, word) = if target.met { ("yes", "met") } else { ("no", "not met") };
+        _ = write!(
+            out,
+            "<tr><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"{class}\">{word}</td></tr>",
+            escape(&target.name),
+            escape(&target.target),
+            escape(&amount(target.measured, &target.unit)),
+        );
+    }
+    out + "</tbody></table></div></section>"
+}
+
+fn section(report: &Report, question: Question) -> String {
+    let Some(text) = answer(report, question) else { return String::new() };
+    let figures: Vec<&Figure> = report.of(question).collect();
+    let mut out = format!(
+        "<section id=\"{}\"><h2>{}</h2><p>{}</p>",
+        question.name(),
+        escape(question.title()),
+        escape(&text)
+    );
+    out += &plots(question, &figures);
+    if question == Question::Schemes {
+        out += &overview(&figures);
+    }
+    if question == Question::Mode {
+        out += &pivot(&figures, "attributes", |figure| amount(figure.spread.p50, &figure.unit));
+    }
+    if question == Question::Device {
+        out += &pivot(&figures, "attributes", |figure| match figure.note.as_deref() {
+            Some(note) if note.starts_with("estimate") && figure.spread.min < figure.spread.max => format!(
+                "{} to {}",
+                amount(figure.spread.p10, &figure.unit),
+                amount(figure.spread.p90, &figure.unit)
+            ),
+            _ => amount(figure.spread.p50, &figure.unit),
+        });
+        out += &assumptions();
+    }
+    out += &table(&figures);
+    out + "</section>"
+}
+
+/// One plot for each measure that was taken at more than one place; all of a section share a legend.
+fn plots(question: Question, figures: &[&Figure]) -> String {
+    let mut names: Vec<&str> = Vec::new();
+    let mut drawn: Vec<(&str, &str, &str)> = Vec::new();
+    for figure in figures {
+        let key = (figure.measure.as_str(), figure.along.as_str(), figure.unit.as_str());
+        let places: BTreeSet<u64> = figures
+            .iter()
+            .filter(|f| (f.measure.as_str(), f.along.as_str(), f.unit.as_str()) == key)
+            .map(|f| f.at.to_bits())
+            .collect();
+        if places.len() > 1 && !drawn.contains(&key) && !is_detail(figure) {
+            drawn.push(key);
+        }
+    }
+    let lines_of = |key: &(&str, &str, &str)| {
+        let mut lines: Vec<(&str, Vec<&Figure>)> = Vec::new();
+        for figure in figures {
+            if (figure.measure.as_str(), figure.along.as_str(), figure.unit.as_str()) != *key {
+                continue;
+            }
+            match lines.iter_mut().find(|(name, _)| *name == figure.series) {
+                Some((_, line)) => line.push(figure),
+                None => lines.push((&figure.series, vec![figure])),
+            }
+        }
+        for (_, line) in &mut lines {
+            line.sort_by(|a, b| a.at.total_cmp(&b.at));
+        }
+        lines.truncate(LINES_MAX);
+        lines
+    };
+    for key in &drawn {
+        for (name, _) in lines_of(key) {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+    }
+    if drawn.is_empty() {
+        return String::new();
+    }
+    let floor = (question == Question::Schemes).then(|| floor_of(figures)).flatten();
+    let mut out = String::from("<div class=\"plots\">");
+    for key in &drawn {
+        let (measure, along, unit) = *key;
+        let lines = lines_of(key)
+            .into_iter()
+            .map(|(name, line)| (names.iter().position(|n| *n == name).unwrap_or_default(), name, line));
+        let lines: Vec<_> = lines.collect();
+        let farthest = lines.iter().flat_map(|(_, _, line)| line).map(|f| f.at).fold(f64::MIN, f64::max);
+        let timed = unit == "ms" && matches!(measure, "keygen" | "encapsulate" | "decapsulate");
+        let plot = Plot {
+            title: measure.to_owned(),
+            along: along.to_owned(),
+            unit: unit.to_owned(),
+            log_x: farthest >= 200.0,
+            floor: floor.clone().filter(|_| timed),
+            lines,
+        };
+        _ = write!(
+            out,
+            "<figure><figcaption>{} <span>{}</span></figcaption>{}</figure>",
+            escape(measure),
+            escape(unit),
+            plot.svg()
+        );
+    }
+    out += "</div><ul class=\"legend\">";
+    for (index, name) in names.iter().enumerate() {
+        _ = write!(
+            out,
+            "<li><svg viewBox=\"0 0 22 12\" aria-hidden=\"true\"><g class=\"s{}\"><path class=\"line\" d=\"M0 6H22\"/>{}</g></svg> {}</li>",
+            index % LINES_MAX,
+            mark(index, 11.0, 6.0),
+            escape(name)
+        );
+    }
+    if floor.is_some() {
+        out += "<li><svg viewBox=\"0 0 22 12\" aria-hidden=\"true\"><path class=\"floor\" d=\"M0 6H22\"/></svg> floor</li>";
+    }
+    out + "</ul><p class=\"small\">Marks are medians; bars go from the tenth to the ninetieth percentile.</p>"
+}
+
+/// What is in the table and would only crowd the plots.
+fn is_detail(figure: &Figure) -> bool {
+    figure.measure.ends_with(", in turn")
+        || matches!(figure.measure.as_str(), "header bytes" | "floor" | "setup" | "params")
+        || figure.measure.ends_with(", labels never seen")
+}
+
+fn floor_of(figures: &[&Figure]) -> Option<(String, f64)> {
+    let of = |f: &&&Figure| f.measure == "floor" && f.series == "single loops" && f.at == 3.0;
+    let floor = figures.iter().find(of)?;
+    Some(("floor: 3 pairings".to_owned(), floor.spread.p50))
+}
+
+/// Every scheme in one row, at ten attributes or the nearest that was measured.
+fn overview(figures: &[&Figure]) -> String {
+    const COLUMNS: [(&str, &str); 8] = [
+        ("setup", "ms"),
+        ("keygen", "ms"),
+        ("encapsulate", "ms"),
+        ("decapsulate", "ms"),
+        ("params", "bytes"),
+        ("key", "bytes"),
+        ("encapsulation", "bytes"),
+        ("peak memory", "bytes"),
+    ];
+    let mut names: Vec<&str> = Vec::new();
+    for figure in figures {
+        if figure.measure == "decapsulate" && !names.contains(&figure.series.as_str()) {
+            names.push(&figure.series);
+        }
+    }
+    let cell = |name: &str, measure: &str, unit: &str| {
+        let of = figures.iter().filter(|f| f.series == name && f.measure == measure && f.unit == unit);
+        of.min_by(|a, b| (a.at - 10.0).abs().total_cmp(&(b.at - 10.0).abs()))
+    };
+    if names.is_empty() {
+        return String::new();
+    }
+    let mut out = String::from(
+        "<h3>At ten attributes</h3><div class=\"scroll\"><table><thead><tr><th>Scheme</th><th>Protects</th>\
+         <th class=\"n\">Attributes</th>",
+    );
+    for (measure, _) in COLUMNS {
+        _ = write!(out, "<th class=\"n\">{measure}</th>");
+    }
+    out += "</tr></thead><tbody>";
+    for name in names {
+        let row = cell(name, "decapsulate", "ms");
+        let protects = row.is_some_and(|f| f.note.is_none());
+        let (class, word) = if protects { ("yes", "yes") } else { ("no", "nothing") };
+        let at = row.map_or(String::new(), |f| significant(f.at));
+        _ = write!(
+            out,
+            "<tr><td>{}</td><td class=\"{class}\">{word}</td><td class=\"n\">{at}</td>",
+            escape(name)
+        );
+        for (measure, unit) in COLUMNS {
+            let text =
+                cell(name, measure, unit).map_or("not told".to_owned(), |f| amount(f.spread.p50, unit));
+            _ = write!(out, "<td class=\"n\">{}</td>", escape(&text));
+        }
+        out += "</tr>";
+    }
+    out + "</tbody></table></div>"
+}
+
+/// A row for each series and a column for each measure, of what was measured along `along`.
+fn pivot(figures: &[&Figure], along: &str, show: impl Fn(&Figure) -> String) -> String {
+    let (mut rows, mut columns): (Vec<&str>, Vec<&str>) = (Vec::new(), Vec::new());
+    let figures: Vec<&&Figure> = figures.iter().filter(|f| f.along == along && f.unit != "cycles").collect();
+    for figure in &figures {
+        for (name, list) in [(figure.series.as_str(), &mut rows), (figure.measure.as_str(), &mut columns)] {
+            if !list.contains(&name) {
+                list.push(name);
+            }
+        }
+    }
+    let Some(at) = figures.first().map(|f| f.at) else { return String::new() };
+    let mut out =
+        format!("<div class=\"scroll\"><table><thead><tr><th>At {} {}</th>", significant(at), escape(along));
+    for column in &columns {
+        _ = write!(out, "<th class=\"n\">{}</th>", escape(column));
+    }
+    out += "</tr></thead><tbody>";
+    for row in rows {
+        _ = write!(out, "<tr><td>{}</td>", escape(row));
+        for column in &columns {
+            let figure = figures.iter().find(|f| f.series == row && f.measure == *column && f.at == at);
+            _ = write!(out, "<td class=\"n\">{}</td>", figure.map_or(String::new(), |f| escape(&show(f))));
+        }
+        out += "</tr>";
+    }
+    out + "</tbody></table></div>"
+}
+
+fn assumptions() -> String {
+    let mut out = String::from(
+        "<h3>What the estimates assume</h3><div class=\"scroll\"><table><thead><tr><th>Class</th>\
+         <th class=\"n\">Instructions grow by</th><th class=\"n\">Cycles for each</th><th>Why</th></tr></thead><tbody>",
+    );
+    for class in &CLASSES {
+        let range = |(low, high): (f64, f64)| format!("{} to {}", significant(low), significant(high));
+        _ = write!(
+            out,
+            "<tr><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td>{}</td></tr>",
+            escape(class.name),
+            range(class.growth),
+            range(class.cycles),
+            escape(class.why)
+        );
+    }
+    out + "</tbody></table></div>"
+}
+
+/// Every figure of a question; notes once below, by number.
+fn table(figures: &[&Figure]) -> String {
+    let mut notes: Vec<&str> = Vec::new();
+    let mut rows = String::new();
+    for figure in figures {
+        let note = figure.note.as_deref().map(|note| {
+            let known = notes.iter().position(|n| *n == note);
+            1 + known.unwrap_or_else(|| {
+                notes.push(note);
+                notes.len() - 1
+            })
+        });
+        let Spread { count, min, p10, p50, p90, max, .. } = figure.spread;
+        let cells = if count == 1 && min == max { vec![p50] } else { vec![p50, p10, p90, min, max] };
+        let cells: Vec<String> = cells.into_iter().map(|value| amount(value, &figure.unit)).collect();
+        _ = write!(
+            rows,
+            "<tr><td>{}</td><td>{}{}</td><td>{} {}</td><td class=\"n\">{count}</td>",
+            escape(&figure.measure),
+            escape(&figure.series),
+            note.map_or(String::new(), |n| format!("<sup>{n}</sup>")),
+            significant(figure.at),
+            escape(&figure.along),
+        );
+        for i in 0..5 {
+            _ = write!(rows, "<td class=\"n\">{}</td>", cells.get(i).map_or(String::new(), |c| escape(c)));
+        }
+        rows += "</tr>";
+    }
+    let mut out = format!(
+        "<details><summary>All {} figures</summary><div class=\"scroll\"><table><thead><tr><th>Measure</th>\
+         <th>Of</th><th>At</th><th class=\"n\">Count</th><th class=\"n\">Median</th><th class=\"n\">p10</th>\
+         <th class=\"n\">p90</th><th class=\"n\">Min</th><th class=\"n\">Max</th></tr></thead><tbody>{rows}</tbody>\
+         </table></div></details>",
+        figures.len()
+    );
+    if !notes.is_empty() {
+        let items = notes.iter().map(|note| format!("<li>{}</li>", escape(note)));
+        _ = write!(out, "<ol class=\"small\">{}</ol>", items.collect::<String>());
+    }
+    out
+}
+
+fn method(report: &Report) -> String {
+    let mut out = String::from("<section><h2>How it was measured</h2><p class=\"small\">");
+    out += "One thread, one process. A policy is an <code>and</code> of attributes a1, a2, and so on; our suites add \
+            the label of the epoch. Ours decapsulate from bytes, every point decoded and every coin checked; rabe's \
+            keys and ciphertexts are values in memory, and its encapsulation encrypts 256 bytes in the same step. \
+            Sizes of rabe's are of a plain binary serialisation of what it holds, points in three coordinates. The \
+            floor is single Miller loops of blst and one final exponentiation: 3 for fabeo-cp, 2 for fabeo-kp. Peak \
+            memory is what key generation, sealing and opening add to the resident set of a process of its own; the \
+            system counts it in pages, so small schemes can show none.</p>";
+    _ = write!(
+        out,
+        "<p class=\"small\">The same figures are in <code>results.json</code> and <code>results.csv</code>; \
+         <code>smqtt bench compare A B</code> holds two runs against each other. Plan {}.</p></section>",
+        escape(&report.plan)
+    );
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::tests::sample;
+
+    /// Tags in pairs, attributes quoted, nothing but known entities: what XML asks for.
+    fn well_formed(text: &str) -> Result<(), String> {
+        let mut open: Vec<&str> = Vec::new();
+        let mut rest = text;
+        while let Some(at) = rest.find(['<', '&']) {
+            let tail = &rest[at..];
+            if tail.starts_with('&') {
+                let end = tail.find(';').ok_or("a bare &")?;
+                if !["&amp;", "&lt;", "&gt;", "&quot;", "&#39;"].contains(&&tail[..=end]) {
+                    return Err(format!("the entity {}", &tail[..=end]));
+                }
+                rest = &tail[end + 1..];
+                continue;
+            }
+            let end = tail.find('>').ok_or("a tag without an end")?;
+            let tag = &tail[1..end];
+            rest = &tail[end + 1..];
+            if tag.starts_with('!') || tag.ends_with('/') {
+                continue;
+            }
+            if !tag.matches('"').count().is_multiple_of(2) {
+                return Err(format!("quotes in <{tag}>"));
+            }
+            match tag.strip_prefix('/') {
+                Some(name) if open.pop() != Some(name) => return Err(format!("</{name}> closes another")),
+                Some(_) => {}
+                None => open.push(tag.split(' ').next().unwrap_or_default()),
+            }
+        }
+        open.is_empty().then_some(()).ok_or(format!("left open: {open:?}"))
+    }
+
+    #[test]
+    fn the_page_is_well_formed_and_escapes_everything() {
+        let page = html(&sample());
+        well_formed(&page).unwrap();
+        for raw in ["<script", "'<b>'", "Test & Co", "open <10>", "</td> \"not"] {
+            assert!(!page.contains(raw), "{raw}");
+        }
+        assert!(page.contains("Test &amp; Co") && page.contains("Interrupted"));
+        assert_eq!(page.matches("<svg ").count(), page.matches("</svg>").count());
+        assert!(page.matches("<figure>").count() >= 2 * Question::ALL.len());
+        for fetched in ["http://", "https://", "url(", "@import", "<link"] {
+            assert!(!page.contains(fetched), "the page fetches nothing: {fetched}");
+        }
+        assert!(well_formed("<a><b></a></b>").is_err() && well_formed("a & b").is_err());
+    }
+
+    #[test]
+    fn a_report_without_figures_is_a_page_too() {
+        let mut report = sample();
+        report.figures.clear();
+        report.targets.clear();
+        well_formed(&html(&report)).unwrap();
+    }
+
+    #[test]
+    fn control_characters_do_not_reach_the_page() {
+        assert_eq!(escape("a\u{1b}[31m\u{0}\n"), "a\u{fffd}[31m\u{fffd}\n");
+    }
+}

@@ -1,0 +1,192 @@
+//! What the figures say, in a paragraph for each question.
+
+use super::number::{amount, significant};
+use crate::questions::subscribers::{EACH, ONCE, WRAPPED};
+use crate::result::{Figure, Question, Report};
+
+/// The figure of this measure and series; at this place, or at the nearest to it.
+fn find<'r>(
+    report: &'r Report,
+    question: Question,
+    measure: &str,
+    series: &str,
+    unit: &str,
+    at: f64,
+) -> Option<&'r Figure> {
+    report
+        .of(question)
+        .filter(|f| f.measure == measure && f.series == series && f.unit == unit)
+        .min_by(|a, b| (a.at - at).abs().total_cmp(&(b.at - at).abs()))
+}
+
+/// The answer to `question`, as sentences; `None` where nothing was measured.
+pub fn answer(report: &Report, question: Question) -> Option<String> {
+    report.of(question).next()?;
+    let sentences = match question {
+        Question::Schemes => schemes(report),
+        Question::Mode => mode(report),
+        Question::Mqtt => mqtt(report),
+        Question::Subscribers => subscribers(report),
+        Question::Device => device(report),
+    };
+    (!sentences.is_empty()).then(|| sentences.join(" "))
+}
+
+fn schemes(report: &Report) -> Vec<String> {
+    const Q: Question = Question::Schemes;
+    let mut said = Vec::new();
+    let cost = |measure, series| find(report, Q, measure, series, "ms", 10.0);
+    if let (Some(seal), Some(open), Some(keygen)) =
+        (cost("encapsulate", "fabeo-cp"), cost("decapsulate", "fabeo-cp"), cost("keygen", "fabeo-cp"))
+    {
+        said.push(format!(
+            "Under {} attributes fabeo-cp encapsulates in {}, decapsulates in {} and makes a key in {} (medians).",
+            significant(seal.at),
+            amount(seal.spread.p50, "ms"),
+            amount(open.spread.p50, "ms"),
+            amount(keygen.spread.p50, "ms"),
+        ));
+    }
+    let open = |series| find(report, Q, "decapsulate", series, "ms", 50.0);
+    if let (Some(ours), Some(theirs)) = (open("fabeo-cp"), open("bsw")) {
+        said.push(format!(
+            "At {} attributes it opens in {}; rabe's BSW takes {} at {}.",
+            significant(ours.at),
+            amount(ours.spread.p50, "ms"),
+            amount(theirs.spread.p50, "ms"),
+            significant(theirs.at)
+        ));
+    }
+    if let Some(whole) = find(report, Q, "header bytes", "fabeo-cp: whole", "bytes", 10.0) {
+        said.push(format!(
+            "A header under {} attributes weighs {} with signature and certificate, once for many messages.",
+            significant(whole.at),
+            amount(whole.spread.p50, "bytes")
+        ));
+    }
+    if let Some(message) = find(report, Q, "message overhead", "compact", "bytes", 256.0) {
+        said.push(format!("Each message adds {}.", amount(message.spread.p50, "bytes")));
+    }
+    if report.of(Q).any(|f| f.series == "bsw" || f.series == "ac17-cp") {
+        said.push(
+            "rabe's schemes are the yardstick of the literature and protect nothing: the library hashes a label to a \
+             point whose discrete logarithm everybody knows (README.md, \"Why rabe is not the lock\")."
+                .to_owned(),
+        );
+    }
+    said
+}
+
+fn mode(report: &Report) -> Vec<String> {
+    const Q: Question = Question::Mode;
+    let mut said = vec![
+        "In the SMQTT paper (Singh et al., \"Secure MQTT for Internet of Things (IoT)\", CSNT 2015) a device in \
+         key-policy mode asks the key generator on line, and one in ciphertext-policy mode works off line. Here both \
+         hold their keys, so neither asks anybody to open a message; the on-line lines show what the paper's way \
+         would cost."
+            .to_owned(),
+    ];
+    let at = |measure, series, unit| find(report, Q, measure, series, unit, 10.0).map(|f| f.spread.p50);
+    let (cp, kp) = (at("decapsulate", "fabeo-cp", "ms"), at("decapsulate", "fabeo-kp", "ms"));
+    if let (Some(cp), Some(kp)) = (cp, kp) {
+        said.push(format!("Opening takes {} in CP and {} in KP.", amount(cp, "ms"), amount(kp, "ms")));
+    }
+    let header = |series| at("header on the wire", series, "bytes");
+    if let (Some(cp), Some(kp)) = (header("fabeo-cp"), header("fabeo-kp")) {
+        said.push(format!(
+            "The encapsulation weighs {} in CP and {} in KP: choose by who knows the policy, the publisher (CP) or \
+             the authority (KP), rather than by cost.",
+            amount(cp, "bytes"),
+            amount(kp, "bytes")
+        ));
+    }
+    let time = |series: &str| find(report, Q, "time to open", series, "ms", 50.0);
+    if let (Some(off), Some(on)) = (time("fabeo-cp, off line"), time("fabeo-cp, on line")) {
+        said.push(format!(
+            "With a round trip of {} ms a key asked for on line makes opening take {} instead of {}.",
+            significant(on.at),
+            amount(on.spread.p50, "ms"),
+            amount(off.spread.p50, "ms")
+        ));
+    }
+    said
+}
+
+fn mqtt(report: &Report) -> Vec<String> {
+    let count = report.of(Question::Mqtt).count();
+    vec![format!(
+        "{count} figures, with the plaintext and TLS of the same broker beside them wherever both were measured."
+    )]
+}
+
+fn subscribers(report: &Report) -> Vec<String> {
+    const Q: Question = Question::Subscribers;
+    let mut said = Vec::new();
+    let at = |series, n| find(report, Q, "seal", series, "ms", n);
+    if let (Some(once), Some(each)) = (at(ONCE, 1_000.0), at(EACH, 1_000.0)) {
+        said.push(format!(
+            "Sealing once under a policy costs {} for any number of readers; encrypting for each of {} costs {}.",
+            amount(once.spread.p50, "ms"),
+            significant(each.at),
+            amount(each.spread.p50, "ms")
+        ));
+    }
+    let even = |series| find(report, Q, "break-even", series, "subscribers", 10.0);
+    if let (Some(each), Some(wrapped)) = (even(EACH), even(WRAPPED)) {
+        said.push(format!(
+            "By time the two break even at about {} subscribers, and at about {} where HPKE wraps only a content key \
+             for each.",
+            each.spread.p50.ceil(),
+            wrapped.spread.p50.ceil()
+        ));
+    }
+    said.push(
+        "That is the price of a header or a new content key. Further messages under a content key cost one AES-GCM \
+         either way; what a policy saves there is that the publisher need not know who its readers are."
+            .to_owned(),
+    );
+    said
+}
+
+fn device(report: &Report) -> Vec<String> {
+    const Q: Question = Question::Device;
+    let mut said = vec![
+        "These are estimates, not measurements: the instructions of one operation here, times a range of cycles for \
+         each that the word size and the pipeline of a class suggest, at its clock."
+            .to_owned(),
+    ];
+    let range = |measure: &str| {
+        let figure = report.of(Q).find(|f| f.measure == measure && f.series.starts_with("Cortex-M4"))?;
+        Some(format!("{} to {}", amount(figure.spread.min, "ms"), amount(figure.spread.max, "ms")))
+    };
+    if let (Some(seal), Some(open)) = (range("fabeo-cp: encapsulate"), range("fabeo-cp: decapsulate")) {
+        said.push(format!(
+            "A Cortex-M4 at 168 MHz would seal a header in {seal} and open one in {open}; one header serves many \
+             messages."
+        ));
+    }
+    said.push(
+        "Messages themselves are AES-256-GCM and are not scaled: this machine has instructions for AES that a \
+         microcontroller has not."
+            .to_owned(),
+    );
+    said
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::tests::sample;
+
+    #[test]
+    fn every_question_with_figures_has_an_answer() {
+        let mut report = sample();
+        for question in Question::ALL {
+            assert!(answer(&report, question).is_some_and(|text| text.ends_with('.')));
+        }
+        report.figures.clear();
+        for question in Question::ALL {
+            assert_eq!(answer(&report, question), None);
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! One run: the questions asked, in order, into one report.
+
+use std::time::Instant;
+
+use crate::counters::Counters;
+use crate::machine;
+use crate::plan::Plan;
+use crate::progress::Progress;
+use crate::questions::{Context, device, mode, schemes, subscribers};
+use crate::result::{FORMAT, Part, Question, Report};
+use crate::role::Roles;
+
+/// Measures MQTT end to end; an error is said in the report, and the rest goes on.
+pub type Mqtt<'a> = dyn FnMut(&Plan, &dyn Progress) -> Result<Part, Box<dyn std::error::Error>> + 'a;
+
+/// What a run does.
+pub struct Options<'a> {
+    /// How much is measured.
+    pub plan: Plan,
+    /// Which questions are answered.
+    pub questions: Vec<Question>,
+    /// The user's device: so many times slower than this machine.
+    pub slow: Option<f64>,
+    /// The command as it was given.
+    pub command: String,
+    /// When it began, RFC 3339.
+    pub started: String,
+    /// How to start processes of their own.
+    pub roles: Roles,
+    /// Question 3.
+    pub mqtt: Option<&'a mut Mqtt<'a>>,
+}
+
+/// Answers the questions in the thread of the caller. Ends early where `progress` says so; the report has what there
+/// is and says that it was interrupted.
+pub fn run(options: Options<'_>, progress: &dyn Progress) -> Report {
+    let began = Instant::now();
+    let Options { plan, questions, slow, command, started, roles, mut mqtt } = options;
+    let counters = Counters::new();
+    let machine = machine::describe(&counters);
+    let mut context = Context { plan: &plan, progress, counters, roles: &roles, slow, omitted: Vec::new() };
+    if cfg!(debug_assertions) {
+        context.omitted.push("optimisation: this is a debug build, and its times mean nothing".to_owned());
+    }
+    let mut all = Part::default();
+    for question in Question::ALL.into_iter().filter(|question| questions.contains(question)) {
+        if progress.stopped() {
+            break;
+        }
+        all.extend(match question {
+            Question::Schemes => schemes::run(&mut context),
+            Question::Mode => mode::run(&mut context),
+            Question::Subscribers => subscribers::run(&mut context),
+            Question::Device => device::run(&mut context),
+            Question::Mqtt => match &mut mqtt {
+                Some(mqtt) => mqtt(&plan, progress).unwrap_or_else(|error| {
+                    context.omitted.push(format!("MQTT end to end: {error}"));
+                    Part::default()
+                }),
+                None => {
+                    context.omitted.push("MQTT end to end: not in this build".to_owned());
+                    Part::default()
+                }
+            },
+        });
+    }
+    // What is not a number cannot be written, and nobody could hold it against anything.
+    all.figures.retain(|figure| figure.spread.is_sound() && figure.at.is_finite());
+    all.targets.retain(|target| target.measured.is_finite());
+    Report {
+        format: FORMAT.to_owned(),
+        started,
+        seconds: began.elapsed().as_secs_f64(),
+        command,
+        plan: plan.name.to_owned(),
+        interrupted: progress.stopped(),
+        machine,
+        versions: machine::versions(),
+        omitted: context.omitted.into_iter().chain(all.notes).collect(),
+        targets: all.targets,
+        figures: all.figures,
+    }
+}

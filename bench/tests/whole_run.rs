@@ -1,0 +1,107 @@
+//! A whole run with a plan that goes through every line once.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use smqtt_bench::files;
+use smqtt_bench::plan::Plan;
+use smqtt_bench::progress::{Progress, Silent};
+use smqtt_bench::result::{Figure, Part, Question, Report, Spread};
+use smqtt_bench::role::Roles;
+use smqtt_bench::run::{Mqtt, Options, run};
+
+fn options<'a>(questions: &[Question], mqtt: Option<&'a mut Mqtt<'a>>) -> Options<'a> {
+    Options {
+        plan: Plan::TINY,
+        questions: questions.to_vec(),
+        slow: Some(30.0),
+        command: "smqtt bench".to_owned(),
+        started: "2026-11-22T10:00:00Z".to_owned(),
+        roles: Roles::none(),
+        mqtt,
+    }
+}
+
+fn has(report: &Report, question: Question, measure: &str, series: &str) -> bool {
+    report.of(question).any(|f| f.measure == measure && f.series == series)
+}
+
+#[test]
+fn a_run_answers_every_question() {
+    let mut mqtt = |_: &Plan, _: &dyn Progress| {
+        let at = ("payload bytes", 256.0);
+        let figure = Figure::new(Question::Mqtt, "latency", "sealed", at, "ms", Spread::exact(1.0));
+        let lost = Figure::new(Question::Mqtt, "latency", "lost", at, "ms", Spread::exact(f64::NAN));
+        Ok(Part { figures: vec![figure, lost], ..Part::default() })
+    };
+    let report = run(options(&Question::ALL, Some(&mut mqtt)), &Silent);
+    assert!(!report.interrupted);
+    for scheme in ["fabeo-cp", "fabeo-kp", "bsw", "ac17-cp", "ac17-kp", "lsw", "ghw11", "yct14"] {
+        for measure in ["setup", "keygen", "encapsulate", "decapsulate", "params", "key", "encapsulation"] {
+            assert!(has(&report, Question::Schemes, measure, scheme), "{measure} of {scheme}");
+        }
+    }
+    for question in Question::ALL {
+        assert!(report.of(question).next().is_some(), "{question:?}");
+    }
+    assert!(!has(&report, Question::Mqtt, "latency", "lost"), "what is no number is left out");
+    for figure in &report.figures {
+        assert!(figure.spread.is_sound());
+        let rabe =
+            ["bsw", "ac17", "lsw", "ghw11", "yct14"].iter().any(|name| figure.series.starts_with(name));
+        let note = figure.note.as_deref().unwrap_or_default();
+        assert_eq!(rabe, note.contains("protects nothing"), "{figure:?}");
+        let estimate = figure.question == Question::Device
+            && !["this machine", "instructions here"].contains(&figure.series.as_str());
+        assert_eq!(estimate, note.starts_with("estimate"), "{figure:?}");
+    }
+    for name in ["decapsulate at 10", "decapsulate at 50", "encapsulate at 10", "keygen at 10", "(stretch)"] {
+        for suite in ["fabeo-cp", "fabeo-kp"] {
+            let found = report.targets.iter().any(|t| t.name.starts_with(suite) && t.name.contains(name));
+            assert!(found, "{name} of {suite}");
+        }
+    }
+    for name in
+        ["message overhead, compact", "message overhead, signed", "encapsulation at 10", "whole header"]
+    {
+        let target = report.targets.iter().find(|t| t.name.contains(name)).unwrap();
+        assert!(target.met, "sizes do not depend on the machine: {target:?}");
+    }
+    assert!(report.omitted.iter().any(|what| what.starts_with("peak memory")));
+
+    let directory = tempfile::tempdir().unwrap();
+    files::write(directory.path(), &report).unwrap();
+    assert_eq!(files::read(directory.path()).unwrap(), report);
+}
+
+/// Wants to end after a few measurements.
+struct Impatient(AtomicU64);
+
+impl Progress for Impatient {
+    fn begin(&self, _: &str, _: u64) {}
+
+    fn step(&self, _: &str) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn reached(&self, _: &str, _: f64) {}
+
+    fn stopped(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == 0
+    }
+}
+
+#[test]
+fn a_run_that_is_ended_early_says_so_and_keeps_what_there_is() {
+    let report = run(options(&[Question::Mode, Question::Subscribers], None), &Impatient(AtomicU64::new(3)));
+    assert!(report.interrupted);
+    assert!(report.of(Question::Mode).next().is_some());
+    assert!(report.of(Question::Subscribers).next().is_none());
+}
+
+#[test]
+fn a_question_that_fails_is_left_out_and_said() {
+    let mut mqtt = |_: &Plan, _: &dyn Progress| Err("no broker".into());
+    let report = run(options(&[Question::Mqtt], Some(&mut mqtt)), &Silent);
+    assert_eq!(report.figures, []);
+    assert!(report.omitted.contains(&"MQTT end to end: no broker".to_owned()));
+}

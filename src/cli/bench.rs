@@ -1,0 +1,273 @@
+//! `smqtt bench`: what it costs, measured here.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::{Args, Subcommand, ValueEnum};
+use smqtt_bench::compare::{Comparison, Verdict, compare};
+use smqtt_bench::files::{self, FilesError};
+use smqtt_bench::mqtt;
+use smqtt_bench::plan::Plan;
+use smqtt_bench::progress::{Bars, Progress};
+use smqtt_bench::report::{amount, significant, target_table};
+use smqtt_bench::result::{Question, Report};
+use smqtt_bench::role::{self, Roles};
+use smqtt_bench::run::{self, Options};
+
+use super::failure::Failure;
+use super::{date, print_line};
+
+/// What a shell reports of a program ended by Ctrl-C.
+const INTERRUPTED: u8 = 130;
+
+/// Arguments of `smqtt bench`.
+#[derive(Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct BenchArgs {
+    #[command(subcommand)]
+    command: Option<BenchCommand>,
+    /// Under a minute
+    #[arg(long, conflicts_with = "full")]
+    quick: bool,
+    /// For a paper: every operation at least 30 times, half an hour
+    #[arg(long)]
+    full: bool,
+    /// Where the report goes; made if missing [default: smqtt-bench-DATE]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Only these questions
+    #[arg(long, value_name = "QUESTIONS", value_delimiter = ',')]
+    only: Vec<Asked>,
+    /// Also estimate for a device that is N times slower than this machine
+    #[arg(long, value_name = "N", value_parser = factor)]
+    slow: Option<f64>,
+    /// Exit with 1 if a target is not met
+    #[arg(long)]
+    strict: bool,
+}
+
+#[derive(Subcommand)]
+enum BenchCommand {
+    /// Hold two reports against each other
+    Compare(CompareArgs),
+}
+
+/// Arguments of `smqtt bench compare`.
+#[derive(Args)]
+struct CompareArgs {
+    /// A `results.json`, or the directory of a report
+    a: PathBuf,
+    /// Another
+    b: PathBuf,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// The questions as arguments.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+enum Asked {
+    Schemes,
+    Mode,
+    Mqtt,
+    Subscribers,
+    Device,
+}
+
+impl Asked {
+    fn question(self) -> Question {
+        match self {
+            Self::Schemes => Question::Schemes,
+            Self::Mode => Question::Mode,
+            Self::Mqtt => Question::Mqtt,
+            Self::Subscribers => Question::Subscribers,
+            Self::Device => Question::Device,
+        }
+    }
+}
+
+/// Arguments of the hidden `smqtt bench-role`.
+#[derive(Args)]
+pub struct RoleArgs {
+    arguments: Vec<String>,
+}
+
+fn factor(text: &str) -> Result<f64, String> {
+    let number = text.parse::<f64>().ok().filter(|n| n.is_finite() && *n > 0.0 && *n <= 1e9);
+    number.ok_or_else(|| "not a positive number".to_owned())
+}
+
+impl From<FilesError> for Failure {
+    fn from(error: FilesError) -> Self {
+        Self::new(error.to_string()).because(&error).hint(error.hint())
+    }
+}
+
+/// Measures, or compares what was measured.
+pub async fn run(args: &BenchArgs) -> Result<(), Failure> {
+    match &args.command {
+        Some(BenchCommand::Compare(args)) => compare_reports(args),
+        None => measure(args).await,
+    }
+}
+
+/// What `smqtt bench` starts itself as.
+pub async fn role(args: &RoleArgs) -> Result<(), Failure> {
+    let failed = |error: &dyn std::error::Error| Failure::new(error.to_string()).because(error);
+    if matches!(&args.arguments[..], [name] if name == "publisher" || name == "subscriber") {
+        return mqtt::role(&args.arguments).await.map_err(|error| failed(&error));
+    }
+    let printed = role::main(&args.arguments);
+    print_line(printed.map_err(|error| failed(&error))?)
+}
+
+async fn measure(args: &BenchArgs) -> Result<(), Failure> {
+    let plan = match (args.quick, args.full) {
+        (true, _) => Plan::QUICK,
+        (_, true) => Plan::FULL,
+        _ => Plan::STANDARD,
+    };
+    let started = date(smqtt_client::system_now());
+    let out = args.out.clone().unwrap_or_else(|| {
+        PathBuf::from(format!("smqtt-bench-{}", started.trim_end_matches('Z').replace(':', "-")))
+    });
+    files::prepare(&out)?;
+    let asked: BTreeSet<Asked> = args.only.iter().copied().collect();
+    let questions = match asked.is_empty() {
+        true => Question::ALL.to_vec(),
+        false => asked.into_iter().map(Asked::question).collect(),
+    };
+    let bars = Arc::new(Bars::new());
+    let slow = args.slow;
+    let thread = {
+        let bars = bars.clone();
+        // A thread of its own: nothing else runs on it while it measures.
+        std::thread::spawn(move || {
+            let program = std::env::current_exe().ok();
+            let mut mqtt = |plan: &Plan, progress: &dyn Progress| {
+                let program = program.as_deref().ok_or("the program does not know where it is")?;
+                Ok(mqtt::part(program, plan, progress)?)
+            };
+            run::run(
+                Options {
+                    plan,
+                    questions,
+                    slow,
+                    command: command_line(),
+                    started,
+                    roles: program.clone().map_or_else(Roles::none, Roles::with),
+                    mqtt: Some(&mut mqtt),
+                },
+                &*bars,
+            )
+        })
+    };
+    let interrupts = tokio::spawn({
+        let bars = bars.clone();
+        async move {
+            if tokio::signal::ctrl_c().await.is_ok() {
+                bars.stop();
+                eprintln!("ending after this measurement; once more ends at once");
+                if tokio::signal::ctrl_c().await.is_ok() {
+                    std::process::exit(INTERRUPTED.into());
+                }
+            }
+        }
+    });
+    let report = tokio::task::spawn_blocking(move || thread.join()).await;
+    let report = report.ok().and_then(Result::ok).ok_or_else(|| {
+        Failure::new("a measurement failed")
+            .hint("`--only` leaves out the question that fails; please report it")
+    })?;
+    bars.finish();
+    files::write(&out, &report)?;
+    interrupts.abort();
+    tell(&report, &out)?;
+    let missed = report.targets.iter().filter(|target| !target.met).count();
+    match () {
+        () if report.interrupted => {
+            Err(Failure::new("interrupted").hint("the report has what there was").code(INTERRUPTED))
+        }
+        () if args.strict && missed > 0 => Err(Failure::new(format!("{missed} targets are not met"))),
+        () => Ok(()),
+    }
+}
+
+fn tell(report: &Report, out: &Path) -> Result<(), Failure> {
+    if !report.targets.is_empty() {
+        print_line(target_table(&report.targets))?;
+        let met = report.targets.iter().filter(|target| target.met).count();
+        print_line(format!("\n{met} of {} targets met", report.targets.len()))?;
+    }
+    print_line(format!("{} figures in {}", report.figures.len(), out.join(files::HTML).display()))
+}
+
+/// The command as it was given, words with anything unusual in quotes.
+fn command_line() -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_=./,:".contains(c);
+    let words = std::env::args_os().enumerate().map(|(i, word)| {
+        let word = word.to_string_lossy().into_owned();
+        match i {
+            0 => "smqtt".to_owned(),
+            _ if !word.is_empty() && word.chars().all(plain) => word,
+            _ => format!("'{}'", word.replace('\'', r"'\''")),
+        }
+    });
+    words.collect::<Vec<_>>().join(" ")
+}
+
+fn compare_reports(args: &CompareArgs) -> Result<(), Failure> {
+    let comparison = compare(&files::read(&args.a)?, &files::read(&args.b)?);
+    if args.json {
+        let json = serde_json::to_string_pretty(&comparison);
+        return print_line(json.map_err(|error| Failure::new("cannot print").because(&error))?);
+    }
+    print_line(compared_table(&comparison))
+}
+
+/// One line a figure, aligned.
+fn compared_table(comparison: &Comparison) -> String {
+    let mut lines: Vec<String> = comparison
+        .differences
+        .iter()
+        .map(|difference| format!("differs  {}", printable(difference)))
+        .collect();
+    let rows = comparison.rows.iter().map(|row| {
+        let verdict = match row.verdict {
+            Verdict::More => "more",
+            Verdict::Less => "less",
+            Verdict::Unclear => "",
+        };
+        [
+            format!("{}: {} of {}", row.question.name(), row.measure, row.series),
+            format!("{} {}", significant(row.at), row.along),
+            amount(row.a, &row.unit),
+            amount(row.b, &row.unit),
+            row.ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{}x", significant(ratio))),
+            verdict.to_owned(),
+        ]
+        .map(|cell| printable(&cell))
+    });
+    let head = ["", "at", "A", "B", "B / A", ""].map(str::to_owned);
+    let rows: Vec<[String; 6]> = std::iter::once(head).chain(rows).collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
+    let widths = [0, 1, 2, 3, 4].map(width);
+    for [what, at, a, b, ratio, verdict] in &rows {
+        let line = format!(
+            "{what:<0$}  {at:<1$}  {a:>2$}  {b:>3$}  {ratio:>4$}  {verdict}",
+            widths[0], widths[1], widths[2], widths[3], widths[4]
+        );
+        lines.push(line.trim_end().to_owned());
+    }
+    if comparison.only_a + comparison.only_b > 0 {
+        let (a, b) = (comparison.only_a, comparison.only_b);
+        lines.push(format!("only in A: {a}; only in B: {b}"));
+    }
+    lines.join("\n")
+}
+
+/// Text from a file, without what would move a terminal's cursor.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}

@@ -65,7 +65,8 @@ class Bundle:
             return "params"
         if header.epoch != self.epoch and not in_grace:
             return "epoch"
-        if header.versions.entries != looked_up(header.policy, self.versions):
+        named = header.attributes if header.policy is None else policy.leaves(header.policy)
+        if header.versions.entries != looked_up(named, self.versions):
             return "version"
         if now >= header.expires:
             return "expired"
@@ -78,20 +79,17 @@ class Bundle:
         if topics.captures(header.filter, topic) is None:
             return "filter"
         rule = rule_for(self.rules, topic)
-        if rule is not None and rule.template is not None:
-            try:
-                yields = policy.instantiate(rule.template, topics.captures(rule.filter, topic))
-            except Refused:
-                return "topic"
-            if yields != header.policy:
-                return "policy"
-        return "ok"
+        try:
+            target = rule and rule.target(topic)
+        except Refused:
+            return "topic"
+        if target is None:
+            return "ok"
+        theirs = header.policy if rule.template is not None else header.attributes
+        return "ok" if theirs == target else "policy"
 
 
-def looked_up(node: list, versions: Versions) -> list:
-    """The entries of `versions` that the leaves of a policy look up."""
-    attributes = [
-        [0, leaf[1], leaf[2] if leaf[0] == policy.ATTRIBUTE and isinstance(leaf[2], str) else None]
-        for leaf in policy.leaves(node)
-    ]
-    return [entry for entry in versions.entries if entry[0] in attributes]
+def looked_up(leaves: list, versions: Versions) -> list:
+    """The entries of `versions` that the leaves of a policy, or attributes, look up."""
+    keys = [labels.key_of(name, value) for _, name, value in leaves]
+    return [entry for entry in versions.entries if entry[0] in keys]

@@ -20,6 +20,7 @@ from py_ecc.optimized_bls12_381 import (
     b,
     b2,
     curve_order,
+    double,
     field_modulus,
     final_exponentiate,
     is_inf,
@@ -42,7 +43,27 @@ COMPRESSED, INFINITY, LARGER = 1 << 383, 1 << 382, 1 << 381
 
 
 def power(point, exponent: int):
-    return multiply(point, exponent % ORDER)
+    """Double and add; the doublings are remembered, as the same few points are raised again and again."""
+    exponent %= ORDER
+    return product([part for i, part in enumerate(doublings(point)) if exponent >> i & 1], identity_of(point))
+
+
+def doublings(point) -> list:
+    """The point raised to 1, 2, 4, 8, .."""
+    data = encode_g1(point) if isinstance(point[0], FQ) else encode_g2(point)
+    if data not in DOUBLINGS:
+        found = [point]
+        while len(found) < ORDER.bit_length():
+            found.append(double(found[-1]))
+        DOUBLINGS[data] = found
+    return DOUBLINGS[data]
+
+
+DOUBLINGS = {}
+
+
+def identity_of(point):
+    return Z1 if isinstance(point[0], FQ) else Z2
 
 
 def product(points, identity=Z1):

@@ -13,9 +13,10 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 import cbor
 import certificates
 import fabeo
+import labels
 import policy
 from answers import Refused, demand
-from fabeo import CP, Key, Params, sha256
+from fabeo import CP, KP, Key, Params, sha256
 from labels import Versions
 from topics import check_filter
 
@@ -63,7 +64,8 @@ class Header:
     params_id: bytes
     epoch: int
     versions: Versions
-    policy: list
+    policy: list | None
+    attributes: list | None
     encapsulation: bytes
     publisher: bytes
     created: int
@@ -76,18 +78,21 @@ class Header:
         demand(len(data) <= HEADER_BYTES_MAX, "Malformed", "too long")
         signed = Signed.decode(data)
         body = cbor.decode(signed.payload)
-        required = {1, 2, 3, 5, 6, 7, 8, 9, 10}
-        demand(isinstance(body, dict) and required <= body.keys() <= required | {4, 11}, "Malformed", "fields")
-        demand(isinstance(body[1], str), "Malformed", "no suite")
-        demand(body[1] == CP, "UnknownSuite")
+        demand(isinstance(body, dict) and isinstance(body.get(1), str), "Malformed", "no suite")
+        demand(body[1] in (CP, KP), "UnknownSuite")
+        target = {CP: 5, KP: 12}[body[1]]
+        required = {1, 2, 3, 6, 7, 8, 9, 10, target}
+        demand(required <= body.keys() <= required | {4, 11}, "Malformed", "fields")
         demand(cbor.is_bytes(body[2], 16) and cbor.is_bytes(body[7], 16), "Malformed", "no identifiers")
         demand(all(cbor.is_uint(body[field]) for field in (3, 8, 9)), "Malformed", "no numbers")
-        demand(cbor.is_bytes(body.get(4, b"")) and cbor.is_bytes(body[5]) and cbor.is_bytes(body[6]), "Malformed")
+        demand(cbor.is_bytes(body.get(4, b"")) and cbor.is_bytes(body[target]) and cbor.is_bytes(body[6]), "Malformed")
         demand(body.get(4) != b"\x80", "Malformed", "versions, but none")
         demand(body.get(11, True) is True, "Malformed", "signed messages are said with true or not at all")
         versions = Versions.decode(body.get(4, b"\x80"))
+        under = policy.decode(body[5]) if target == 5 else None
+        attributes = labels.sealable(labels.decode_attributes(body[12])) if target == 12 else None
         return cls(
-            data, signed, body[1], body[2], body[3], versions, policy.decode(body[5]), body[6], body[7], body[8], body[9],
+            data, signed, body[1], body[2], body[3], versions, under, attributes, body[6], body[7], body[8], body[9],
             check_filter(body[10]), 11 in body,
         )  # fmt: skip
 
@@ -106,13 +111,16 @@ class Header:
         certificates.check_signature(signer.key, self.signed.signature, self.signed.signed(HEADER_EXTERNAL))
         return signer.key
 
-    def access(self):
-        return policy.access(self.policy, self.versions, self.epoch)
+    def scope(self):
+        """What the encapsulation is under: an access formula or labels."""
+        if self.suite == CP:
+            return policy.access(self.policy, self.versions, self.epoch)
+        return labels.labels(self.attributes, self.versions, self.epoch)
 
     def open(self, params: Params, key: Key) -> bytes:
         """The secret."""
         demand(self.suite == params.suite and self.params_id == params.id, "OtherParams")
-        return fabeo.decapsulate(params, key, self.access(), HEADER_EXTERNAL, self.encapsulation)
+        return fabeo.decapsulate(params, key, self.scope(), HEADER_EXTERNAL, self.encapsulation)
 
 
 def header_body(fields: dict) -> bytes:

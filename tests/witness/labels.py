@@ -15,6 +15,7 @@ VALUE_BYTES_MAX = 256
 ATTRIBUTES_MAX = 64
 VERSIONS_MAX = 4096
 LABELS_MAX = 2113
+SEALED_LABELS_MAX = 256
 UINT32_MAX = 2**32 - 1
 BITS = 32
 
@@ -106,9 +107,13 @@ class Versions:
         return cbor.encode(self.entries)
 
     def of(self, name: str, value) -> int:
-        """The version of an attribute; integers are looked up under the name without a value."""
-        key = [0, name, None if isinstance(value, int) else value]
-        return next((version for attribute, version in self.entries if attribute == key), 0)
+        """The version of an attribute."""
+        return next((version for attribute, version in self.entries if attribute == key_of(name, value)), 0)
+
+
+def key_of(name: str, value) -> list:
+    """What an attribute is looked up under: integers under the name without a value."""
+    return [0, name, None if isinstance(value, int) else value]
 
 
 def labels(attributes: list, versions: Versions, epoch: int) -> list[bytes]:
@@ -122,6 +127,21 @@ def labels(attributes: list, versions: Versions, epoch: int) -> list[bytes]:
             for i in range(BITS):
                 found.add(bit_label(name, i, integer >> i & 1, versions.of(name, integer)))
     return sorted(found)
+
+
+def sealable(attributes: list) -> list:
+    """Attributes to seal under in fabeo-kp: at least one, and not too many labels (PROTOCOL.md, section 4)."""
+    check_attributes(attributes)
+    # The epoch's label is not counted.
+    count = len(labels(attributes, Versions([]), 0)) - 1
+    demand(1 <= count <= SEALED_LABELS_MAX, "Malformed", "no labels, or too many")
+    return attributes
+
+
+def decode_attributes(data: bytes) -> list:
+    items = cbor.decode(data)
+    demand(cbor.is_array(items), "Malformed", "no attributes")
+    return check_attributes([decode_attribute(item) for item in items])
 
 
 def only_integer(attributes: list, name: str) -> int | None:

@@ -802,8 +802,7 @@ fn keys_with_a_bad_formula_do_not_decode() {
     };
     let decodes = |formula: &Value, g2s, g1s| {
         let bytes = encode_key(id, 7, formula.clone(), &points(g2s, g1s));
-        let decoded = UserKey::decode(&bytes);
-        decoded.is_ok_and(|key| *key.encode() == bytes)
+        UserKey::decode(&bytes).is_ok()
     };
     let abc = || vec![leaf("a"), leaf("b"), leaf("c")];
     // What is taken, so that the rest is refused for its formula alone.

@@ -76,3 +76,22 @@ fn fabeo_cp_without_tables() {
 fn fabeo_kp_without_tables() {
     frozen_vectors_come_out(SuiteId::FabeoKp, include_str!("vectors/fabeo-kp.json"));
 }
+
+/// Bytes cannot tell, memory can: under the standard profile each label would have a table by now.
+#[test]
+fn there_are_no_tables() {
+    tables::choose(Profile::Small);
+    let (params, _) = SuiteId::FabeoKp.suite().setup(&Secret32::new([1; 32]));
+    let labels = "a, b, c, d".parse::<Attributes>().unwrap().labels(&Versions::default(), 7);
+    let scope = Scope::Labels(labels.into());
+    let grown = allocation_counter::measure(|| {
+        for coins in 0..20 {
+            let made =
+                SuiteId::FabeoKp.suite().encapsulate(&params, &scope, b"", &Secret32::new([coins; 32]));
+            drop(made.unwrap());
+        }
+    });
+    assert!(grown.count_total > 0, "the counter counts");
+    assert!(grown.bytes_current < tables::TABLE_BYTES as i64, "{} bytes stay", grown.bytes_current);
+    assert!(grown.bytes_max < tables::TABLE_BYTES as u64, "{} bytes at a time", grown.bytes_max);
+}

@@ -633,6 +633,7 @@ fn kp_generate() -> Value {
             { "what": "labels, as a key of fabeo-cp has them", "key": formula(&format!("82{a}{b}"), 1, 2) },
             { "what": "a leaf that is no label", "key": formula(&format!("82038241ff{b}"), 1, 2) },
             { "what": "65 gates deep", "key": formula(&nested(65), 65, 66) },
+            { "what": "258 leaves under two gates", "key": formula(&format!("820382{}{}", wide(129), wide(129)), 2, 258) },
             { "what": "258 leaves", "key": formula(&wide(258), 1, 258) },
             { "what": "said to be of fabeo-cp", "key": hex(key.iter().enumerate().map(|(i, b)| if i == 8 { b'c' } else { *b }).collect::<Vec<_>>()) },
             { "what": "cut short", "key": hex(&key[..key.len() - 1]) },

@@ -30,7 +30,7 @@ from envelope import ContentKey, Header, Message
 from fabeo import CP, KP, Key, Params
 from labels import Versions
 from policy import AND, K_OF, OR
-from topics import Rule
+from topics import Rule, rule_for
 
 VECTORS = Path(__file__).resolve().parents[2] / "core/tests/vectors"
 unhex = bytes.fromhex
@@ -532,8 +532,16 @@ def read(root: str, params: str, key: str, topic: str, data: str) -> str:
         return refused.answer
 
 
-class Labellings(Witness):
-    """Which labels a rule yields; no vector has one yet."""
+class Rules(Witness):
+    """What no vector has yet: which rule is nearest, and which labels a rule yields."""
+
+    def test_literals_are_nearer_than_plus_and_plus_than_number_sign(self):
+        filters = ["#", "+/b", "+/+", "a/#", "a/+", "a/b", "a/+/c"]
+        rules = [Rule.of({1: filter, 2: 0}) for filter in filters]
+        nearest = {"a/b": "a/b", "a/x": "a/+", "x/b": "+/b", "x/y": "+/+", "a/x/y": "a/#", "a/x/c": "a/+/c", "x": "#"}
+        for topic, filter in nearest.items():
+            self.assertEqual(rule_for(rules, topic).filter, filter, topic)
+        self.assertIsNone(rule_for(rules, "$SYS/b"))
 
     def test_levels_become_values_and_equal_labels_count_once(self):
         places = sorted([[0, "kind", "reading"], [0, "ward", [1]], [0, "ward", [2]]], key=cbor.encode)

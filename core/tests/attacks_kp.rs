@@ -510,6 +510,18 @@ fn the_two_suites_do_not_meet_even_with_one_alpha() {
         assert!(UserKey::decode(&bytes).is_err());
     }
 
+    // Or with the other parameters' id, written into them.
+    let (kp_id, cp_id) = (params.id(), cp_params.id());
+    for (who, params, key, id) in [(suite(), &cp_params, &kp_key, cp_id), (kp(), &params, &cp_key, kp_id)] {
+        let mut bytes = key.encode().to_vec();
+        bytes[11..27].copy_from_slice(id);
+        let forged = UserKey::decode(&bytes).unwrap();
+        assert_eq!(forged.params_id(), id);
+        for (scope, bytes) in [(&policy_scope, &cp_sealed), (&labels_scope, &kp_sealed)] {
+            assert_eq!(who.decapsulate(params, &forged, scope, CONTEXT, bytes), Err(OtherParams));
+        }
+    }
+
     // The equations. Whoever can name a label that hashes to `b` opens with any key of the other suite:
     // e(K3, C1) / e(C_u, K1) = e(g1^alpha b^t, g2^s) / e(b^s, g2^t).
     let key = witness::Key::parse(&cp_key);

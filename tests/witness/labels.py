@@ -64,7 +64,8 @@ def parse_attributes(text: str) -> list:
         if reader.accept("operator", "="):
             value = value_of(reader.word())
         found.append(attribute(name, value))
-    return check_attributes(sorted(found, key=order))
+    once = {order(one): one for one in found}
+    return check_attributes([once[key] for key in sorted(once)])
 
 
 def check_attributes(attributes: list) -> list:

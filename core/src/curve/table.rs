@@ -206,7 +206,7 @@ pub fn products<const N: usize>(rows: &[[(&Base, &Scalar); N]]) -> Vec<Option<G1
             out[i] = one_by_one(row);
         }
     }
-    let mut scratch = Scratch::default();
+    let mut scratch = Scratch::with_room(together.len().min(ROWS_TOGETHER) * N * WINDOWS);
     for batch in together.chunks(ROWS_TOGETHER) {
         scratch.points.clear();
         for (table, scalar) in batch.iter().flat_map(|(_, row)| row) {
@@ -227,7 +227,6 @@ fn one_by_one<const N: usize>(row: &[(&Base, &Scalar); N]) -> Option<G1Affine> {
 }
 
 /// What many additions in step need; wiped when dropped.
-#[derive(Default)]
 struct Scratch {
     points: Vec<G1Affine>,
     prefixes: Vec<blst_fp>,
@@ -235,8 +234,11 @@ struct Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        self.points.fill(G1Affine(blst_p1_affine::default()));
-        self.prefixes.fill(blst_fp::default());
+        // All that was ever written, not only what the last batch left.
+        self.points.clear();
+        self.points.resize(self.points.capacity(), G1Affine(blst_p1_affine::default()));
+        self.prefixes.clear();
+        self.prefixes.resize(self.prefixes.capacity(), blst_fp::default());
         // Opaque to the compiler, lest it leave out what nobody reads. One pass, where the crate's takes two and
         // costs as much as an eighth of the additions.
         std::hint::black_box((self.points.as_ptr(), self.prefixes.as_ptr()));
@@ -244,6 +246,11 @@ impl Drop for Scratch {
 }
 
 impl Scratch {
+    /// Room for that many points at once: a vector that grows leaves copies behind.
+    fn with_room(points: usize) -> Self {
+        Self { points: Vec::with_capacity(points), prefixes: Vec::with_capacity(points / 2 + 1) }
+    }
+
     /// Adds up each run of `width` points into its first, pairwise and in step; `None` where two points with the
     /// same x met.
     fn add_up(&mut self, width: usize) -> Option<()> {

@@ -22,7 +22,7 @@ const WINDOWS: usize = 51;
 const ENTRIES: usize = 1 << (WIDTH - 1);
 /// Bytes of the table of one point of G1.
 pub const TABLE_BYTES: usize = WINDOWS * ENTRIES * size_of::<G1Affine>();
-/// How often a point is raised before it gets a table: a table costs as much as this many powers.
+/// How often a point is raised before it gets a table: making one costs about ten powers without.
 const TABLE_AFTER: u32 = 8;
 /// How many powers are added up in step: more no longer fit the cache.
 const ROWS_TOGETHER: usize = 16;

@@ -380,8 +380,8 @@ impl Client {
             Outgoing::Sealed(sealed) => {
                 let mut link = lock(&self.link);
                 let full = force_full || !link.smqtt || link.introduced.insert(sealed.kid());
-                let payload = if full { sealed.full() } else { sealed.compact().to_vec() };
-                (payload, Some(sealed.kid()), full)
+                let kid = sealed.kid();
+                (if full { sealed.full() } else { sealed.into_compact() }, Some(kid), full)
             }
         };
         let published = Published { wire_bytes: payload.len(), kid, full };

@@ -178,7 +178,6 @@ struct Known {
 }
 
 /// Why a header gives no content key.
-#[derive(Clone)]
 enum Closed {
     NotForMe(NotForMe),
     Altered,
@@ -260,15 +259,15 @@ impl Opener {
             let filter = known.header.filter().to_string();
             return Err(broken(Broken::Topic { filter }));
         }
-        let newer = is_newer(&known.header, bundle);
-        let key = match known.content_key(keyring) {
-            Ok(key) => key,
-            Err(_) if newer => return Err(Box::new(Outcome::Newer)),
-            Err(Closed::NotForMe(why)) => return Err(Box::new(Outcome::NotForMe(why))),
-            Err(Closed::Altered) => return Err(broken(Broken::Altered)),
+        known.try_keys(keyring);
+        let Known { header, publisher, tried, .. } = known;
+        let key = match tried {
+            Some((_, Ok(key))) => key,
+            _ if is_newer(header, bundle) => return Err(Box::new(Outcome::Newer)),
+            Some((_, Err(Closed::NotForMe(why)))) => return Err(Box::new(Outcome::NotForMe(why.clone()))),
+            Some((_, Err(Closed::Altered))) | None => return Err(broken(Broken::Altered)),
         };
         let payload = key.open(topic, &message).map_err(|_| broken(Broken::Altered))?;
-        let Known { header, publisher, .. } = known;
         let signature = message.verify(&publisher.public_key, topic, header.hash(), header.publisher());
         if signature == Some(false) || (signature.is_none() && header.messages_are_signed()) {
             return Err(broken(Broken::Signature));
@@ -334,8 +333,8 @@ impl Opener {
 }
 
 impl Known {
-    /// The content key; tries again when the keyring has other keys than last time.
-    fn content_key(&mut self, keyring: &Keyring) -> Result<&OpeningKey, Closed> {
+    /// Tries the keyring's keys, if it has others than last time and those did not open it.
+    fn try_keys(&mut self, keyring: &Keyring) {
         let generation = keyring.key_generation();
         let stale = match &self.tried {
             Some((_, Ok(_))) => false,
@@ -344,11 +343,6 @@ impl Known {
         };
         if stale {
             self.tried = Some((generation, decapsulate(&self.header, keyring)));
-        }
-        match self.tried.as_ref().map(|(_, result)| result) {
-            Some(Ok(key)) => Ok(key),
-            Some(Err(closed)) => Err(closed.clone()),
-            None => Err(Closed::Altered),
         }
     }
 }

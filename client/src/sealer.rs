@@ -156,6 +156,11 @@ impl Sealed {
         &self.compact
     }
 
+    /// The message alone, taken out.
+    pub fn into_compact(self) -> Vec<u8> {
+        self.compact
+    }
+
     /// The header and the message.
     pub fn full(&self) -> Vec<u8> {
         full(self.header.as_bytes(), &self.compact)
@@ -189,9 +194,10 @@ type Slot = (Target, Filter);
 /// Seals for one process of one device.
 #[derive(Default)]
 pub struct Sealer {
-    keys: HashMap<Slot, Cached>,
-    /// What the rules of the bundle of that number say of topics: to work it out takes longer than to seal.
-    ruled: (u64, HashMap<String, Slot>),
+    keys: HashMap<Slot, Arc<Cached>>,
+    /// The content keys that the rules came to for topics, none of which `keys` does not hold: to work out which it is
+    /// takes longer than to seal.
+    ruled: HashMap<String, Arc<Cached>>,
     sign: bool,
 }
 
@@ -220,46 +226,41 @@ impl Sealer {
         wish: Wish<'_>,
         now: u64,
     ) -> Result<Outgoing, SealError> {
-        check_topic(topic).map_err(|source| SealError::Topic { topic: topic.to_owned(), source })?;
         let bundle = keyring.bundle();
-        // Nothing to hide in nothing: an empty retained message takes the kept one away.
-        if wish == Wish::Plain && payload.is_empty() {
-            return Ok(Outgoing::Plain(Vec::new()));
-        }
         if let Some(cached) = self.remembered(bundle, topic, wish, now) {
             check_current(keyring, now)?;
             return cached.seal(topic, payload);
+        }
+        check_topic(topic).map_err(|source| SealError::Topic { topic: topic.to_owned(), source })?;
+        // Nothing to hide in nothing: an empty retained message takes the kept one away.
+        if wish == Wish::Plain && payload.is_empty() {
+            return Ok(Outgoing::Plain(Vec::new()));
         }
         let Some(slot) = decide(bundle, topic, wish)? else {
             return Ok(Outgoing::Plain(payload.to_vec()));
         };
         check_current(keyring, now)?;
-        let slot = self.content_key(keyring, slot, now)?;
-        let sealed = self.keys[&slot].seal(topic, payload)?;
+        let cached = self.content_key(keyring, slot, now)?;
+        let sealed = cached.seal(topic, payload)?;
         if wish == Wish::Rule {
-            self.remember(bundle, topic, slot);
+            if self.ruled.len() >= TOPICS_MAX {
+                self.ruled.clear();
+            }
+            self.ruled.insert(topic.to_owned(), cached);
         }
         Ok(sealed)
     }
 
     /// The content key that the topic's rule came to before, under this very bundle, if it is good for more.
     fn remembered(&self, bundle: &Bundle, topic: &str, wish: Wish<'_>, now: u64) -> Option<&Cached> {
-        let (number, slots) = &self.ruled;
-        let slot = slots.get(topic).filter(|_| wish == Wish::Rule && *number == bundle.number)?;
-        self.keys.get(slot).filter(|cached| cached.is_usable(bundle, now))
+        let cached = self.ruled.get(topic).filter(|_| wish == Wish::Rule)?;
+        cached.is_usable(bundle, now).then_some(cached)
     }
 
-    fn remember(&mut self, bundle: &Bundle, topic: &str, slot: Slot) {
-        if self.ruled.0 != bundle.number || self.ruled.1.len() >= TOPICS_MAX {
-            self.ruled = (bundle.number, HashMap::new());
-        }
-        self.ruled.1.insert(topic.to_owned(), slot);
-    }
-
-    fn content_key(&mut self, keyring: &Keyring, slot: Slot, now: u64) -> Result<Slot, SealError> {
+    fn content_key(&mut self, keyring: &Keyring, slot: Slot, now: u64) -> Result<Arc<Cached>, SealError> {
         let bundle = keyring.bundle();
-        if self.keys.get(&slot).is_some_and(|cached| cached.is_usable(bundle, now)) {
-            return Ok(slot);
+        if let Some(cached) = self.keys.get(&slot).filter(|cached| cached.is_usable(bundle, now)) {
+            return Ok(cached.clone());
         }
         let in_use = |p: &&Params| p.suite() == slot.0.suite() && bundle.params.contains(p.id());
         let params = keyring.params().iter().find(in_use).ok_or(SealError::NoParams)?;
@@ -279,15 +280,17 @@ impl Sealer {
             let oldest = self.keys.iter().min_by_key(|(_, c)| c.made).map(|(slot, _)| slot.clone());
             oldest.map(|slot| self.keys.remove(&slot));
         }
-        let cached = Cached { header: Arc::new(header), key, bundle: bundle.number, made: now };
-        self.keys.insert(slot.clone(), cached);
-        Ok(slot)
+        let cached = Arc::new(Cached { header: Arc::new(header), key, bundle: bundle.number, made: now });
+        self.keys.insert(slot, cached.clone());
+        // One of its keys may have gone, or been replaced.
+        self.ruled.clear();
+        Ok(cached)
     }
 
     /// Drops all content keys: the next message of each policy gets a new header.
     pub fn forget(&mut self) {
         self.keys.clear();
-        self.ruled.1.clear();
+        self.ruled.clear();
     }
 }
 

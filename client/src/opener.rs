@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use smqtt_core::bundle::{Bundle, CLOCK_SKEW_SECONDS};
 use smqtt_core::envelope::{Envelope, MESSAGES_MAX, Message, OpeningKey, is_sealed};
@@ -41,7 +42,7 @@ pub struct Opened {
     /// The payload.
     pub payload: Vec<u8>,
     /// Who published it: verified.
-    pub publisher: Identity,
+    pub publisher: Arc<Identity>,
     /// When its header was made, by the publisher's clock.
     pub created: u64,
     /// Whether the message has a signature of its own; without, any reader of the policy could have made it.
@@ -170,7 +171,9 @@ impl Broken {
 /// A header whose publisher was verified.
 struct Known {
     header: Header,
-    publisher: VerifiedCertificate,
+    publisher: Arc<Identity>,
+    /// The publisher's, uncompressed.
+    public_key: [u8; 65],
     /// `None` until somebody's key was tried; then the content key, or why there is none, for that
     /// many keys.
     tried: Option<(usize, Result<OpeningKey, Closed>)>,
@@ -253,14 +256,14 @@ impl Opener {
         known.used = self.uses;
         let bundle = keyring.bundle();
         if bundle.is_revoked(known.header.publisher()) {
-            return Err(broken(Broken::Revoked(known.publisher.identity.name.clone())));
+            return Err(broken(Broken::Revoked(known.publisher.name.clone())));
         }
         if !known.header.filter().matches(topic) {
             let filter = known.header.filter().to_string();
             return Err(broken(Broken::Topic { filter }));
         }
         known.try_keys(keyring);
-        let Known { header, publisher, tried, .. } = known;
+        let Known { header, publisher, public_key, tried, .. } = known;
         let key = match tried {
             Some((_, Ok(key))) => key,
             _ if is_newer(header, bundle) => return Err(Box::new(Outcome::Newer)),
@@ -268,7 +271,7 @@ impl Opener {
             Some((_, Err(Closed::Altered))) | None => return Err(broken(Broken::Altered)),
         };
         let payload = key.open(topic, &message).map_err(|_| broken(Broken::Altered))?;
-        let signature = message.verify(&publisher.public_key, topic, header.hash(), header.publisher());
+        let signature = message.verify(public_key, topic, header.hash(), header.publisher());
         if signature == Some(false) || (signature.is_none() && header.messages_are_signed()) {
             return Err(broken(Broken::Signature));
         }
@@ -278,7 +281,7 @@ impl Opener {
         }
         Ok(Outcome::Opened(Opened {
             payload,
-            publisher: publisher.identity.clone(),
+            publisher: publisher.clone(),
             created: header.created(),
             signed: signature.is_some(),
             kid: message.kid(),
@@ -305,7 +308,8 @@ impl Opener {
             HeaderError::UnknownSuite => Broken::Publisher(error),
             _ => Broken::Envelope,
         })?;
-        let publisher = header.verify(keyring.roots()).map_err(Broken::Publisher)?;
+        let VerifiedCertificate { identity, public_key } =
+            header.verify(keyring.roots()).map_err(Broken::Publisher)?;
         if header.created() > now.saturating_add(CLOCK_SKEW_SECONDS) {
             return Err(Broken::Clock);
         }
@@ -313,7 +317,8 @@ impl Opener {
             let oldest = self.known.iter().min_by_key(|(_, known)| known.used).map(|(kid, _)| *kid);
             oldest.map(|kid| self.known.remove(&kid));
         }
-        let known = Known { header, publisher, tried: None, used: self.uses };
+        let publisher = Arc::new(identity);
+        let known = Known { header, publisher, public_key, tried: None, used: self.uses };
         self.known.insert(message.kid(), known);
         Ok(())
     }

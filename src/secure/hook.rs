@@ -5,7 +5,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -64,30 +64,44 @@ struct Session {
     agreed: Mutex<Option<Agreed>>,
 }
 
+impl Session {
+    /// The header of a compact message, if the last message under it agreed and whatever was asked then need not be
+    /// asked again.
+    fn agreed(&self, bundle: &Bundle, kid: Kid, topic: &Text, now: u64) -> Option<Arc<Header>> {
+        let agreed = lock(&self.agreed);
+        let agreed =
+            agreed.as_ref().filter(|agreed| agreed.anybody && agreed.covers(bundle, kid, topic, now));
+        agreed.map(|agreed| agreed.header.clone())
+    }
+}
+
 /// That the last sealed message of this connection agreed with a bundle. Only time can change that for the next one
 /// under the same header, on the same topic, while there is no newer bundle; to find out again takes longer than all
 /// else that is done with a message.
 struct Agreed {
-    kid: Kid,
+    header: Arc<Header>,
     topic: Text,
     bundle: u64,
+    /// Whether the topic's rule asks nothing of publishers. If it does, attributes that changed count at once.
+    anybody: bool,
     /// The time it was checked at, and the time from which it would be another answer, in seconds since 1970.
     from: u64,
     until: u64,
 }
 
 impl Agreed {
-    fn new(bundle: &Bundle, header: &Header, topic: &Text, now: u64) -> Self {
+    fn new(bundle: &Bundle, header: &Arc<Header>, topic: &Text, anybody: bool, now: u64) -> Self {
         // Of what `Bundle::check` asks of time, all but these two only becomes truer as time goes on.
         let graced = header.epoch() != bundle.epoch.number;
         let grace_ends = if graced { bundle.epoch.begins.saturating_add(bundle.grace) } else { u64::MAX };
         let until = header.expires().min(grace_ends);
-        Self { kid: header.kid(), topic: topic.clone(), bundle: bundle.number, from: now, until }
+        let (header, topic) = (header.clone(), topic.detached());
+        Self { header, topic, bundle: bundle.number, anybody, from: now, until }
     }
 
-    fn covers(&self, bundle: &Bundle, header: &Header, topic: &Text, now: u64) -> bool {
+    fn covers(&self, bundle: &Bundle, kid: Kid, topic: &Text, now: u64) -> bool {
         self.bundle == bundle.number
-            && self.kid == header.kid()
+            && self.header.kid() == kid
             && self.topic == *topic
             && (self.from..self.until).contains(&now)
     }
@@ -104,7 +118,8 @@ struct Introduced {
 impl Introduced {
     /// Whether the connection has the header of `kid`; from now on it does.
     fn knows(&mut self, kid: Kid) -> bool {
-        if !self.kids.insert(kid) {
+        // Mostly it is the newest.
+        if self.order.back() == Some(&kid) || !self.kids.insert(kid) {
             return true;
         }
         self.order.push_back(kid);
@@ -113,6 +128,13 @@ impl Introduced {
             oldest.map(|oldest| self.kids.remove(&oldest));
         }
         false
+    }
+
+    /// The connection may not have it after all.
+    fn forget(&mut self, kid: Kid) {
+        if self.kids.remove(&kid) {
+            self.order.retain(|other| *other != kid);
+        }
     }
 }
 
@@ -253,25 +275,37 @@ impl SecurePublish {
         let session = session(client).ok_or_else(Refused::stranger)?;
         let bundle = self.view.bundle();
         let topic = publication.message().topic().clone();
+        let payload = publication.message().payload().clone();
+        let envelope = is_sealed(&payload).then(|| Envelope::parse(&payload));
+        if let Some(Ok(Envelope { header: None, message })) = &envelope
+            && publication.origin() != Origin::Will
+            && let Some(header) = session.agreed(&bundle, message.kid(), &topic, self.view.now())
+        {
+            self.pass(publication, header);
+            return Ok(());
+        }
         let rule = bundle.rule_for(&topic);
         if let Some(rule) = rule.filter(|rule| !self.satisfies(session.device, &rule.publishers)) {
             let text = format!("the rule `{}` does not let you publish", rule.filter);
             return Err(Refused::new("not-allowed", ReasonCode::NotAuthorized, text));
         }
-        let payload = publication.message().payload().clone();
-        if !is_sealed(&payload) {
-            return self.check_plain(session, publication, rule);
-        }
+        let Some(envelope) = envelope else { return self.check_plain(session, publication, rule) };
         let malformed = |text: &str| Refused::new("broken", ReasonCode::PayloadFormatInvalid, text);
-        let envelope = Envelope::parse(&payload).map_err(|error| malformed(&error.to_string()))?;
+        let envelope = envelope.map_err(|error| malformed(&error.to_string()))?;
         let header = self.header_of(session, &envelope)?;
-        self.check_header(session, &bundle, &header, &topic, publication.origin())?;
+        let anybody = rule.is_none_or(|rule| rule.publishers.is_none());
+        self.check_header(session, &bundle, &header, &topic, anybody, publication.origin())?;
         if envelope.header.is_some() {
             publication.set_payload(Bytes::from(envelope.message.compact()));
         }
+        self.pass(publication, header);
+        Ok(())
+    }
+
+    /// Lets a sealed message through, with the header that its readers may need.
+    fn pass(&self, publication: &mut Publication, header: Arc<Header>) {
         publication.set_attachment(Arc::new(Sealed { header, full: OnceLock::new() }));
         self.counters.sealed.fetch_add(1, Ordering::Relaxed);
-        Ok(())
     }
 
     fn check_plain(
@@ -350,8 +384,9 @@ impl SecurePublish {
         &self,
         session: &Session,
         bundle: &Bundle,
-        header: &Header,
+        header: &Arc<Header>,
         topic: &Text,
+        anybody: bool,
         origin: Origin,
     ) -> Result<(), Refused> {
         let refused = |refusal: Refusal| {
@@ -362,10 +397,10 @@ impl SecurePublish {
             return bundle.check_topic(header, topic).map_err(refused);
         }
         let now = self.view.now();
-        let mut agreed = session.agreed.lock().unwrap_or_else(PoisonError::into_inner);
-        if !agreed.as_ref().is_some_and(|agreed| agreed.covers(bundle, header, topic, now)) {
+        let mut agreed = lock(&session.agreed);
+        if !agreed.as_ref().is_some_and(|agreed| agreed.covers(bundle, header.kid(), topic, now)) {
             bundle.check(header, topic, now).map_err(refused)?;
-            *agreed = Some(Agreed::new(bundle, header, topic, now));
+            *agreed = Some(Agreed::new(bundle, header, topic, anybody, now));
         }
         Ok(())
     }
@@ -424,12 +459,7 @@ impl Hook for SecurePublish {
         let sealed = message.attachment().and_then(|any| any.downcast_ref::<Sealed>());
         if let (Some(session), Some(sealed)) = (session(client), sealed) {
             // The header may have gone down with it: the next message brings it.
-            session
-                .introduced
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .kids
-                .remove(&sealed.header.kid());
+            lock(&session.introduced).forget(sealed.header.kid());
         }
     }
 
@@ -448,8 +478,7 @@ impl Hook for SecurePublish {
             return DeliverVerdict::Deliver;
         };
         let kid = sealed.header.kid();
-        let known =
-            session.reader && session.introduced.lock().unwrap_or_else(PoisonError::into_inner).knows(kid);
+        let known = session.reader && lock(&session.introduced).knows(kid);
         if !known {
             delivery.set_payload(sealed.full(message.payload()));
         }
@@ -463,6 +492,10 @@ impl Sealed {
         let make = || Bytes::from(full(self.header.as_bytes(), compact));
         self.full.get_or_init(make).clone()
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn session(client: &Client) -> Option<&Session> {

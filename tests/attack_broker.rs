@@ -405,14 +405,25 @@ async fn a_topic_level_is_a_value_and_never_syntax() {
         .await;
 }
 
+/// Where a rule says who may publish, that is asked each time. Where it does not, a message like the last one passes
+/// without being asked again: until something is not like it any more.
 #[tokio::test]
 async fn headers_of_another_time_are_refused() {
+    refuses_headers_of_another_time(WARD).await;
+}
+
+#[tokio::test]
+async fn headers_of_another_time_are_refused_where_anyone_may_publish() {
+    refuses_headers_of_another_time("bed/3").await;
+}
+
+async fn refuses_headers_of_another_time(topic: &str) {
     let site = Site::new().await;
     let invalid = ReasonCode::PayloadFormatInvalid;
     let mut sensor = site.as_device(&site.sensor, Version::V5).await;
-    let (first, first_key) = site.sensor.header_with(POLICY, WARD, |d| d.expires = d.created + 7200);
-    let message = |n: u8| first_key.seal(WARD, &[n]).unwrap();
-    assert_eq!(publish(&mut sensor, WARD, &full(&first, &message(1)), QoS::AtLeastOnce).await, Said::Taken);
+    let (first, first_key) = site.sensor.header_with(POLICY, topic, |d| d.expires = d.created + 7200);
+    let message = |n: u8| first_key.seal(topic, &[n]).unwrap();
+    assert_eq!(publish(&mut sensor, topic, &full(&first, &message(1)), QoS::AtLeastOnce).await, Said::Taken);
 
     let times: [(i64, i64, &str); 7] = [
         (0, 60, ""),
@@ -424,53 +435,85 @@ async fn headers_of_another_time_are_refused() {
         (0, HEADER_SECONDS_MAX as i64 + 1, "clock"),
     ];
     for (created, life, word) in times {
-        let (header, key) = site.sensor.header_with(POLICY, WARD, |draft| {
+        let (header, key) = site.sensor.header_with(POLICY, topic, |draft| {
             draft.created = now().checked_add_signed(created).unwrap();
             draft.expires = draft.created.checked_add_signed(life).unwrap();
         });
-        let payload = full(&header, &key.seal(WARD, b"").unwrap());
-        let said = publish(&mut sensor, WARD, &payload, QoS::AtLeastOnce);
+        let payload = full(&header, &key.seal(topic, b"").unwrap());
+        let said = publish(&mut sensor, topic, &payload, QoS::AtLeastOnce);
         let expected = if word.is_empty() { Said::Taken } else { refused(invalid, word) };
         assert_eq!(said.await, expected, "{created}, {life}");
     }
     for epoch in [2, 1000, u64::MAX] {
-        let (header, key) = site.sensor.header_with(POLICY, WARD, |draft| draft.epoch = epoch);
-        let payload = full(&header, &key.seal(WARD, b"").unwrap());
-        let said = publish(&mut sensor, WARD, &payload, QoS::AtLeastOnce);
+        let (header, key) = site.sensor.header_with(POLICY, topic, |draft| draft.epoch = epoch);
+        let payload = full(&header, &key.seal(topic, b"").unwrap());
+        let said = publish(&mut sensor, topic, &payload, QoS::AtLeastOnce);
         assert_eq!(said.await, refused(invalid, "epoch"));
     }
 
     // A new epoch: the old one is good for ten minutes more.
     site.broker.knows(site.lab.rotate().await).await;
-    assert_eq!(publish(&mut sensor, WARD, &message(2), QoS::AtLeastOnce).await, Said::Taken);
+    assert_eq!(publish(&mut sensor, topic, &message(2), QoS::AtLeastOnce).await, Said::Taken);
     site.lab.advance(601);
     // The sensor's certificate was good then, and perhaps is not any more.
     site.broker.knows(site.lab.rotate().await).await;
     site.sensor.refresh().await.unwrap();
     for (ago, expected) in [(200, Said::Taken), (310, refused(invalid, "clock"))] {
-        let (header, key) = site.sensor.header_with(POLICY, WARD, |draft| draft.created = now() - ago);
-        let payload = full(&header, &key.seal(WARD, b"").unwrap());
-        assert_eq!(publish(&mut sensor, WARD, &payload, QoS::AtLeastOnce).await, expected);
+        let (header, key) = site.sensor.header_with(POLICY, topic, |draft| draft.created = now() - ago);
+        let payload = full(&header, &key.seal(topic, b"").unwrap());
+        assert_eq!(publish(&mut sensor, topic, &payload, QoS::AtLeastOnce).await, expected);
     }
-    assert_eq!(publish(&mut sensor, WARD, &message(3), QoS::AtLeastOnce).await, refused(invalid, "epoch"));
-    everywhere_refused(&site, &site.sensor, WARD, &full(&first, &message(4)), invalid, "epoch").await;
+    assert_eq!(publish(&mut sensor, topic, &message(3), QoS::AtLeastOnce).await, refused(invalid, "epoch"));
+    everywhere_refused(&site, &site.sensor, topic, &full(&first, &message(4)), invalid, "epoch").await;
     site.sensor.refresh().await.unwrap();
-    let (second, second_key) = site.sensor.header_with(POLICY, WARD, |d| d.expires = d.created + 600);
-    let payload = full(&second, &second_key.seal(WARD, &[5]).unwrap());
-    assert_eq!(publish(&mut sensor, WARD, &payload, QoS::AtLeastOnce).await, Said::Taken);
+    let (second, second_key) = site.sensor.header_with(POLICY, topic, |d| d.expires = d.created + 600);
+    let payload = full(&second, &second_key.seal(topic, &[5]).unwrap());
+    assert_eq!(publish(&mut sensor, topic, &payload, QoS::AtLeastOnce).await, Said::Taken);
 
     // A version is raised: there is no grace.
     site.lab.enrol("colleague", &["role=nurse"]).await;
     site.broker.knows(site.lab.revoke("colleague").await.bundle).await;
-    let late = second_key.seal(WARD, &[6]).unwrap();
-    assert_eq!(publish(&mut sensor, WARD, &late, QoS::AtLeastOnce).await, refused(invalid, "version"));
+    let late = second_key.seal(topic, &[6]).unwrap();
+    assert_eq!(publish(&mut sensor, topic, &late, QoS::AtLeastOnce).await, refused(invalid, "version"));
     site.sensor.refresh().await.unwrap();
-    let (third, third_key) = site.sensor.header_with(POLICY, WARD, |d| d.expires = d.created + 600);
-    let payload = full(&third, &third_key.seal(WARD, &[7]).unwrap());
-    assert_eq!(publish(&mut sensor, WARD, &payload, QoS::AtLeastOnce).await, Said::Taken);
+    let (third, third_key) = site.sensor.header_with(POLICY, topic, |d| d.expires = d.created + 600);
+    let payload = full(&third, &third_key.seal(topic, &[7]).unwrap());
+    assert_eq!(publish(&mut sensor, topic, &payload, QoS::AtLeastOnce).await, Said::Taken);
     site.lab.advance(600);
-    let late = third_key.seal(WARD, &[8]).unwrap();
-    assert_eq!(publish(&mut sensor, WARD, &late, QoS::AtLeastOnce).await, refused(invalid, "expired"));
+    let late = third_key.seal(topic, &[8]).unwrap();
+    assert_eq!(publish(&mut sensor, topic, &late, QoS::AtLeastOnce).await, refused(invalid, "expired"));
+}
+
+#[tokio::test]
+async fn a_message_like_the_last_one_passes_only_while_nothing_changed() {
+    let site = Site::new().await;
+    let invalid = ReasonCode::PayloadFormatInvalid;
+    let mut sensor = site.as_device(&site.sensor, Version::V5).await;
+    let (header, key) = site.sensor.header(POLICY, "bed/#");
+    let message = |topic: &str| key.seal(topic, b"36.6").unwrap();
+    let whole = full(&header, &message("bed/3"));
+    assert_eq!(publish(&mut sensor, "bed/3", &whole, QoS::AtLeastOnce).await, Said::Taken);
+    for topic in ["bed/3", "bed/4", "bed/3", "bed/3"] {
+        let expected = if topic == "bed/3" { Said::Taken } else { refused(invalid, "policy") };
+        assert_eq!(publish(&mut sensor, topic, &message(topic), QoS::AtLeastOnce).await, expected);
+    }
+    // Another header of the same device, which the broker never saw.
+    let (_, other) = site.sensor.header(POLICY, "bed/3");
+    let unseen = other.seal("bed/3", b"").unwrap();
+    let no_header = refused(ReasonCode::ImplementationSpecificError, "no-header");
+    assert_eq!(publish(&mut sensor, "bed/3", &unseen, QoS::AtLeastOnce).await, no_header);
+    // The sensor may not publish there any more; then again; then under another policy.
+    let nobody =
+        site.lab.rule("bed/+", "required", Some("role=nurse and ward=$1"), Some("role=chief"), None).await;
+    site.broker.knows(nobody).await;
+    let forbidden = refused(ReasonCode::NotAuthorized, "not-allowed");
+    assert_eq!(publish(&mut sensor, "bed/3", &message("bed/3"), QoS::AtLeastOnce).await, forbidden);
+    site.broker.knows(site.lab.require("bed/+", "role=nurse and ward=$1").await).await;
+    assert_eq!(publish(&mut sensor, "bed/3", &message("bed/3"), QoS::AtLeastOnce).await, Said::Taken);
+    assert_eq!(publish(&mut sensor, "bed/3", &message("bed/3"), QoS::AtLeastOnce).await, Said::Taken);
+    site.broker.knows(site.lab.require("bed/+", "role=chief and ward=$1").await).await;
+    let said = publish(&mut sensor, "bed/3", &message("bed/3"), QoS::AtLeastOnce).await;
+    assert_eq!(said, refused(invalid, "policy"));
 }
 
 #[tokio::test]
@@ -649,7 +692,7 @@ async fn rules_say_who_publishes_and_who_subscribes() {
     let mut nurse = site.as_device(&site.nurse, Version::V5).await;
     let rota = || Publish {
         topic: "staff/rota".into(),
-        payload: "night: Ada".into(),
+        payload: "night: anyone".into(),
         retain: true,
         qos: QoS::AtLeastOnce,
         ..Publish::default()
@@ -699,7 +742,7 @@ async fn rules_say_who_publishes_and_who_subscribes() {
         assert!(!topics.is_empty() && topics.iter().all(|topic| topic == "staff/menu"), "{topics:?}");
     }
     assert!(!subscribe(&mut nurse, "staff/rota").await.is_error());
-    assert_eq!(nurse.payload().await, "night: Ada");
+    assert_eq!(nurse.payload().await, "night: anyone");
 
     // A subscription that was allowed when it was made is not for ever.
     site.broker.knows(site.lab.rule("notes/#", "open", None, None, Some("role=nurse")).await).await;

@@ -34,7 +34,9 @@ fn share_into(node: &Access, value: Scalar, draw: &mut impl FnMut() -> Scalar, o
         Formula::Leaf(_) => out.push(value),
         Formula::Or(children) => children.iter().for_each(|c| share_into(c, value.clone(), draw, out)),
         Formula::And(children) => {
-            let mut parts: Vec<Scalar> = (1..children.len()).map(|_| draw()).collect();
+            // Room for all: a vector that grows leaves its old scalars behind.
+            let mut parts = Vec::with_capacity(children.len());
+            parts.extend((1..children.len()).map(|_| draw()));
             parts.push(parts.iter().fold(value, |rest, part| rest.sub(part)));
             for (child, part) in children.iter().zip(parts) {
                 share_into(child, part, draw, out);

@@ -5,14 +5,18 @@
 //!
 //! - one table for each of [`LABELS_MAX`] labels it used often and lately,
 //! - one for each of three fixed points,
-//! - one for each set of public parameters it seals under often (288 KiB).
+//! - one for each set of public parameters it seals under often (288 KiB),
 //!
-//! A device that has no megabytes to spare says [`Profile::Small`] once, at its start: then there are no tables,
+//! and with each user secret key that it opens with, as long as it holds the key, [`LINES_BYTES`] for each of its points of
+//! G2: one in a key for attributes, and in a key with a policy as many as the label that occurs most often has
+//! occurrences, 16 at most.
+//!
+//! A device that has no megabytes to spare says [`Profile::Small`] once, at its start: then there is none of this,
 //! nothing is kept but the points of some labels, and everything gives the same bytes, more slowly.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-pub use crate::curve::TABLE_BYTES;
+pub use crate::curve::{LINES_BYTES, TABLE_BYTES};
 
 /// How many labels have a table at a time.
 pub const LABELS_MAX: usize = 256;

@@ -92,6 +92,20 @@ fn there_are_no_tables() {
         }
     });
     assert!(grown.count_total > 0, "the counter counts");
+    let (params, master) = SuiteId::FabeoKp.suite().setup(&Secret32::new([1; 32]));
+    let policy: Policy = "a and b or a and c".parse().unwrap();
+    let own = Scope::Policy(policy.access(&Versions::default(), 7));
+    let key = SuiteId::FabeoKp.suite().keygen(&master, 7, &own, &Secret32::new([2; 32])).unwrap();
+    let made = SuiteId::FabeoKp.suite().encapsulate(&params, &scope, b"", &Secret32::new([3; 32])).unwrap();
+    let kept = allocation_counter::measure(|| {
+        let opened = SuiteId::FabeoKp.suite().decapsulate(&params, &key, &scope, b"", &made.0);
+        assert_eq!(opened.as_ref(), Ok(&made.1));
+    });
+    assert!(
+        kept.bytes_current < tables::LINES_BYTES as i64,
+        "{} bytes stay with the key",
+        kept.bytes_current
+    );
     assert!(grown.bytes_current < tables::TABLE_BYTES as i64, "{} bytes stay", grown.bytes_current);
     assert!(grown.bytes_max < tables::TABLE_BYTES as u64, "{} bytes at a time", grown.bytes_max);
 }

@@ -5,7 +5,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -71,7 +71,7 @@ impl Session {
         let agreed = lock(&self.agreed);
         let agreed =
             agreed.as_ref().filter(|agreed| agreed.anybody && agreed.covers(bundle, kid, topic, now));
-        agreed.map(|agreed| agreed.header.clone())
+        agreed.and_then(|agreed| agreed.header.upgrade())
     }
 }
 
@@ -79,7 +79,9 @@ impl Session {
 /// under the same header, on the same topic, while there is no newer bundle; to find out again takes longer than all
 /// else that is done with a message.
 struct Agreed {
-    header: Arc<Header>,
+    kid: Kid,
+    /// Not what keeps it: how many headers are kept is bounded elsewhere.
+    header: Weak<Header>,
     topic: Text,
     bundle: u64,
     /// Whether the topic's rule asks nothing of publishers. If it does, attributes that changed count at once.
@@ -95,13 +97,14 @@ impl Agreed {
         let graced = header.epoch() != bundle.epoch.number;
         let grace_ends = if graced { bundle.epoch.begins.saturating_add(bundle.grace) } else { u64::MAX };
         let until = header.expires().min(grace_ends);
-        let (header, topic) = (header.clone(), topic.detached());
-        Self { header, topic, bundle: bundle.number, anybody, from: now, until }
+        let (kid, bundle) = (header.kid(), bundle.number);
+        let (header, topic) = (Arc::downgrade(header), topic.detached());
+        Self { kid, header, topic, bundle, anybody, from: now, until }
     }
 
     fn covers(&self, bundle: &Bundle, kid: Kid, topic: &Text, now: u64) -> bool {
         self.bundle == bundle.number
-            && self.header.kid() == kid
+            && self.kid == kid
             && self.topic == *topic
             && (self.from..self.until).contains(&now)
     }

@@ -4,8 +4,9 @@ use std::sync::OnceLock;
 
 use zeroize::{Zeroize, Zeroizing};
 
-use super::gt::Lines;
+use super::gt::{Lines, Second};
 use super::{G1_BYTES, G1Affine, G2_BYTES, G2Affine};
+use crate::tables::{Profile, profile};
 
 /// The points of a user secret key. Wiped when dropped.
 pub struct Elements {
@@ -30,9 +31,12 @@ impl Elements {
         Self { g2, g1, lines: OnceLock::new() }
     }
 
-    /// Each point of G2, ready to be paired again and again.
-    pub fn lines(&self) -> &[Lines] {
-        self.lines.get_or_init(|| self.g2.iter().map(Lines::of).collect())
+    /// Each point of G2, to be paired: by its lines, which are kept from the first time on, where there is memory.
+    pub fn seconds(&self) -> impl Iterator<Item = Second<'_>> {
+        let lines = (profile() == Profile::Standard)
+            .then(|| self.lines.get_or_init(|| self.g2.iter().map(Lines::of).collect()));
+        let second = move |(i, point)| lines.map_or(Second::Point(point), |lines| Second::Lines(&lines[i]));
+        self.g2.iter().enumerate().map(second)
     }
 
     /// The points of G2, then those of G1, compressed.

@@ -183,6 +183,8 @@ pub enum Second<'a> {
 pub struct Lines(Box<[blst_fp6; LINES]>);
 
 const LINES: usize = 68;
+/// Memory of the lines through one point.
+pub const LINES_BYTES: usize = LINES * size_of::<blst_fp6>();
 
 impl Drop for Lines {
     fn drop(&mut self) {

@@ -16,7 +16,7 @@ use blst::*;
 use zeroize::Zeroize;
 
 pub use self::elements::Elements;
-pub use self::gt::{Gt, GtBase, Second};
+pub use self::gt::{Gt, GtBase, LINES_BYTES, Second};
 pub use self::table::{Base, TABLE_BYTES, products, secret_g2};
 
 /// Bytes of a compressed point of G1.

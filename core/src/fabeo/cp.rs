@@ -153,7 +153,7 @@ fn shared_element(
     let labels: Vec<&Label> = access.leaves().collect();
     let (c2s, rows) = c.split_at_checked(G2_BYTES * (1 + tau))?;
     let (c2s, rows) = (c2s.as_chunks::<G2_BYTES>().0, rows.as_chunks::<G1_BYTES>().0);
-    let (k1, (k3, parts)) = (key.lines().first()?, key.g1.split_first()?);
+    let (k1, (k3, parts)) = (key.seconds().next()?, key.g1.split_first()?);
 
     let mut row_sum = G1::identity();
     let mut key_sums = vec![G1::identity(); tau];
@@ -169,7 +169,7 @@ fn shared_element(
         }
     }
     let c2s = c2s.iter().map(G2Affine::from_bytes_any_order).collect::<Option<Vec<_>>>()?;
-    let mut pairs = vec![(Some(*k3), Second::Point(&c2s[0])), (row_sum.neg().to_affine(), Second::Lines(k1))];
+    let mut pairs = vec![(Some(*k3), Second::Point(&c2s[0])), (row_sum.neg().to_affine(), k1)];
     pairs.extend(key_sums.into_iter().map(G1::to_affine).zip(c2s[1..].iter().map(Second::Point)));
     Some(Gt::multi_pairing(&pairs))
 }

@@ -161,6 +161,6 @@ fn shared_element(
     let c1 = G2Affine::from_bytes_any_order(c1)?;
     let mut pairs = vec![(key_sum.to_affine(), Second::Point(&c1))];
     let row_sums = row_sums.into_iter().map(|sum| sum.neg().to_affine());
-    pairs.extend(row_sums.zip(key.lines().iter().map(Second::Lines)));
+    pairs.extend(row_sums.zip(key.seconds()));
     Some(Gt::multi_pairing(&pairs))
 }

@@ -40,7 +40,8 @@ struct Domain {
 impl Domain {
     /// `alpha`, and `Y = e(g1, g2)^alpha`.
     fn setup(&self, coins: &Secret32) -> (Params, Master) {
-        let alpha = Scalar::from_wide(&Prk::extract(self.setup, coins.expose()).expand(&[]));
+        let wide = Zeroizing::new(Prk::extract(self.setup, coins.expose()).expand(&[]));
+        let alpha = Scalar::from_wide(&wide);
         let y = Gt::generator().pow(&alpha);
         let params = Params::new(self.suite, y);
         let master = Master::new(&params, Secret32::new(alpha.to_bytes()));

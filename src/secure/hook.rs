@@ -281,7 +281,6 @@ impl SecurePublish {
         let payload = publication.message().payload().clone();
         let envelope = is_sealed(&payload).then(|| Envelope::parse(&payload));
         if let Some(Ok(Envelope { header: None, message })) = &envelope
-            && publication.origin() != Origin::Will
             && let Some(header) = session.agreed(&bundle, message.kid(), &topic, self.view.now())
         {
             self.pass(publication, header);

@@ -33,7 +33,7 @@ def binary(text):
 for text in strings(vectors["policy"]):
     put("policy", binary(text))
     for suite in b"\0\1":
-        put("decapsulate", bytes([suite]) + b"\xc0" + text.encode())
+        put("decapsulate", bytes([suite]) + b"\x40" + text.encode())
 for text in strings(vectors["envelope"]):
     put("envelope", binary(text))
     put("token", binary(text))
@@ -42,12 +42,18 @@ for text in strings(vectors["envelope"]["bundle"]):
 for suite, name in enumerate(["fabeo-cp", "fabeo-kp"]):
     for text in strings(vectors.get(name, {})):
         put("key", binary(text))
-        put("decapsulate", bytes([suite]) + b"\x41" + binary(text))
+        put("decapsulate", bytes([suite]) + b"\x21" + binary(text))
 for text in strings(vectors["token"]):
     put("token", binary(text))
 for at in range(0, 368, 16):
     for suite in b"\0\1":
         put("decapsulate", bytes([suite, 1, at >> 8, at & 255, 1]))
+for suite in b"\0\1":
+    for choice in range(4):
+        for change in range(12):
+            put("decapsulate", bytes([suite, 0x80 + choice, change, change // 4, 7 * change + 1]))
+for text in ["kind=reading, ward=$1", "a", "a, b=$2, c=3"]:
+    put("policy", text.encode())
 put("token", b"ward/+/bed/#\nward/3/bed/7")
 for packet in [
     "101000044d5154540402003c000461626364", "101100044d5154540502003c000000046162636400"[:38], "300700036162630102",

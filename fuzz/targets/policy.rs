@@ -3,7 +3,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use smqtt_core::attribute::{Attribute, Attributes, Label, Versions};
-use smqtt_core::policy::{ACCESS_DEPTH_MAX, ACCESS_LEAVES_MAX, Policy, Template};
+use smqtt_core::policy::{ACCESS_DEPTH_MAX, ACCESS_LEAVES_MAX, Labelling, Policy, Template};
 
 fn policy(policy: &Policy) {
     assert_eq!(&policy.to_string().parse::<Policy>().expect("it prints what it reads"), policy);
@@ -17,6 +17,12 @@ fn policy(policy: &Policy) {
     _ = policy.explain(&everything).to_string();
 }
 
+fn labels(labelling: &Labelling) {
+    assert_eq!(&labelling.to_string().parse::<Labelling>().expect("it prints what it reads"), labelling);
+    assert_eq!(&Labelling::decode(&labelling.encode()).expect("it reads what it writes"), labelling);
+    _ = labelling.instantiate(&["3", "x y", "$1"]).map(|labels| labels.encode());
+}
+
 fuzz_target!(|data: &[u8]| {
     if let Ok(read) = Policy::decode(data) {
         assert_eq!(read.encode(), data, "one encoding");
@@ -25,6 +31,10 @@ fuzz_target!(|data: &[u8]| {
     if let Ok(template) = Template::decode(data) {
         assert_eq!(template.encode(), data, "one encoding");
         _ = template.instantiate(&["3", "x y", "$1"]).map(|instance| policy(&instance));
+    }
+    if let Ok(labelling) = Labelling::decode(data) {
+        assert_eq!(labelling.encode(), data, "one encoding");
+        labels(&labelling);
     }
     if let Ok(attributes) = Attributes::decode(data) {
         assert_eq!(attributes.encode(), data, "one encoding");
@@ -42,6 +52,10 @@ fuzz_target!(|data: &[u8]| {
         }
         if let Ok(template) = text.parse::<Template>() {
             assert_eq!(template.to_string().parse::<Template>().expect("it prints what it reads"), template);
+        }
+        match text.parse::<Labelling>() {
+            Ok(read) => labels(&read),
+            Err(error) => _ = (error.to_string(), error.report().to_string()),
         }
         if let Ok(attribute) = text.parse::<Attribute>() {
             assert_eq!(

@@ -317,8 +317,12 @@ fn cold(task: Cold) -> Result<Vec<f64>, RoleError> {
         }
         let start = Instant::now();
         let opened = instance.decapsulate();
-        if round > 0 && opened {
-            seconds.push(start.elapsed().as_secs_f64());
+        let took = start.elapsed().as_secs_f64();
+        if !opened {
+            return Err(RoleError::Failed(format!("encapsulation {round} did not open")));
+        }
+        if round > 0 {
+            seconds.push(took);
         }
     }
     Ok(seconds)
@@ -395,8 +399,15 @@ mod tests {
             instance.encapsulate();
             Bundle { prefix: prefix.to_owned(), exported: instance.exported() }
         });
-        let task = Cold { suite: "fabeo-cp".to_owned(), attributes: 2, rounds: rounds.into() };
-        assert_eq!(cold(task).unwrap().len(), 1, "the first is the warm-up");
+        let task = |rounds| Cold { suite: "fabeo-cp".to_owned(), attributes: 2, rounds };
+        let [mut warm, measured] = rounds;
+        let altered = warm.exported[2].clone();
+        let mut refused = Bundle { prefix: measured.prefix.clone(), exported: measured.exported.clone() };
+        assert_eq!(cold(task(vec![warm, measured])).unwrap().len(), 1, "the first is the warm-up");
+        warm = Bundle { prefix: refused.prefix.clone(), exported: refused.exported.clone() };
+        refused.exported[2] = altered;
+        let failed = cold(task(vec![warm, refused]));
+        assert!(matches!(failed, Err(RoleError::Failed(_))), "what does not open has no time");
     }
 
     #[test]

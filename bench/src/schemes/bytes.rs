@@ -1,5 +1,7 @@
 //! How many bytes a value has in a plain binary serialisation: fixed-width integers, no names, a length of four
-//! bytes before strings and sequences. rabe names no format of its own; this one flatters it.
+//! bytes before strings and sequences. rabe names no format of its own. What it serialises of a point is three coordinates,
+//! uncompressed, so that its sizes here are those of its own serialisation, not the least that its schemes allow: a
+//! compressed point is a third of that.
 
 use std::fmt;
 

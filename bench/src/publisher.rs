@@ -9,8 +9,9 @@ use smqtt_core::crypto::{SIGNATURE_BYTES, Secret32, SigningKey, random};
 use smqtt_core::envelope::{OpeningKey, SealingKey};
 use smqtt_core::header::{Draft, Header, Signer};
 use smqtt_core::identity::{DeviceId, Identity, Role, fingerprint};
-use smqtt_core::suite::SuiteId;
+use smqtt_core::suite::{Params, SuiteId};
 use smqtt_core::target::Target;
+use smqtt_core::topic::Filter;
 
 use crate::schemes::{EPOCH, Fabeo, targets};
 
@@ -19,15 +20,49 @@ pub const TOPIC: &str = "home/7/temperature";
 /// Seconds since 1970, within the certificates' validity.
 const NOW: u64 = 1_800_000_000;
 
+/// Who makes headers under one target, each with a secret of its own.
+pub struct Author {
+    params: Params,
+    target: Target,
+    versions: Versions,
+    filter: Filter,
+    signer: Signer,
+    sign_messages: bool,
+}
+
+impl Author {
+    /// Of headers under `target`; whether messages are signed is said in them.
+    fn new(params: Params, target: Target, sign_messages: bool) -> Self {
+        let filter = TOPIC.parse().expect("a topic is a filter");
+        Self { params, target, versions: Versions::default(), filter, signer: signer(), sign_messages }
+    }
+
+    /// Encapsulates, writes the header down and signs it.
+    pub fn header(&self) -> (Header, SealingKey) {
+        let draft = Draft {
+            params: &self.params,
+            epoch: EPOCH,
+            versions: &self.versions,
+            target: &self.target,
+            created: NOW,
+            expires: NOW + 3_600,
+            filter: &self.filter,
+            sign_messages: self.sign_messages,
+        };
+        Header::seal(&draft, &self.signer).expect("parameters of this suite")
+    }
+}
+
 /// A header, and what seals and opens under it.
 pub struct Publisher {
+    /// Makes more of them.
+    pub author: Author,
     /// The header.
     pub header: Header,
     /// Seals.
     pub key: SealingKey,
     /// Opens.
     pub opening: OpeningKey,
-    target_bytes: usize,
 }
 
 /// Bytes of a header.
@@ -56,26 +91,12 @@ impl Publisher {
         };
         let suite = suite.id().suite();
         let (params, master) = suite.setup(&Secret32::random());
-        let versions = Versions::default();
-        let grant = other.scope(&versions, EPOCH);
+        let grant = other.scope(&Versions::default(), EPOCH);
         let key = suite.keygen(&master, EPOCH, &grant, &Secret32::random()).expect("a grant of this suite");
-        let draft = Draft {
-            params: &params,
-            epoch: EPOCH,
-            versions: &versions,
-            target: &target,
-            created: NOW,
-            expires: NOW + 3_600,
-            filter: &TOPIC.parse().expect("a topic is a filter"),
-            sign_messages,
-        };
-        let (header, sealing) = Header::seal(&draft, &signer()).expect("parameters of this suite");
-        let opening = header.open(&params, &key).expect("the key has all that is asked for");
-        let target_bytes = match &target {
-            Target::Policy(policy) => policy.encode().len(),
-            Target::Labels(labels) => labels.encode().len(),
-        };
-        Self { header, key: sealing, opening, target_bytes }
+        let author = Author::new(params, target, sign_messages);
+        let (header, sealing) = author.header();
+        let opening = header.open(&author.params, &key).expect("the key has all that is asked for");
+        Self { author, header, key: sealing, opening }
     }
 
     /// What the header weighs, part by part.
@@ -83,7 +104,10 @@ impl Publisher {
         let whole = self.header.as_bytes().len();
         let encapsulation = self.header.encapsulation().len();
         let certificate = self.header.certificate().len();
-        let target = self.target_bytes;
+        let target = match &self.author.target {
+            Target::Policy(policy) => policy.encode().len(),
+            Target::Labels(labels) => labels.encode().len(),
+        };
         let rest = whole - encapsulation - certificate - target - SIGNATURE_BYTES;
         let parts = [
             ("encapsulation", encapsulation),

@@ -1,7 +1,9 @@
 //! Question 5: what a small device pays. An estimate, and marked as one wherever it is shown.
 //!
-//! Our suites run as on a small device, without tables of multiples. Instructions of one operation are counted and scaled: a device class has a range of cycles for each x86-64
-//! instruction of this kind of work (multiplication of 64-bit words), and a clock.
+//! Our suites run as on a small device, without tables of multiples. Instructions of one operation are counted and
+//! scaled: a device class has a range of cycles for each x86-64 instruction of this kind of work (multiplication of
+//! 64-bit words), and a clock. The classes are always there; `--slow N` adds a device that is N times slower than this
+//! machine by wall time.
 
 use super::Context;
 use super::mode::COMPARED_AT;
@@ -69,6 +71,10 @@ pub const CLASSES: [Class; 5] = [
 pub const NOTE: &str = "estimate: instructions on this machine, times the range given for the class, at its clock; \
                         not measured on such a device";
 
+/// What an estimate for the device of `--slow` carries.
+pub const SLOW_NOTE: &str = "estimate: wall times on this machine, times the factor given with --slow; no instructions \
+                             are counted for it";
+
 /// Instructions that this machine finishes in a cycle, where it counts neither.
 const INSTRUCTIONS_PER_CYCLE: f64 = 2.5;
 /// The clock where the machine does not tell it, MHz.
@@ -121,8 +127,7 @@ pub fn run(context: &mut Context<'_>) -> Part {
             part.figures.push(own("this machine", time).with_note(profile));
             if let Some(slow) = context.slow {
                 let name = format!("{slow} times slower than this machine");
-                part.figures
-                    .push(own(&name, time.scaled(slow)).with_note("estimate: times here, scaled as given"));
+                part.figures.push(own(&name, time.scaled(slow)).with_note(SLOW_NOTE));
             }
         }
     }

@@ -125,7 +125,8 @@ fn subscribers(report: &Report) -> Vec<String> {
     let at = |series, n| find(report, Q, "seal", series, "ms", n);
     if let (Some(once), Some(each)) = (at(ONCE, 1_000.0), at(EACH, 1_000.0)) {
         said.push(format!(
-            "Sealing once under a policy costs {} for any number of readers; encrypting for each of {} costs {}.",
+            "Sealing once under a policy, with a new header and its signature, costs {} for any number of readers; \
+             encrypting for each of {}, without a signature, costs {}.",
             amount(once.spread.p50, "ms"),
             significant(each.at),
             amount(each.spread.p50, "ms")
@@ -136,6 +137,14 @@ fn subscribers(report: &Report) -> Vec<String> {
         said.push(format!(
             "By time the two break even at about {} subscribers, and at about {} where HPKE wraps only a content key \
              for each.",
+            each.spread.p50.ceil(),
+            wrapped.spread.p50.ceil()
+        ));
+    }
+    let bytes = |series| find(report, Q, "break-even by bytes", series, "subscribers", 10.0);
+    if let (Some(each), Some(wrapped)) = (bytes(EACH), bytes(WRAPPED)) {
+        said.push(format!(
+            "By bytes, signature and certificate included on one side only, at about {} and {}.",
             each.spread.p50.ceil(),
             wrapped.spread.p50.ceil()
         ));
@@ -151,8 +160,9 @@ fn subscribers(report: &Report) -> Vec<String> {
 fn device(report: &Report) -> Vec<String> {
     const Q: Question = Question::Device;
     let mut said = vec![
-        "These are estimates, not measurements: the instructions of one operation here, times a range of cycles for \
-         each that the word size and the pipeline of a class suggest, at its clock."
+        "These are estimates, not measurements. The named classes: the instructions of one operation here (counted by \
+         the processor or by callgrind, or guessed from time and clock where neither is there; each figure says which), times a range of cycles for each that the word size \
+         and the pipeline of a class suggest, at its clock. A device given by --slow N: wall times here, times N."
             .to_owned(),
     ];
     let range = |measure: &str| {

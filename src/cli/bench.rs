@@ -30,7 +30,8 @@ pub struct BenchArgs {
     /// Under a minute
     #[arg(long, conflicts_with = "full")]
     quick: bool,
-    /// For a paper: every operation at least 30 times, half an hour
+    /// For a paper, half an hour: an operation 30 times or more, one that takes seconds as often as ten seconds allow;
+    /// each figure says how often
     #[arg(long)]
     full: bool,
     /// Where the report goes; made if missing [default: smqtt-bench-DATE]
@@ -39,7 +40,8 @@ pub struct BenchArgs {
     /// Only these questions
     #[arg(long, value_name = "QUESTIONS", value_delimiter = ',')]
     only: Vec<Asked>,
-    /// Also estimate for a device that is N times slower than this machine
+    /// Also estimate for a device N times slower than this machine, by wall time; the named microcontrollers are
+    /// estimated in any case, by counted instructions
     #[arg(long, value_name = "N", value_parser = factor)]
     slow: Option<f64>,
     /// Exit with 1 if a target is not met

@@ -22,3 +22,4 @@ pub mod result;
 pub mod role;
 pub mod run;
 pub mod schemes;
+pub mod stats;

@@ -4,7 +4,8 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use crate::counters::Counters;
-use crate::result::Spread;
+use crate::result::{Spread, Target};
+use crate::stats::{Interval, SEED, median_interval};
 
 /// How long to go on measuring one thing.
 #[derive(Clone, Copy, Debug)]
@@ -78,6 +79,20 @@ pub struct Pair {
     pub b: Spread,
     /// `A / B`, round by round. Its median is what targets are held against.
     pub ratio: Spread,
+    /// How sure that median is.
+    pub interval: Interval,
+}
+
+impl Pair {
+    /// `A / B` must not be above `bound`.
+    pub fn at_most(&self, name: &str, bound: f64) -> Target {
+        Target::at_most(name, bound, self.ratio.p50, "ratio").of(self.ratio.count, self.interval)
+    }
+
+    /// `A / B` must not be below `bound`.
+    pub fn at_least(&self, name: &str, bound: f64) -> Target {
+        Target::at_least(name, bound, self.ratio.p50, "ratio").of(self.ratio.count, self.interval)
+    }
 }
 
 /// How [`paired`] goes about it.
@@ -112,7 +127,12 @@ pub fn paired<T, U>(
             ratio.push(one / two);
         }
     }
-    Some(Pair { a: Spread::of(&first)?, b: Spread::of(&second)?, ratio: Spread::of(&ratio)? })
+    Some(Pair {
+        a: Spread::of(&first)?,
+        b: Spread::of(&second)?,
+        ratio: Spread::of(&ratio)?,
+        interval: median_interval(&ratio, SEED)?,
+    })
 }
 
 /// Seconds that one call takes, the mean of `batch`.

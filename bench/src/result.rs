@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::stats::Interval;
+
 /// Which question of the evaluation a figure answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -167,7 +169,19 @@ pub struct Target {
     pub unit: String,
     /// Whether it holds in this run.
     pub met: bool,
+    /// How many rounds the verdict rests on; `None` of what is counted, not measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count: Option<u64>,
+    /// The lower end of the 95 % confidence interval of the median.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub low: Option<f64>,
+    /// Its upper end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub high: Option<f64>,
 }
+
+/// Fewer rounds than this decide little.
+pub const ROUNDS_FEW: u64 = 20;
 
 impl Target {
     /// `measured` must not be above `bound`.
@@ -178,6 +192,9 @@ impl Target {
             measured,
             unit: unit.to_owned(),
             met: measured <= bound,
+            count: None,
+            low: None,
+            high: None,
         }
     }
 
@@ -189,6 +206,25 @@ impl Target {
             measured,
             unit: unit.to_owned(),
             met: measured >= bound,
+            count: None,
+            low: None,
+            high: None,
+        }
+    }
+
+    /// With the number of rounds and the confidence interval of their median.
+    pub fn of(self, count: u64, interval: Interval) -> Self {
+        Self { count: Some(count), low: Some(interval.low), high: Some(interval.high), ..self }
+    }
+
+    /// What keeps the verdict from being certain, where something does.
+    pub fn doubt(&self) -> Option<&'static str> {
+        let bound = self.target.split(' ').next_back().and_then(|bound| bound.parse::<f64>().ok());
+        let crosses = |low: f64, high: f64| bound.is_some_and(|bound| low <= bound && bound <= high);
+        match (self.count, self.low.zip(self.high)) {
+            (Some(..ROUNDS_FEW), _) => Some("few rounds"),
+            (_, Some((low, high))) if crosses(low, high) && low < high => Some("interval crosses the bound"),
+            _ => None,
         }
     }
 }
@@ -272,6 +308,18 @@ impl Report {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_verdict_says_what_it_rests_on() {
+        let target = |count, low, high| {
+            let interval = Interval { low, median: 1.03, high };
+            Target::at_most("sealed", 1.04, 1.03, "ratio").of(count, interval).doubt()
+        };
+        assert_eq!(target(600, 1.02, 1.035), None);
+        assert_eq!(target(600, 1.02, 1.05), Some("interval crosses the bound"));
+        assert_eq!(target(4, 1.02, 1.035), Some("few rounds"));
+        assert_eq!(Target::at_most("header", 1_600.0, 1_600.0, "bytes").doubt(), None, "a size is certain");
+    }
 
     #[test]
     fn ranks_are_nearest() {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use smqtt_bench::files;
 use smqtt_bench::plan::Plan;
 use smqtt_bench::progress::{Progress, Silent};
-use smqtt_bench::result::{Figure, Part, Question, Report, Spread};
+use smqtt_bench::result::{Figure, Part, Question, Report, Spread, Target};
 use smqtt_bench::role::Roles;
 use smqtt_bench::run::{Mqtt, Options, run};
 
@@ -60,6 +60,16 @@ fn a_run_answers_every_question() {
             assert!(found, "{name} of {suite}");
         }
     }
+    for suite in ["fabeo-cp / floor of 3", "fabeo-kp / floor of 2"] {
+        assert!(has(&report, Question::Schemes, "decapsulate, key decoded each time, in turn", suite));
+    }
+    for target in &report.targets {
+        assert_eq!(target.count.is_some(), target.unit == "ratio", "a ratio says its rounds: {target:?}");
+        assert!(target.low.is_none_or(|low| low <= target.measured), "{target:?}");
+        assert!(target.high.is_none_or(|high| high >= target.measured), "{target:?}");
+    }
+    let ac17 = |t: &&Target| t.name.starts_with("open at 10: the faster of ac17-cp and ac17-kp (ac17-");
+    assert_eq!(report.targets.iter().filter(ac17).count(), 1);
     for name in
         ["message overhead, compact", "message overhead, signed", "encapsulation at 10", "whole header"]
     {

@@ -7,7 +7,8 @@ use super::number::{amount, significant};
 use super::plot::{LINES_MAX, Plot, mark};
 use super::words::answer;
 use crate::questions::device::CLASSES;
-use crate::result::{Figure, Question, Report, Spread, Target};
+use crate::result::{Figure, Question, ROUNDS_FEW, Report, Spread, Target};
+use crate::schemes::RABE_NOTE;
 
 const STYLE: &str = include_str!("report.css");
 
@@ -46,6 +47,7 @@ pub fn html(report: &Report) -> String {
     for question in Question::ALL {
         out += &section(report, question);
     }
+    out += &why_rabe(report);
     out += &method(report);
     out + "</main></body></html>\n"
 }
@@ -92,20 +94,30 @@ fn targets(targets: &[Target]) -> String {
     }
     let met = targets.iter().filter(|target| target.met).count();
     let mut out = format!(
-        "<section><h2>Targets</h2><p>{met} of {} met. Ratios are medians of the ratios of interleaved rounds, \
-         measured with the floor in the same thread; their spread is in the tables below.</p>\
+        "<section><h2>Targets</h2><p>{met} of {} met. A ratio is the median of the ratios of interleaved rounds, with the \
+         95 % confidence interval of that median. Both sides of it run in turn: in one thread where the floor, rabe or the bare \
+         cipher is one of them; for MQTT, in blocks of messages between processes. Bytes are counted, not measured. A verdict from fewer than \
+         {ROUNDS_FEW} rounds decides little, and one whose interval crosses the bound may be the other way next time; both are marked.</p>\
          <div class=\"scroll\"><table><thead><tr><th>What</th><th class=\"n\">Target</th>\
-         <th class=\"n\">Measured</th><th>Met</th></tr></thead><tbody>",
+         <th class=\"n\">Measured</th><th class=\"n\">95 %</th><th class=\"n\">Rounds</th><th>Met</th></tr></thead><tbody>",
         targets.len()
     );
     for target in targets {
         let (class, word) = if target.met { ("yes", "met") } else { ("no", "not met") };
+        let doubt =
+            target.doubt().map_or(String::new(), |doubt| format!("<br/><small>{}</small>", escape(doubt)));
+        let interval = target.low.zip(target.high);
+        let interval = interval
+            .map_or(String::new(), |(low, high)| format!("{} to {}", significant(low), significant(high)));
+        let count = target.count.map_or(String::new(), |count| count.to_string());
         _ = write!(
             out,
-            "<tr><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"{class}\">{word}</td></tr>",
+            "<tr><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td>\
+             <td class=\"n\">{count}</td><td class=\"{class}\">{word}{doubt}</td></tr>",
             escape(&target.name),
             escape(&target.target),
             escape(&amount(target.measured, &target.unit)),
+            escape(&interval),
         );
     }
     out + "</tbody></table></div></section>"
@@ -184,7 +196,7 @@ fn plots(question: Question, figures: &[&Figure]) -> String {
     if drawn.is_empty() {
         return String::new();
     }
-    let floor = (question == Question::Schemes).then(|| floor_of(figures)).flatten();
+    let floors = if question == Question::Schemes { floors(figures) } else { Vec::new() };
     let mut out = String::from("<div class=\"plots\">");
     for key in &drawn {
         let (measure, along, unit) = *key;
@@ -199,7 +211,7 @@ fn plots(question: Question, figures: &[&Figure]) -> String {
             along: along.to_owned(),
             unit: unit.to_owned(),
             log_x: farthest >= 200.0,
-            floor: floor.clone().filter(|_| timed),
+            floors: if timed { floors.clone() } else { Vec::new() },
             lines,
         };
         _ = write!(
@@ -220,8 +232,8 @@ fn plots(question: Question, figures: &[&Figure]) -> String {
             escape(name)
         );
     }
-    if floor.is_some() {
-        out += "<li><svg viewBox=\"0 0 22 12\" aria-hidden=\"true\"><path class=\"floor\" d=\"M0 6H22\"/></svg> floor</li>";
+    if !floors.is_empty() {
+        out += "<li><svg viewBox=\"0 0 22 12\" aria-hidden=\"true\"><path class=\"floor\" d=\"M0 6H22\"/></svg> floors: 3 pairings for CP, 2 for KP</li>";
     }
     out + "</ul><p class=\"small\">Marks are medians; bars go from the tenth to the ninetieth percentile.</p>"
 }
@@ -233,10 +245,14 @@ fn is_detail(figure: &Figure) -> bool {
         || figure.measure.ends_with(", labels never seen")
 }
 
-fn floor_of(figures: &[&Figure]) -> Option<(String, f64)> {
-    let of = |f: &&&Figure| f.measure == "floor" && f.series == "single loops" && f.at == 3.0;
-    let floor = figures.iter().find(of)?;
-    Some(("floor: 3 pairings".to_owned(), floor.spread.p50))
+/// The higher first.
+fn floors(figures: &[&Figure]) -> Vec<(String, f64)> {
+    let floor = |(mode, pairings): (&str, f64)| {
+        let of = |f: &&&Figure| f.measure == "floor" && f.series == "single loops" && f.at == pairings;
+        let floor = figures.iter().find(of)?;
+        Some((format!("{mode} floor: {pairings} pairings"), floor.spread.p50))
+    };
+    [("CP", 3.0), ("KP", 2.0)].into_iter().filter_map(floor).collect()
 }
 
 /// Every scheme in one row, at ten attributes or the nearest that was measured.
@@ -275,7 +291,8 @@ fn overview(figures: &[&Figure]) -> String {
     for name in names {
         let row = cell(name, "decapsulate", "ms");
         let protects = row.is_some_and(|f| f.note.is_none());
-        let (class, word) = if protects { ("yes", "yes") } else { ("no", "nothing") };
+        let (class, word) =
+            if protects { ("yes", "yes") } else { ("no", "<a href=\"#why-rabe\">nothing</a>") };
         let at = row.map_or(String::new(), |f| significant(f.at));
         _ = write!(
             out,
@@ -377,18 +394,36 @@ fn table(figures: &[&Figure]) -> String {
         figures.len()
     );
     if !notes.is_empty() {
-        let items = notes.iter().map(|note| format!("<li>{}</li>", escape(note)));
+        let items = notes.iter().map(|note| {
+            let why = if note.contains(RABE_NOTE) { " (<a href=\"#why-rabe\">why</a>)" } else { "" };
+            format!("<li>{}{why}</li>", escape(note))
+        });
         _ = write!(out, "<ol class=\"small\">{}</ol>", items.collect::<String>());
     }
     out
 }
 
+/// Where the links of rabe's rows lead.
+fn why_rabe(report: &Report) -> String {
+    let noted = |note: &str| note.contains(RABE_NOTE);
+    if !report.figures.iter().any(|figure| figure.note.as_deref().is_some_and(noted)) {
+        return String::new();
+    }
+    "<section id=\"why-rabe\"><h2>Why rabe is not the lock</h2><p>rabe turns an attribute into a point by multiplying the \
+     generator with a hash of its name, so that everybody knows the discrete logarithm of every attribute's point, which the \
+     proofs of its schemes rule out. A key for any attribute is then enough to open any ciphertext: its rows are a \
+     yardstick and protect nothing. SMQTT's README.md says more under \"Why rabe is not the lock\".</p></section>"
+        .to_owned()
+}
+
 fn method(report: &Report) -> String {
     let mut out = String::from("<section><h2>How it was measured</h2><p class=\"small\">");
-    out += "One thread, one process. A policy is an <code>and</code> of attributes a1, a2, and so on; our suites add \
-            the label of the epoch. Ours decapsulate from bytes, every point decoded and every coin checked; rabe's \
+    out += "Schemes: one thread, one process. A policy is an <code>and</code> of attributes a1, a2, and so on; our suites add \
+            the label of the epoch. Ours decapsulate from bytes: the \
+            policy made a formula, every point decoded and every coin checked, with a key that was decoded before, but where it is said to be decoded each time; rabe's \
             keys and ciphertexts are values in memory, and its encapsulation encrypts 256 bytes in the same step. \
-            Sizes of rabe's are of a plain binary serialisation of what it holds, points in three coordinates. The \
+            Sizes of rabe's are of a plain binary form of what it serialises, whose points are uncompressed, three \
+            coordinates each; ours are compressed. Bytes on the wire are those of TCP's payload, IP and TCP headers not counted. The \
             floor is single Miller loops of blst and one final exponentiation: 3 for fabeo-cp, 2 for fabeo-kp. Peak \
             memory is what key generation, sealing and opening add to the resident set of a process of its own; the \
             system counts it in pages, so small schemes can show none.</p>";
@@ -451,6 +486,8 @@ mod tests {
         for fetched in ["http://", "https://", "url(", "@import", "<link"] {
             assert!(!page.contains(fetched), "the page fetches nothing: {fetched}");
         }
+        assert!(page.contains("few rounds") && page.contains("interval crosses the bound"));
+        assert!(page.contains("href=\"#why-rabe\"") && page.contains("id=\"why-rabe\""));
         assert!(well_formed("<a><b></a></b>").is_err() && well_formed("a & b").is_err());
     }
 

@@ -48,23 +48,40 @@ pub fn target_table(targets: &[Target]) -> String {
         return String::new();
     }
     let rows = targets.iter().map(|target| {
-        let met = if target.met { "met" } else { "not met" };
-        [target.name.clone(), target.target.clone(), amount(target.measured, &target.unit), met.to_owned()]
+        let count = target.count.map_or(String::new(), |count| count.to_string());
+        let measured = amount(target.measured, &target.unit);
+        [target.name.clone(), target.target.clone(), measured, count, verdict(target)]
     });
-    let head = ["", "target", "measured", ""].map(str::to_owned);
-    let rows: Vec<[String; 4]> = std::iter::once(head).chain(rows).collect();
+    let head = ["", "target", "measured", "rounds", ""].map(str::to_owned);
+    let rows: Vec<[String; 5]> = std::iter::once(head).chain(rows).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
-    let (name, target, measured) = (width(0), width(1), width(2));
-    let lines = rows
-        .iter()
-        .map(|[a, b, c, d]| format!("{a:<name$}  {b:>target$}  {c:>measured$}  {d}").trim_end().to_owned());
-    lines.collect::<Vec<_>>().join("\n")
+    let (name, target, measured, count) = (width(0), width(1), width(2), width(3));
+    let line = |[a, b, c, d, e]: &[String; 5]| {
+        format!("{a:<name$}  {b:>target$}  {c:>measured$}  {d:>count$}  {e}").trim_end().to_owned()
+    };
+    rows.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// `met` or `not met`, and what speaks against relying on it.
+fn verdict(target: &Target) -> String {
+    let met = if target.met { "met" } else { "not met" };
+    match (target.doubt(), target.low.zip(target.high)) {
+        (None, _) => met.to_owned(),
+        (Some(doubt), None) => format!("{met}, {doubt}"),
+        (Some(doubt), Some((low, high))) => {
+            format!("{met}, {doubt} (95 %: {} to {})", significant(low), significant(high))
+        }
+    }
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
     use crate::result::{FORMAT, Figure, Machine, Question, Spread};
+    use crate::schemes::RABE_NOTE;
+    use crate::stats::Interval;
+
+    const INTERVAL: Interval = Interval { low: 37.0, median: 39.0, high: 41.0 };
 
     /// A report with something of everything, awkward text among it.
     pub fn sample() -> Report {
@@ -87,6 +104,7 @@ pub(crate) mod tests {
             }
         }
         figures[0].note = Some("protects nothing, </td> \"not even\" this".to_owned());
+        figures[1].note = Some(RABE_NOTE.to_owned());
         Report {
             format: FORMAT.to_owned(),
             started: "2026-11-22T10:00:00Z".to_owned(),
@@ -99,7 +117,8 @@ pub(crate) mod tests {
             omitted: vec!["cycles: not told".to_owned()],
             targets: vec![
                 Target::at_most("open <10>", 2.2, 1.9, "ratio"),
-                Target::at_least("seal", 40.0, 39.0, "ratio"),
+                Target::at_least("seal", 40.0, 39.0, "ratio").of(4, INTERVAL),
+                Target::at_least("header", 38.0, 39.0, "ratio").of(40, INTERVAL),
             ],
             figures,
         }
@@ -131,9 +150,10 @@ pub(crate) mod tests {
     fn targets_are_aligned() {
         let table = target_table(&sample().targets);
         let lines: Vec<&str> = table.lines().collect();
-        assert_eq!(lines.len(), 3);
-        assert!(lines[1].ends_with("met") && !lines[1].ends_with("not met"));
-        assert!(lines[2].ends_with("not met"));
+        assert_eq!(lines.len(), 4);
+        assert!(lines[1].ends_with("  met"), "{table}");
+        assert!(lines[2].ends_with("  4  not met, few rounds (95 %: 37 to 41)"), "{table}");
+        assert!(lines[3].ends_with("  40  met, interval crosses the bound (95 %: 37 to 41)"), "{table}");
         assert_eq!(lines[1].find("<= 2.2").unwrap() + 6, lines[2].find(">= 40").unwrap() + 5);
         assert_eq!(target_table(&[]), "");
     }

@@ -24,8 +24,8 @@ pub struct Plot<'a> {
     pub unit: String,
     /// Whether the horizontal axis is logarithmic; the vertical one is where it spans more than a decade.
     pub log_x: bool,
-    /// A dashed line across, with its name.
-    pub floor: Option<(String, f64)>,
+    /// Dashed lines across, with their names; the higher first.
+    pub floors: Vec<(String, f64)>,
     /// The lines, each with the index of its colour.
     pub lines: Vec<(usize, &'a str, Vec<&'a Figure>)>,
 }
@@ -86,8 +86,8 @@ impl Plot<'_> {
     /// `<svg>…</svg>`, well-formed by itself.
     pub fn svg(&self) -> String {
         let points = || self.lines.iter().flat_map(|(_, _, figures)| figures.iter());
-        let floor = self.floor.iter().map(|(_, value)| *value);
-        let medians: Vec<f64> = points().map(|f| f.spread.p50).chain(floor).collect();
+        let floors = self.floors.iter().map(|(_, value)| *value);
+        let medians: Vec<f64> = points().map(|f| f.spread.p50).chain(floors).collect();
         let positive = medians.iter().all(|v| *v > 0.0);
         let most = medians.iter().copied().fold(f64::MIN, f64::max);
         let least = medians.iter().copied().fold(f64::MAX, f64::min);
@@ -127,13 +127,15 @@ impl Plot<'_> {
             HEIGHT - 7.0,
             escape(&self.along)
         );
-        if let Some((name, value)) = &self.floor {
+        for (index, (name, value)) in self.floors.iter().enumerate() {
             let at = py(*value);
+            // The names of two that are close keep apart: the higher's is above its line.
+            let above = self.floors.len() > 1 && index == 0 || at > HEIGHT - BOTTOM - 14.0;
             out += &format!(
                 r#"<path class="floor" d="M{LEFT} {at:.1}H{:.1}"/><text class="floor-name" x="{:.1}" y="{:.1}">{}</text>"#,
                 WIDTH - RIGHT,
                 WIDTH - RIGHT - 2.0,
-                if at > HEIGHT - BOTTOM - 14.0 { at - 4.0 } else { at + 12.0 },
+                if above { at - 4.0 } else { at + 12.0 },
                 escape(name)
             );
         }

@@ -71,7 +71,7 @@ pub struct FabeoInstance {
     master: Master,
     attributes: usize,
     grant: Scope,
-    scope: Scope,
+    target: Target,
     key: UserKey,
     encapsulation: Vec<u8>,
     sealed: Vec<u8>,
@@ -81,7 +81,7 @@ pub struct FabeoInstance {
 
 impl FabeoInstance {
     fn new(suite: SuiteId, prefix: &str, attributes: usize) -> Self {
-        let (grant, scope) = scopes(suite, prefix, attributes).expect("names as policies take them");
+        let (grant, target) = sides(suite, prefix, attributes).expect("names as policies take them");
         let suite = suite.suite();
         let (params, master) = suite.setup(&coins(0));
         let key = suite.keygen(&master, EPOCH, &grant, &coins(1)).expect("a grant of this suite");
@@ -91,7 +91,7 @@ impl FabeoInstance {
             master,
             attributes,
             grant,
-            scope,
+            target,
             key,
             encapsulation: Vec::new(),
             sealed: Vec::new(),
@@ -110,20 +110,30 @@ impl FabeoInstance {
 
     fn encapsulated(&mut self) -> Secret32 {
         let coins = self.coins();
-        let made = self.suite.encapsulate(&self.params, &self.scope, b"", &coins);
+        let made = self.suite.encapsulate(&self.params, &self.scope(), b"", &coins);
         let (encapsulation, secret) = made.expect("parameters of this suite");
         self.encapsulation = encapsulation;
         secret
     }
 
-    fn decapsulated(&self) -> Option<Secret32> {
-        self.suite.decapsulate(&self.params, &self.key, &self.scope, b"", &self.encapsulation).ok()
+    /// The formula, or the labels, of the target: made anew each time, as a header that is sealed or opened does.
+    fn scope(&self) -> Scope {
+        self.target.scope(&Versions::default(), EPOCH)
+    }
+
+    fn decapsulated(&self, key: &UserKey) -> Option<Secret32> {
+        self.suite.decapsulate(&self.params, key, &self.scope(), b"", &self.encapsulation).ok()
+    }
+
+    /// Decapsulates with a key that is still bytes, and keeps nothing of it; whether there was a secret.
+    pub fn decapsulate_with(&self, key: &[u8]) -> bool {
+        UserKey::decode(key).is_ok_and(|key| self.decapsulated(&key).is_some())
     }
 
     /// Turns to other labels of the same number; key and encapsulation stay what they were until made anew.
     pub fn relabel(&mut self, prefix: &str) {
-        let scopes = scopes(self.params.suite(), prefix, self.attributes);
-        (self.grant, self.scope) = scopes.expect("names as policies take them");
+        let sides = sides(self.params.suite(), prefix, self.attributes);
+        (self.grant, self.target) = sides.expect("names as policies take them");
     }
 
     /// What another process needs to decapsulate: parameters, key and encapsulation.
@@ -139,14 +149,14 @@ impl FabeoInstance {
         [params, key, encapsulation]: [Vec<u8>; 3],
     ) -> Option<Self> {
         let params = Params::decode(&params).ok().filter(|params| params.suite() == suite)?;
-        let (grant, scope) = scopes(suite, prefix, attributes)?;
+        let (grant, target) = sides(suite, prefix, attributes)?;
         Some(Self {
             suite: suite.suite(),
             master: Master::new(&params, Secret32::new([0; 32])),
             params,
             attributes,
             grant,
-            scope,
+            target,
             key: UserKey::decode(&key).ok()?,
             encapsulation,
             sealed: Vec::new(),
@@ -163,13 +173,13 @@ impl FabeoInstance {
 
 /// The policy `{prefix}1 and … and {prefix}n` with the epoch's label, and what satisfies it: what a key is made for,
 /// and what is encapsulated under.
-fn scopes(suite: SuiteId, prefix: &str, attributes: usize) -> Option<(Scope, Scope)> {
+fn sides(suite: SuiteId, prefix: &str, attributes: usize) -> Option<(Scope, Target)> {
     let (policy, labels) = targets(prefix, attributes)?;
-    let [policy, labels] = [policy, labels].map(|target| target.scope(&Versions::default(), EPOCH));
-    Some(match suite {
+    let (grant, target) = match suite {
         SuiteId::FabeoKp => (policy, labels),
         _ => (labels, policy),
-    })
+    };
+    Some((grant.scope(&Versions::default(), EPOCH), target))
 }
 
 /// The policy `{prefix}1 and … and {prefix}n`, and all of its attributes.
@@ -206,7 +216,7 @@ impl Instance for FabeoInstance {
     }
 
     fn decapsulate(&mut self) -> bool {
-        self.decapsulated().is_some()
+        self.decapsulated(&self.key).is_some()
     }
 
     fn seal(&mut self) {
@@ -218,7 +228,7 @@ impl Instance for FabeoInstance {
     }
 
     fn open(&mut self) -> bool {
-        let Some(secret) = self.decapsulated() else { return false };
+        let Some(secret) = self.decapsulated(&self.key) else { return false };
         let plain = AeadKey::new(secret.expose()).open(NONCE, &self.encapsulation, &self.sealed);
         plain.is_some_and(|plain| plain == self.payload)
     }

@@ -300,8 +300,11 @@ fn overview(figures: &[&Figure]) -> String {
             escape(name)
         );
         for (measure, unit) in COLUMNS {
-            let text =
-                cell(name, measure, unit).map_or("not told".to_owned(), |f| amount(f.spread.p50, unit));
+            let text = cell(name, measure, unit).map_or("not told".to_owned(), |f| {
+                let few = unit == "ms" && f.spread.count < ROUNDS_FEW;
+                let count = if few { format!(" (n = {})", f.spread.count) } else { String::new() };
+                amount(f.spread.p50, unit) + &count
+            });
             _ = write!(out, "<td class=\"n\">{}</td>", escape(&text));
         }
         out += "</tr>";

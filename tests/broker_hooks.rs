@@ -62,7 +62,7 @@ impl Hook for Rules {
             "changed" => {
                 publication.set_payload(Bytes::from_static(b"new"));
                 publication.user_properties_mut().push(("checked".into(), "yes".into()));
-                publication.set_attachment(Arc::new(42u32));
+                publication.set_attachment(Arc::new(42u32), None);
             }
             _ => {}
         }

@@ -1,6 +1,6 @@
 //! What an operator may set, with the defaults.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 /// How a broker behaves. `Config::default()` is a sensible broker without hooks.
 #[derive(Debug, Clone)]
@@ -12,6 +12,8 @@ pub struct Config {
     pub default_verdict: DefaultVerdict,
     /// What fans messages out.
     pub engine: EngineKind,
+    /// Directory for what outlives the process; without one, everything is forgotten at its end.
+    pub data: Option<PathBuf>,
 }
 
 impl Default for Config {
@@ -20,6 +22,7 @@ impl Default for Config {
             limits: Limits::default(),
             default_verdict: DefaultVerdict::Allow,
             engine: EngineKind::Rumqttd,
+            data: None,
         }
     }
 }
@@ -90,6 +93,13 @@ pub struct Limits {
     /// Longest time that a session outlives its connection; also what 3.1.1 clients without clean session get. `None`
     /// keeps them for ever.
     pub session_expiry_max: Option<Duration>,
+}
+
+impl Limits {
+    /// No bound on what is kept: for what was taken before.
+    pub(crate) fn unbounded() -> Self {
+        Self { retained_messages_max: usize::MAX, retained_bytes_max: usize::MAX, ..Self::default() }
+    }
 }
 
 impl Default for Limits {

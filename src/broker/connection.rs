@@ -16,7 +16,7 @@ use super::{
     fanout::Routed,
     hook::{Client, Disconnection},
     outbound::Outbound,
-    session::{Control, Ending, Session, outgoing::Sending},
+    session::{Control, Ending, Kept, Session, outgoing::Sending},
     transport::{OUT_BYTES_HIGH, Stream, Transport},
 };
 use crate::mqtt::{Disconnect, DisconnectProperties, Limits, Packet, ReasonCode, Text, Version};
@@ -216,6 +216,9 @@ impl<S: Stream> Connection<S> {
         {
             engine.room().await;
         }
+        if self.core.store.is_full() {
+            self.core.store.room().await;
+        }
         Ok(())
     }
 
@@ -246,7 +249,14 @@ impl<S: Stream> Connection<S> {
                     self.outbound.trim(&mut ack);
                     self.transport.queue(&ack, self.client.version);
                 }
+                for mut answer in link.answers.drain(..) {
+                    self.outbound.trim(&mut answer);
+                    self.transport.queue(&answer, self.client.version);
+                }
                 state.outgoing.take(link.inflight_max, BATCH_MAX, &mut self.sending);
+                if state.kept == Kept::Whole && !self.sending.is_empty() {
+                    self.core.store.put_sent(self.session.key, state.outgoing.last_sent());
+                }
             }
             if self.sending.is_empty() {
                 return;
@@ -259,7 +269,10 @@ impl<S: Stream> Connection<S> {
             if !unsent.is_empty() {
                 let mut state = self.session.lock();
                 if state.link_of(self.client.connection).is_some() {
-                    unsent.into_iter().for_each(|packet_id| state.outgoing.forget(packet_id));
+                    for packet_id in unsent {
+                        let seq = state.outgoing.forget(packet_id);
+                        self.session.forget_row(&state, seq, &self.core.store);
+                    }
                 }
             }
         }
@@ -312,7 +325,8 @@ impl<S: Stream> Connection<S> {
             // Taken over or discarded, which sets the order first.
             return self.control.kicked().is_some();
         };
-        let has_work = link.acks.has_work() || state.outgoing.has_work(link.inflight_max);
+        let answers = link.acks.has_work() || !link.answers.is_empty();
+        let has_work = answers || state.outgoing.has_work(link.inflight_max);
         if has_work && self.transport.out.len() < OUT_BYTES_HIGH {
             return true;
         }

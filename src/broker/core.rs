@@ -13,13 +13,14 @@ use parking_lot::{Mutex, RwLock};
 
 use super::{
     clock::Clock,
-    config::Config,
+    config::{Config, Limits},
     engine::Engine,
     fanout::{self, AckToken, Routed},
     hook::{Client, Denial, Hooks},
     message::{Message, Origin, Publication},
-    retained::Retained,
-    session::{Aftermath, Control, Ending, Link, PendingWill, Session, Subscribed, outgoing::Queued},
+    retained::{Kind, Retained},
+    session::{Aftermath, Control, Ending, Kept, Link, PendingWill, Session, Subscribed, outgoing::Queued},
+    store::{Restored, Store},
     timers::Timers,
     trie::{Targets, Trie},
 };
@@ -31,6 +32,7 @@ pub(crate) struct Core {
     pub(crate) clock: Clock,
     pub(crate) timers: Timers,
     pub(crate) engine: OnceLock<Box<dyn Engine>>,
+    pub(crate) store: Store,
     pub(crate) connections: AtomicUsize,
     /// Raised by every revocation, so that a CONNECT under way asks its hooks again.
     pub(crate) revocations: AtomicU64,
@@ -60,13 +62,14 @@ pub(crate) struct RouteCache(HashMap<Text, (u64, Arc<Targets>)>);
 const ROUTES_MAX: usize = 32;
 
 impl Core {
-    pub(crate) fn new(config: Config, hooks: Hooks) -> Self {
+    pub(crate) fn new(config: Config, hooks: Hooks, store: Store) -> Self {
         Self {
             config,
             hooks,
             clock: Clock::new(),
             timers: Timers::default(),
             engine: OnceLock::new(),
+            store,
             connections: AtomicUsize::new(0),
             revocations: AtomicU64::new(0),
             next_connection: AtomicU64::new(1),
@@ -103,12 +106,33 @@ impl Core {
         let message = publication.accept().map_err(|_| {
             Denial::new(ReasonCode::ImplementationSpecificError, "a hook made a property that does not fit")
         })?;
-        if message.retain && !self.retained.write().set(&message, &self.config.limits) {
+        let targets = self.targets(&message.topic, routes);
+        if self.store.is_failing()
+            && (message.retain || (message.qos != QoS::AtMostOnce && targets.any_kept()))
+        {
+            return Err(Denial::new(ReasonCode::QuotaExceeded, "the broker cannot store it now"));
+        }
+        if message.retain {
+            self.retain(&message)?;
+        }
+        Ok((message, targets))
+    }
+
+    /// Keeps a message as the newest of its topic, or forgets that one if the payload is empty.
+    fn retain(&self, message: &Arc<Message>) -> Result<(), Denial> {
+        let mut retained = self.retained.write();
+        let (before, after) = retained.set(message, &self.config.limits);
+        // Under the lock, so that the last one here is the last one there.
+        match after {
+            Kind::Kept => self.store.put_retained(message),
+            Kind::Gone | Kind::NoRoom if before => self.store.remove_retained(&message.topic),
+            Kind::Gone | Kind::NoRoom => {}
+        }
+        if matches!(after, Kind::NoRoom) {
             tracing::warn!("no room for a retained message");
             return Err(Denial::new(ReasonCode::QuotaExceeded, "no room for retained messages"));
         }
-        let targets = self.targets(&message.topic, routes);
-        Ok((message, targets))
+        Ok(())
     }
 
     fn targets(&self, topic: &Text, routes: &mut RouteCache) -> Arc<Targets> {
@@ -130,7 +154,7 @@ impl Core {
     pub(crate) fn submit(&self, batch: Vec<Routed>) {
         match self.engine.get() {
             Some(engine) => engine.submit(batch),
-            None => fanout::fan_out(batch, &self.config.limits),
+            None => fanout::fan_out(batch, &self.config.limits, &self.store),
         }
     }
 
@@ -169,6 +193,9 @@ impl Core {
             // Under the session's lock, so that an end of the session removes it.
             self.trie.write().insert(plain, group, session, subscribed);
             self.trie_version.fetch_add(1, Ordering::Release);
+            if state.kept == Kept::Whole {
+                self.store.put_subscription(session.key, filter, subscribed);
+            }
             state.subscriptions.insert(filter.detached(), subscribed).is_none()
         };
         let wanted = match subscribed.options.retain_handling {
@@ -191,6 +218,7 @@ impl Core {
             .into_iter()
             .filter(|message| !(subscribed.options.no_local && own(message)))
             .map(|message| Queued {
+                seq: 0,
                 qos: message.qos.min(subscribed.options.qos),
                 message,
                 retain: true,
@@ -198,7 +226,21 @@ impl Core {
                 ids: ids.clone(),
             })
             .collect();
-        session.lock().outgoing.offer_retained(set, &self.config.limits);
+        let mut state = session.lock();
+        let whole = state.kept == Kept::Whole;
+        let mut last = None;
+        state.outgoing.offer_retained(set, &self.config.limits, |queued| {
+            if whole && queued.qos != QoS::AtMostOnce {
+                self.store.put_queued(session.key, queued, false);
+                last = Some(queued.seq);
+            }
+        });
+        drop(state);
+        if let Some(seq) = last {
+            let mut wakers = Vec::new();
+            session.send_when_kept(seq, &self.store, &mut wakers);
+            wakers.into_iter().for_each(std::task::Waker::wake);
+        }
     }
 
     /// Removes a subscription; whether there was one.
@@ -206,6 +248,9 @@ impl Core {
         let mut state = session.lock();
         if state.subscriptions.remove(filter).is_none() {
             return false;
+        }
+        if state.kept == Kept::Whole {
+            self.store.remove_subscription(session.key, filter);
         }
         let (group, plain) = split(filter);
         self.trie.write().remove(plain, group, session.key);
@@ -218,8 +263,14 @@ impl Core {
     /// Finds or makes the session of a client that was let in. The flag says whether a stored one goes on.
     pub(crate) fn attach(&self, attaching: Attaching) -> Result<(Arc<Session>, bool), Denial> {
         let Attaching { client, control, clean_start, expiry, inflight_max, will } = attaching;
-        let link =
-            Link { client: client.clone(), control, acks: Default::default(), inflight_max, waker: None };
+        let link = Link {
+            client: client.clone(),
+            control,
+            acks: Default::default(),
+            answers: Vec::new(),
+            inflight_max,
+            waker: None,
+        };
         let now = self.clock.now();
         let mut settle = None;
         let attached = {
@@ -252,13 +303,22 @@ impl Core {
             });
             match resumed {
                 Some(session) => {
-                    session.lock().attach(link, expiry, will);
+                    let mut state = session.lock();
+                    state.attach(link, expiry, will);
+                    session.note(&state, &self.store);
+                    drop(state);
                     (session, true)
                 }
                 None => {
                     let session =
                         Arc::new(Session::new(client.client_id.detached(), client.identity.clone()));
-                    session.lock().attach(link, expiry, will);
+                    let mut state = session.lock();
+                    if self.store.is_there() {
+                        state.keep(expiry != Some(Duration::ZERO), will.is_some());
+                    }
+                    state.attach(link, expiry, will);
+                    session.note(&state, &self.store);
+                    drop(state);
                     sessions.insert(session.client_id.clone(), session.clone());
                     (session, false)
                 }
@@ -313,6 +373,13 @@ impl Core {
         if let Some(will) = aftermath.will {
             self.publish_will(will, session.key);
         }
+        // After the will: killed in between, the broker publishes it twice rather than never.
+        let state = session.lock();
+        if !aftermath.ended {
+            session.note(&state, &self.store);
+        } else if state.kept != Kept::Not {
+            self.store.end_session(session.key);
+        }
     }
 
     /// All sessions, connected or stored.
@@ -343,7 +410,46 @@ impl Core {
 
     /// Forgets retained messages that have expired.
     pub(crate) fn sweep(&self) {
-        self.retained.write().sweep(self.clock.now());
+        let mut retained = self.retained.write();
+        retained.sweep(self.clock.now()).iter().for_each(|topic| self.store.remove_retained(topic));
+    }
+
+    /// Puts what was read from the store in its place, before anybody connects.
+    pub(crate) fn adopt(self: &Arc<Self>, restored: Restored) {
+        let now = self.clock.now();
+        {
+            let mut retained = self.retained.write();
+            for message in restored.retained {
+                // It was taken once: limits that were lowered since do not throw it away.
+                retained.set(&message, &Limits::unbounded());
+            }
+        }
+        for session in restored.sessions {
+            {
+                let mut trie = self.trie.write();
+                for (filter, subscribed) in &session.lock().subscriptions {
+                    let (group, plain) = split(filter);
+                    trie.insert(plain, group, &session, *subscribed);
+                }
+            }
+            self.sessions.lock().insert(session.client_id.clone(), session.clone());
+            // Who was connected lost the connection with the process before.
+            let aftermath = {
+                let mut state = session.lock();
+                let away =
+                    state.expires_at.is_some() || state.will.as_ref().is_some_and(|w| w.due_at.is_some());
+                if away { state.look_again(now) } else { state.detach(now, Ending { discard_will: false }) }
+            };
+            self.settle(&session, aftermath);
+        }
+        self.trie_version.fetch_add(1, Ordering::Release);
+    }
+}
+
+/// What is in memory is being taken down, and the store must not follow.
+impl Drop for Core {
+    fn drop(&mut self) {
+        self.store.close();
     }
 }
 

@@ -1,14 +1,15 @@
 //! From one accepted message to the queues of those who get it.
 
-use std::sync::Arc;
+use std::{sync::Arc, task::Waker};
 
 use super::{
     config::Limits,
     message::Message,
     session::{Session, outgoing::Queued},
+    store::Store,
     trie::{Grant, Targets},
 };
-use crate::mqtt::ReasonCode;
+use crate::mqtt::{QoS, ReasonCode};
 
 /// An accepted message with everybody who gets it.
 #[derive(Debug)]
@@ -17,8 +18,15 @@ pub(crate) struct Routed {
     pub(crate) targets: Arc<Targets>,
     /// Session that published it, for no local; 0 for none.
     pub(crate) from: u64,
-    /// Acknowledged once it is in the queues.
+    /// Acknowledged once it is in the queues, and on disk if it is kept.
     pub(crate) ack: Option<AckToken>,
+}
+
+impl Routed {
+    /// Whether it is a retained message, which is kept also if nobody subscribes.
+    fn is_kept(&self) -> bool {
+        self.message.retain()
+    }
 }
 
 /// An acknowledgement that waits for a message to reach its receivers' queues.
@@ -27,13 +35,42 @@ pub(crate) struct AckToken {
     pub(crate) session: Arc<Session>,
     pub(crate) connection: u64,
     pub(crate) number: u64,
+    pub(crate) qos: QoS,
+    pub(crate) packet_id: u16,
+}
+
+impl AckToken {
+    /// Completes it, with `reason`, once all that was noted until now is on disk.
+    pub(crate) fn complete_when_kept(self, store: &Store, reason: ReasonCode, wakers: &mut Vec<Waker>) {
+        let row = store.clone();
+        store.after(wakers, move |kept, wakers| match kept {
+            true => self.complete(reason, wakers),
+            false => self.session.refuse_ack(&self, &row, wakers),
+        });
+    }
+
+    /// That a QoS 2 message was taken goes to the disk with the message: if either were there alone, the publisher that
+    /// sends it again would be believed when it should not, or not when it should.
+    pub(crate) fn note_received(&self, store: &Store) {
+        if self.qos == QoS::ExactlyOnce && self.session.is_kept() {
+            store.put_received(self.session.key, self.packet_id);
+        }
+    }
+
+    fn complete(&self, reason: ReasonCode, wakers: &mut Vec<Waker>) {
+        self.session.complete_ack(self.connection, self.number, reason, wakers);
+    }
 }
 
 /// Puts a batch into the queues, completes acknowledgements, then wakes whom it concerns: each once for the batch.
-pub(crate) fn fan_out(batch: Vec<Routed>, limits: &Limits) {
+pub(crate) fn fan_out(batch: Vec<Routed>, limits: &Limits, store: &Store) {
     let mut wakers = Vec::new();
-    for Routed { message, targets, from, ack } in batch {
+    for routed in batch {
+        let mut kept = store.is_there() && routed.is_kept();
+        let together = store.together();
+        let Routed { message, targets, from, ack } = routed;
         let queued = |grant: &Grant| Queued {
+            seq: 0,
             message: message.clone(),
             qos: message.qos.min(grant.qos_max),
             retain: grant.retain_as_published && message.retain,
@@ -43,16 +80,22 @@ pub(crate) fn fan_out(batch: Vec<Routed>, limits: &Limits) {
         for target in &targets.each {
             let grant = if target.session.key == from { target.own.as_ref() } else { Some(&target.grant) };
             if let Some(grant) = grant {
-                target.session.push(queued(grant), limits, &mut wakers);
+                kept |= target.session.push(queued(grant), limits, store, &mut wakers);
             }
         }
         for group in &targets.groups {
             if let Some((session, grant)) = group.next() {
-                session.push(queued(&grant), limits, &mut wakers);
+                kept |= session.push(queued(&grant), limits, store, &mut wakers);
             }
         }
-        if let Some(ack) = ack {
-            ack.session.complete_ack(ack.connection, ack.number, ReasonCode::Success, &mut wakers);
+        if let Some(ack) = &ack {
+            ack.note_received(store);
+        }
+        drop(together);
+        match ack {
+            Some(ack) if kept => ack.complete_when_kept(store, ReasonCode::Success, &mut wakers),
+            Some(ack) => ack.complete(ReasonCode::Success, &mut wakers),
+            None => {}
         }
     }
     wakers.into_iter().for_each(std::task::Waker::wake);

@@ -11,7 +11,7 @@ use super::{
     message::{Message, Publication},
     transport::Stream,
 };
-use crate::mqtt::{PublishProperties, QoS, ReasonCode, Text, WireProperties, topic_is_valid};
+use crate::mqtt::{PublishProperties, QoS, ReasonCode, Text, topic_is_valid};
 
 /// Whom an order is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,17 +74,7 @@ impl BrokerHandle {
         properties.topic_alias = None;
         properties.subscription_ids.clear();
         let expires_at = super::message::expiry(&mut properties, || self.core.clock.now());
-        let message = Message {
-            topic,
-            payload,
-            qos,
-            retain,
-            properties,
-            wire: WireProperties::default(),
-            expires_at,
-            publisher: None,
-            attachment: None,
-        };
+        let message = Message { properties, expires_at, ..Message::new(topic, payload, qos, retain) };
         self.core.publish_internal(Publication::internal(message))
     }
 

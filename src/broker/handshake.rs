@@ -21,7 +21,7 @@ use super::{
 };
 use crate::mqtt::{
     self, Connack, ConnackProperties, Connect, DecodeError, Packet, PublishProperties, ReasonCode,
-    SharedFilter, Text, Version, Will, WireProperties,
+    SharedFilter, Text, Version, Will,
 };
 
 /// Who is at the other end of a stream.
@@ -238,10 +238,6 @@ fn will_publication(will: &Will, client: &Arc<Client>) -> Publication {
     let properties = will.properties.clone();
     Publication {
         message: Message {
-            topic: will.topic.clone(),
-            payload: will.payload.clone(),
-            qos: will.qos,
-            retain: will.retain,
             properties: PublishProperties {
                 payload_is_text: properties.payload_is_text,
                 content_type: properties.content_type,
@@ -250,10 +246,8 @@ fn will_publication(will: &Will, client: &Arc<Client>) -> Publication {
                 user: properties.user,
                 ..PublishProperties::default()
             },
-            wire: WireProperties::default(),
-            expires_at: None,
             publisher: Some(client.clone()),
-            attachment: None,
+            ..Message::new(will.topic.clone(), will.payload.clone(), will.qos, will.retain)
         },
         origin: Origin::WillAtConnect,
     }

@@ -142,6 +142,16 @@ impl std::fmt::Debug for Client {
     }
 }
 
+/// A client of a session from before a restart, of which a will is still to be published.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct Returning<'a> {
+    /// Client id.
+    pub client_id: &'a Text,
+    /// Who it was, as a hook found out.
+    pub identity: Option<&'a Text>,
+}
+
 /// One filter of a SUBSCRIBE.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -226,6 +236,18 @@ pub trait Hook: Send + Sync + 'static {
     /// What [`Hook::deliver`] let through was not written to `client` after all: too large for it.
     fn undelivered(&self, client: &Client, message: &Message) {}
 
+    /// The broker starts, and a message from before has the keepsake that a publish hook left with it: what was
+    /// attached, made anew. See [`Publication::set_attachment`].
+    fn recall(&self, message: &Message, keepsake: &Bytes) -> Option<Attachment> {
+        None
+    }
+
+    /// The broker starts, and the will of a client from before is still to be published: what the connect hook would
+    /// find in [`Client::attachment`].
+    fn revive(&self, client: &Returning<'_>) -> Option<Attachment> {
+        None
+    }
+
     /// A connection that was let in has ended. Called exactly once for each.
     fn disconnect(&self, client: &Client, end: Disconnection) {}
 }
@@ -295,6 +317,14 @@ impl Hooks {
         for hook in self.hooks.iter() {
             hook.undelivered(client, message);
         }
+    }
+
+    pub(crate) fn recall(&self, message: &Message, keepsake: &Bytes) -> Option<Attachment> {
+        self.hooks.iter().find_map(|hook| hook.recall(message, keepsake))
+    }
+
+    pub(crate) fn revive(&self, client: &Returning<'_>) -> Option<Attachment> {
+        self.hooks.iter().find_map(|hook| hook.revive(client))
     }
 
     pub(crate) fn disconnect(&self, client: &Client, end: Disconnection) {

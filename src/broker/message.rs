@@ -1,10 +1,14 @@
 //! A message on its way through the broker.
 
-use std::{any::Any, fmt, sync::Arc};
+use std::{
+    any::Any,
+    fmt,
+    sync::{Arc, OnceLock},
+};
 
 use bytes::Bytes;
 
-use super::{Timestamp, hook::Client};
+use super::{Timestamp, hook::Client, store::StoredMessage};
 use crate::mqtt::{Publish, PublishProperties, QoS, Text, UserProperties, WireProperties};
 
 /// Something a publish hook leaves with a message for a deliver hook to find. It lives as long as any queued or
@@ -12,7 +16,6 @@ use crate::mqtt::{Publish, PublishProperties, QoS, Text, UserProperties, WirePro
 pub type Attachment = Arc<dyn Any + Send + Sync>;
 
 /// A message that was accepted. Shared by all who get it; never changed again.
-#[derive(Clone)]
 pub struct Message {
     pub(crate) topic: Text,
     pub(crate) payload: Bytes,
@@ -24,9 +27,37 @@ pub struct Message {
     pub(crate) expires_at: Option<Timestamp>,
     pub(crate) publisher: Option<Arc<Client>>,
     pub(crate) attachment: Option<Attachment>,
+    /// What a hook needs to make the attachment again after a restart.
+    pub(crate) keepsake: Option<Bytes>,
+    /// Where it is in the store, once it is there.
+    pub(crate) stored: OnceLock<StoredMessage>,
 }
 
 impl Message {
+    /// One that hooks and properties have not touched yet.
+    pub(crate) fn new(topic: Text, payload: Bytes, qos: QoS, retain: bool) -> Self {
+        Self {
+            topic,
+            payload,
+            qos,
+            retain,
+            properties: PublishProperties::default(),
+            wire: WireProperties::default(),
+            expires_at: None,
+            publisher: None,
+            attachment: None,
+            keepsake: None,
+            stored: OnceLock::new(),
+        }
+    }
+
+    /// One from the store; `None` if its properties do not fit the wire format.
+    pub(crate) fn restored(publish: Publish, expires_at: Option<Timestamp>) -> Option<Self> {
+        let Publish { topic, payload, qos, retain, properties, .. } = publish;
+        let wire = WireProperties::new(&properties).ok()?;
+        Some(Self { properties, wire, expires_at, ..Self::new(topic, payload, qos, retain) })
+    }
+
     /// Topic, valid and with its alias resolved.
     pub fn topic(&self) -> &Text {
         &self.topic
@@ -70,24 +101,6 @@ impl Message {
     /// What it counts for in a queue's limit of bytes.
     pub(crate) fn queue_bytes(&self) -> usize {
         self.topic.len() + self.payload.len() + MESSAGE_OVERHEAD_BYTES
-    }
-}
-
-#[cfg(test)]
-impl Message {
-    /// One from inside, without properties.
-    pub(crate) fn internal(topic: Text, payload: Bytes) -> Self {
-        Self {
-            topic,
-            payload,
-            qos: QoS::AtMostOnce,
-            retain: false,
-            properties: PublishProperties::default(),
-            wire: WireProperties::default(),
-            expires_at: None,
-            publisher: None,
-            attachment: None,
-        }
     }
 }
 
@@ -145,9 +158,11 @@ impl Publication {
         &mut self.message.properties.user
     }
 
-    /// Attaches something for deliver hooks, in place of what an earlier hook attached.
-    pub fn set_attachment(&mut self, attachment: Attachment) {
+    /// Attaches something for deliver hooks, in place of what an earlier hook attached. If the message outlives the
+    /// process, `keepsake` is kept with it, and [`Hook::recall`](super::Hook::recall) makes the attachment from it again.
+    pub fn set_attachment(&mut self, attachment: Attachment, keepsake: Option<Bytes>) {
         self.message.attachment = Some(attachment);
+        self.message.keepsake = keepsake;
     }
 
     /// One that hooks have nothing to do with.
@@ -163,18 +178,9 @@ impl Publication {
         let mut properties = publish.properties;
         properties.topic_alias = None;
         let expires_at = expiry(&mut properties, now);
+        let message = Message::new(publish.topic, publish.payload, publish.qos, publish.retain);
         Self {
-            message: Message {
-                topic: publish.topic,
-                payload: publish.payload,
-                qos: publish.qos,
-                retain: publish.retain,
-                properties,
-                wire: WireProperties::default(),
-                expires_at,
-                publisher: Some(publisher.clone()),
-                attachment: None,
-            },
+            message: Message { properties, expires_at, publisher: Some(publisher.clone()), ..message },
             origin: Origin::Publish,
         }
     }

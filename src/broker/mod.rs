@@ -19,6 +19,7 @@ mod packets;
 mod retained;
 mod server;
 mod session;
+mod store;
 mod timers;
 mod transport;
 mod trie;
@@ -28,8 +29,9 @@ pub use config::{Config, DefaultVerdict, EngineKind, Limits};
 pub use handle::{BrokerHandle, NewMessage, Stored, Whom};
 pub use hook::{
     Admission, Client, ConnectRequest, ConnectVerdict, DeliverVerdict, Denial, Disconnection, Hook,
-    HookFuture, SubscribeRequest, Verdict,
+    HookFuture, Returning, SubscribeRequest, Verdict,
 };
 pub use listener::TlsSettings;
 pub use message::{Attachment, Delivery, Message, Origin, Publication};
 pub use server::{Broker, BrokerError};
+pub use store::StoreError;

@@ -1,12 +1,17 @@
 //! What each packet of a client does (chapter 3), once it is let in.
 
+use std::task::Waker;
+
 use super::{
     connection::{Close, Connection},
     core::granted,
     fanout::{AckToken, Routed},
     hook::{Denial, SubscribeRequest},
     message::Publication,
-    session::Subscribed,
+    session::{
+        Kept, SessionState, Subscribed,
+        outgoing::{Outgoing, Queued, Recorded},
+    },
     transport::Stream,
 };
 use crate::mqtt::{
@@ -19,9 +24,7 @@ impl<S: Stream> Connection<S> {
         match packet {
             Packet::Publish(publish) => self.on_publish(publish),
             Packet::Puback(ack) => {
-                self.on_own_session(|state| {
-                    state.outgoing.puback(ack.packet_id);
-                });
+                self.on_delivered(|outgoing| outgoing.puback(ack.packet_id));
                 Ok(())
             }
             Packet::Pubrec(ack) => {
@@ -33,9 +36,7 @@ impl<S: Stream> Connection<S> {
                 Ok(())
             }
             Packet::Pubcomp(ack) => {
-                self.on_own_session(|state| {
-                    state.outgoing.pubcomp(ack.packet_id);
-                });
+                self.on_delivered(|outgoing| outgoing.pubcomp(ack.packet_id));
                 Ok(())
             }
             Packet::Subscribe(subscribe) => self.on_subscribe(subscribe),
@@ -64,9 +65,32 @@ impl<S: Stream> Connection<S> {
     }
 
     /// Runs on the session's state unless another connection has taken it over.
-    fn on_own_session<T: Default>(&self, act: impl FnOnce(&mut super::session::SessionState) -> T) -> T {
+    fn on_own_session<T: Default>(&self, act: impl FnOnce(&mut SessionState) -> T) -> T {
         let mut state = self.session.lock();
         if state.link_of(self.client.connection).is_none() { T::default() } else { act(&mut state) }
+    }
+
+    /// A delivery may be over.
+    fn on_delivered(&self, act: impl FnOnce(&mut Outgoing) -> Option<u64>) {
+        self.on_own_session(|state| {
+            let seq = act(&mut state.outgoing);
+            self.session.forget_row(state, seq, &self.core.store);
+        });
+    }
+
+    /// Writes a packet now or, if the session is kept, once all that was noted until now is on disk. If it cannot be,
+    /// the connection ends, and the client comes back for it.
+    fn send_when_kept(&mut self, packet: Packet) {
+        if !self.session.is_kept() {
+            return self.send(packet);
+        }
+        let (session, connection) = (self.session.clone(), self.client.connection);
+        let mut wakers = Vec::new();
+        self.core.store.after(&mut wakers, move |kept, wakers| match kept {
+            true => session.write(connection, packet, wakers),
+            false => session.cut(connection, ReasonCode::QuotaExceeded, "the broker cannot store it now"),
+        });
+        wakers.into_iter().for_each(Waker::wake);
     }
 
     fn on_publish(&mut self, mut publish: Publish) -> Result<(), Close> {
@@ -82,20 +106,34 @@ impl<S: Stream> Connection<S> {
         let publication = Publication::from_publish(publish, &self.client, || core.clock.now());
         match core.accept(publication, &self.client, &mut self.inbound.routes) {
             Ok((message, targets)) => {
+                let ack = |number| AckToken {
+                    session: self.session.clone(),
+                    connection: self.client.connection,
+                    number,
+                    qos,
+                    packet_id,
+                };
                 if targets.is_empty() {
-                    // Nobody listens: there is nothing to wait for.
                     let reason = match self.client.version {
                         Version::V3 => ReasonCode::Success,
                         Version::V5 => ReasonCode::NoMatchingSubscribers,
                     };
-                    self.complete_ack(number, reason, None);
+                    let ack = number.map(ack);
+                    if let Some(ack) = &ack {
+                        ack.note_received(&core.store);
+                    }
+                    match ack.filter(|_| message.retain()) {
+                        Some(ack) => {
+                            let mut wakers = Vec::new();
+                            ack.complete_when_kept(&core.store, reason, &mut wakers);
+                            wakers.into_iter().for_each(Waker::wake);
+                        }
+                        // Nobody listens: there is nothing to wait for.
+                        None => self.complete_ack(number, reason, None),
+                    }
                     return Ok(());
                 }
-                let ack = number.map(|number| AckToken {
-                    session: self.session.clone(),
-                    connection: self.client.connection,
-                    number,
-                });
+                let ack = number.map(ack);
                 self.inbound.batch.push(Routed { message, targets, from: self.session.key, ack });
                 Ok(())
             }
@@ -193,7 +231,7 @@ impl<S: Stream> Connection<S> {
         let text = Text::from(denial.text);
         if qos == QoS::ExactlyOnce {
             // A refused message is over: its identifier is free again.
-            self.on_own_session(|state| state.received.remove(&packet_id));
+            self.on_own_session(|state| self.release(state, packet_id));
         }
         if denial.disconnect || self.client.version == Version::V3 {
             return Err(Close::Broker(denial.reason, text));
@@ -209,24 +247,60 @@ impl<S: Stream> Connection<S> {
 
     fn on_pubrec(&mut self, ack: &Ack) {
         let refused = ack.reason.is_error();
-        let known = self.on_own_session(|state| state.outgoing.pubrec(ack.packet_id, refused));
-        if known && refused {
-            return;
-        }
-        let reason = match self.client.version {
-            Version::V5 if !known => ReasonCode::PacketIdentifierNotFound,
-            _ => ReasonCode::Success,
+        let recorded = self.on_own_session(|state| state.outgoing.pubrec(ack.packet_id, refused));
+        let reason = match recorded {
+            Recorded::Refused(seq) => return self.on_delivered(|_| Some(seq)),
+            Recorded::First(queued) => return self.release_when_kept(&queued),
+            Recorded::Unknown if self.client.version == Version::V5 => ReasonCode::PacketIdentifierNotFound,
+            Recorded::Unknown | Recorded::Again => ReasonCode::Success,
         };
         self.send(Packet::Pubrel(Ack::new(ack.packet_id, reason)));
     }
 
+    /// The client has a QoS 2 message: PUBREL, once that is on disk. A broker that forgot it would send the message
+    /// again, and the client that has let go of the identifier would take it for another.
+    fn release_when_kept(&mut self, queued: &Queued) {
+        let (session, connection, seq) = (self.session.clone(), self.client.connection, queued.seq);
+        let store = &self.core.store;
+        if self.session.is_kept() {
+            store.put_queued(session.key, queued, true);
+        }
+        let then = move |kept: bool, wakers: &mut Vec<Waker>| {
+            if !kept {
+                return session.cut(connection, ReasonCode::QuotaExceeded, "the broker cannot store it now");
+            }
+            let released = session.lock().outgoing.release(seq);
+            if let Some(packet_id) = released {
+                let packet = Packet::Pubrel(Ack::new(packet_id, ReasonCode::Success));
+                session.write(connection, packet, wakers);
+            }
+        };
+        let mut wakers = Vec::new();
+        match self.session.is_kept() {
+            true => store.after(&mut wakers, then),
+            false => then(true, &mut wakers),
+        }
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// PUBCOMP tells the client that it may use the identifier again, so it must not come back from the disk.
     fn on_pubrel(&mut self, ack: &Ack) {
-        let known = self.on_own_session(|state| state.received.remove(&ack.packet_id));
+        let known = self.on_own_session(|state| self.release(state, ack.packet_id));
         let reason = match self.client.version {
             Version::V5 if !known => ReasonCode::PacketIdentifierNotFound,
             _ => ReasonCode::Success,
         };
-        self.send(Packet::Pubcomp(Ack::new(ack.packet_id, reason)));
+        let packet = Packet::Pubcomp(Ack::new(ack.packet_id, reason));
+        if known { self.send_when_kept(packet) } else { self.send(packet) }
+    }
+
+    /// A QoS 2 message that was taken is over; whether it was.
+    fn release(&self, state: &mut SessionState, packet_id: u16) -> bool {
+        let known = state.received.remove(&packet_id);
+        if known && state.kept == Kept::Whole {
+            self.core.store.remove_received(self.session.key, packet_id);
+        }
+        known
     }
 
     fn on_subscribe(&mut self, subscribe: Subscribe) -> Result<(), Close> {
@@ -247,7 +321,7 @@ impl<S: Stream> Connection<S> {
             }
         }
         let properties = AckProperties { reason_string, ..AckProperties::default() };
-        self.send(Packet::Suback(Suback { packet_id: subscribe.packet_id, properties, reasons }));
+        self.send_when_kept(Packet::Suback(Suback { packet_id: subscribe.packet_id, properties, reasons }));
         Ok(())
     }
 
@@ -295,7 +369,11 @@ impl<S: Stream> Connection<S> {
             })
             .collect();
         let properties = AckProperties::default();
-        self.send(Packet::Unsuback(Unsuback { packet_id: unsubscribe.packet_id, properties, reasons }));
+        self.send_when_kept(Packet::Unsuback(Unsuback {
+            packet_id: unsubscribe.packet_id,
+            properties,
+            reasons,
+        }));
     }
 
     fn on_disconnect(&mut self, disconnect: &crate::mqtt::Disconnect) -> Close {

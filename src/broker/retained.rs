@@ -5,12 +5,24 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 
 use super::{Timestamp, config::Limits, message::Message};
+use crate::mqtt::Text;
 
 #[derive(Debug, Default)]
 struct Node {
     parent: usize,
     children: HashMap<Box<str>, usize>,
     message: Option<Arc<Message>>,
+}
+
+/// What there is for a topic after a message was offered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// The message.
+    Kept,
+    /// Nothing, as it was empty.
+    Gone,
+    /// Nothing, as there was no room.
+    NoRoom,
 }
 
 /// The retained messages of all topics.
@@ -32,16 +44,19 @@ impl Default for Retained {
 }
 
 impl Retained {
-    /// Keeps `message` for its topic, or forgets the topic's message if the payload is empty. `false` if there is no
-    /// room for it; then the topic's older message is forgotten all the same, as it is no longer the newest.
-    pub(crate) fn set(&mut self, message: &Arc<Message>, limits: &Limits) -> bool {
-        self.remove(&message.topic);
+    /// Keeps `message` for its topic, or forgets the topic's message if the payload is empty. Where there is no room for
+    /// it, the topic's older message is forgotten all the same, as it is no longer the newest. Gives whether there was
+    /// one before, and what there is now.
+    pub(crate) fn set(&mut self, message: &Arc<Message>, limits: &Limits) -> (bool, Kind) {
+        let before = self.remove(&message.topic);
         if message.payload.is_empty() {
-            return true;
+            return (before, Kind::Gone);
         }
         let bytes = message.queue_bytes();
-        if self.messages >= limits.retained_messages_max || self.bytes + bytes > limits.retained_bytes_max {
-            return false;
+        if self.messages >= limits.retained_messages_max
+            || self.bytes.saturating_add(bytes) > limits.retained_bytes_max
+        {
+            return (before, Kind::NoRoom);
         }
         let mut at = ROOT;
         for level in message.topic.levels() {
@@ -53,7 +68,7 @@ impl Retained {
         self.nodes[at].message = Some(message.clone());
         self.messages += 1;
         self.bytes += bytes;
-        true
+        (before, Kind::Kept)
     }
 
     fn add(&mut self, parent: usize, level: &str) -> usize {
@@ -66,20 +81,20 @@ impl Retained {
         child
     }
 
-    /// Forgets the message of a topic, and the nodes that it alone needed.
-    pub(crate) fn remove(&mut self, topic: &str) {
+    /// Forgets the message of a topic, and the nodes that it alone needed; whether there was one.
+    pub(crate) fn remove(&mut self, topic: &str) -> bool {
         let mut at = ROOT;
         for level in topic.split('/') {
-            let Some(child) = self.nodes[at].children.get(level) else { return };
+            let Some(child) = self.nodes[at].children.get(level) else { return false };
             at = *child;
         }
-        let Some(message) = self.nodes[at].message.take() else { return };
+        let Some(message) = self.nodes[at].message.take() else { return false };
         self.messages -= 1;
         self.bytes -= message.queue_bytes();
         for level in topic.rsplit('/') {
             let node = &self.nodes[at];
             if at == ROOT || node.message.is_some() || !node.children.is_empty() {
-                return;
+                break;
             }
             let parent = node.parent;
             self.nodes[at] = Node::default();
@@ -87,6 +102,7 @@ impl Retained {
             self.nodes[parent].children.remove(level);
             at = parent;
         }
+        true
     }
 
     /// The messages that a valid filter matches and that have not expired.
@@ -120,15 +136,18 @@ impl Retained {
         found
     }
 
-    /// Forgets what has expired.
-    pub(crate) fn sweep(&mut self, now: Timestamp) {
-        let expired: Vec<_> = self
+    /// Forgets what has expired, and gives the topics.
+    pub(crate) fn sweep(&mut self, now: Timestamp) -> Vec<Text> {
+        let expired: Vec<Text> = self
             .nodes
             .iter()
             .filter_map(|node| node.message.as_ref())
             .filter(|message| message.expires_at.is_some_and(|at| at <= now))
             .map(|message| message.topic.clone())
             .collect();
-        expired.iter().for_each(|topic| self.remove(topic));
+        for topic in &expired {
+            self.remove(topic);
+        }
+        expired
     }
 }

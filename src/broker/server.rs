@@ -12,6 +12,7 @@ use super::{
     handle::BrokerHandle,
     hook::{Hook, Hooks},
     listener::{self, TlsSettings},
+    store::{self, StoreError},
     timers,
 };
 use crate::mqtt::ReasonCode;
@@ -26,6 +27,9 @@ pub enum BrokerError {
     /// The embedded router did not come up.
     #[error("the engine does not start")]
     Engine(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// What outlived the last process cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 /// An MQTT broker. The caller binds the sockets and says when to stop.
@@ -47,14 +51,21 @@ pub struct Broker {
 impl Broker {
     /// Makes a broker with hooks, which are asked in this order. Must be called inside a tokio runtime.
     ///
+    /// What the directory [`Config::data`] holds is there again when this returns.
+    ///
     /// # Errors
-    /// The engine does not start.
+    /// The engine does not start, or the stored state cannot be used.
     pub fn new(config: Config, hooks: Vec<Box<dyn Hook>>) -> Result<Self, BrokerError> {
         let allow_by_default = config.default_verdict == DefaultVerdict::Allow;
         let kind = config.engine;
         let limits = config.limits.clone();
-        let core = Arc::new(Core::new(config, Hooks { hooks: hooks.into(), allow_by_default }));
-        let sink: Sink = Arc::new(move |batch| fanout::fan_out(batch, &limits));
+        let hooks = Hooks { hooks: hooks.into(), allow_by_default };
+        let (store, restored) = match &config.data {
+            Some(dir) => store::restore(store::open(dir)?, &hooks)?,
+            None => Default::default(),
+        };
+        let core = Arc::new(Core::new(config, hooks, store.clone()));
+        let sink: Sink = Arc::new(move |batch| fanout::fan_out(batch, &limits, &store));
         let engine: Box<dyn Engine> = match kind {
             EngineKind::Direct => Box::new(Direct::new(sink)),
             EngineKind::Rumqttd => {
@@ -62,6 +73,7 @@ impl Broker {
             }
         };
         let _ = core.engine.set(engine);
+        core.adopt(restored);
         Ok(Self { core, listeners: Vec::new() })
     }
 
@@ -100,5 +112,8 @@ impl Broker {
             }
         };
         let _ = tokio::time::timeout(grace, drained).await;
+        let store = self.core.store.clone();
+        // It waits for the disk.
+        let _ = tokio::task::spawn_blocking(move || store.close()).await;
     }
 }

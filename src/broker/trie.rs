@@ -26,6 +26,11 @@ impl Targets {
     pub(crate) fn is_empty(&self) -> bool {
         self.each.is_empty() && self.groups.is_empty()
     }
+
+    /// Whether it may have to be kept on disk for somebody.
+    pub(crate) fn any_kept(&self) -> bool {
+        self.each.iter().any(|target| target.session.is_kept()) || !self.groups.is_empty()
+    }
 }
 
 /// A session that gets the messages of one topic.

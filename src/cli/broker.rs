@@ -34,7 +34,8 @@ pub struct BrokerArgs {
     /// Where MQTT without TLS listens, for clients without a certificate; loopback only
     #[arg(long, value_name = "ADDRESS:PORT")]
     plain: Option<SocketAddr>,
-    /// An ordinary broker: no authority, no rules, whoever connects is let in. Needs `--plain`
+    /// An ordinary broker: no authority, no rules, whoever connects is let in. Needs `--plain`. Without `--data` it
+    /// forgets everything at its end
     #[arg(long, requires = "plain", conflicts_with_all = ["dir", "listen"])]
     open: bool,
     /// End when standard input does
@@ -57,7 +58,7 @@ pub async fn run(args: &BrokerArgs) -> Result<(), Failure> {
         }
     };
     if args.open {
-        let mut broker = start(Vec::new())?;
+        let mut broker = start(Vec::new(), args.site.data.as_ref().map(|data| data.join("state")))?;
         listen_plain(&mut broker, plain).await?;
         broker.run(stop).await;
         return Ok(());
@@ -69,7 +70,7 @@ pub async fn run(args: &BrokerArgs) -> Result<(), Failure> {
     let tls = TlsSettings::from(tls_config(&keyring)?);
     let view = View::new(keyring.clone(), smqtt_client::system_now);
     let hook = SecurePublish::new(view.clone(), plain.is_some());
-    let mut broker = start(vec![Box::new(hook)])?;
+    let mut broker = start(vec![Box::new(hook)], Some(dir.join("state")))?;
     broker.listen_tls(listener, tls.clone());
     print_line(format!("broker       mqtts://{address}"))?;
     listen_plain(&mut broker, plain).await?;
@@ -92,9 +93,13 @@ pub async fn run(args: &BrokerArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-fn start(hooks: Vec<Box<dyn smqtt::broker::Hook>>) -> Result<Broker, Failure> {
-    Broker::new(smqtt::broker::Config::default(), hooks)
-        .map_err(|error| Failure::new("cannot start the broker").because(&error))
+fn start(hooks: Vec<Box<dyn smqtt::broker::Hook>>, data: Option<PathBuf>) -> Result<Broker, Failure> {
+    let mut config = smqtt::broker::Config::default();
+    if data.is_none() {
+        tracing::warn!("without `--data`, sessions and retained messages end with the process");
+    }
+    config.data = data;
+    Broker::new(config, hooks).map_err(|error| Failure::new("cannot start the broker").because(&error))
 }
 
 async fn listen_plain(broker: &mut Broker, address: Option<SocketAddr>) -> Result<(), Failure> {

@@ -1,8 +1,10 @@
 //! Headers that were verified once, kept so that their publishers may send compact messages.
 
 use std::collections::{HashMap, VecDeque};
+use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
 use smqtt_core::header::{Header, Kid};
 use smqtt_core::identity::DeviceId;
 
@@ -17,13 +19,41 @@ pub const NEW_BURST_MAX: f64 = 64.0;
 /// See [`NEW_BURST_MAX`].
 pub const NEW_PER_SECOND: f64 = 1.0;
 
+/// A verified header, and its bytes to share with whatever needs them.
+#[derive(Debug)]
+pub struct Kept {
+    header: Header,
+    bytes: Bytes,
+}
+
+impl Kept {
+    /// Takes over a header.
+    pub fn new(header: Header) -> Self {
+        let bytes = Bytes::copy_from_slice(header.as_bytes());
+        Self { header, bytes }
+    }
+
+    /// The header's bytes.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+}
+
+impl Deref for Kept {
+    type Target = Header;
+
+    fn deref(&self) -> &Header {
+        &self.header
+    }
+}
+
 /// Verified headers by kid.
 #[derive(Debug, Default)]
 pub struct Headers(Mutex<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    by_kid: HashMap<Kid, Arc<Header>>,
+    by_kid: HashMap<Kid, Arc<Kept>>,
     publishers: HashMap<DeviceId, Publisher>,
     order: VecDeque<(Kid, usize)>,
     bytes: usize,
@@ -38,7 +68,7 @@ struct Publisher {
 
 impl Headers {
     /// The header of `kid`, if it was kept.
-    pub fn get(&self, kid: Kid) -> Option<Arc<Header>> {
+    pub fn get(&self, kid: Kid) -> Option<Arc<Kept>> {
         self.lock().by_kid.get(&kid).cloned()
     }
 
@@ -58,7 +88,7 @@ impl Headers {
     }
 
     /// Keeps a verified header.
-    pub fn keep(&self, header: Arc<Header>) {
+    pub fn keep(&self, header: Arc<Kept>) {
         let mut inner = self.lock();
         let (kid, bytes) = (header.kid(), header.as_bytes().len());
         let publisher = header.publisher();

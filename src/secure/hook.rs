@@ -20,11 +20,11 @@ use smqtt_core::policy::Policy;
 use smqtt_core::rule::{Mode, Rule};
 use smqtt_core::topic::Filter;
 
-use super::headers::Headers;
+use super::headers::{Headers, Kept};
 use super::view::View;
 use crate::broker::{
-    Admission, Client, ConnectRequest, ConnectVerdict, DeliverVerdict, Delivery, Denial, Hook, HookFuture,
-    Message, Origin, Publication, SubscribeRequest, Verdict,
+    Admission, Attachment, Client, ConnectRequest, ConnectVerdict, DeliverVerdict, Delivery, Denial, Hook,
+    HookFuture, Message, Origin, Publication, Returning, SubscribeRequest, Verdict,
 };
 use crate::mqtt::{QoS, ReasonCode, Text, Version};
 
@@ -67,7 +67,7 @@ struct Session {
 impl Session {
     /// The header of a compact message, if the last message under it agreed and whatever was asked then need not be
     /// asked again.
-    fn agreed(&self, bundle: &Bundle, kid: Kid, topic: &Text, now: u64) -> Option<Arc<Header>> {
+    fn agreed(&self, bundle: &Bundle, kid: Kid, topic: &Text, now: u64) -> Option<Arc<Kept>> {
         let agreed = lock(&self.agreed);
         let agreed =
             agreed.as_ref().filter(|agreed| agreed.anybody && agreed.covers(bundle, kid, topic, now));
@@ -81,7 +81,7 @@ impl Session {
 struct Agreed {
     kid: Kid,
     /// Not what keeps it: how many headers are kept is bounded elsewhere.
-    header: Weak<Header>,
+    header: Weak<Kept>,
     topic: Text,
     bundle: u64,
     /// Whether the topic's rule asks nothing of publishers. If it does, attributes that changed count at once.
@@ -92,7 +92,7 @@ struct Agreed {
 }
 
 impl Agreed {
-    fn new(bundle: &Bundle, header: &Arc<Header>, topic: &Text, anybody: bool, now: u64) -> Self {
+    fn new(bundle: &Bundle, header: &Arc<Kept>, topic: &Text, anybody: bool, now: u64) -> Self {
         // Of what `Bundle::check` asks of time, all but these two only becomes truer as time goes on.
         let graced = header.epoch() != bundle.epoch.number;
         let grace_ends = if graced { bundle.epoch.begins.saturating_add(bundle.grace) } else { u64::MAX };
@@ -143,7 +143,7 @@ impl Introduced {
 
 /// What goes along with a sealed message: its header, and the full form once somebody needs it.
 struct Sealed {
-    header: Arc<Header>,
+    header: Arc<Kept>,
     full: OnceLock<Bytes>,
 }
 
@@ -305,8 +305,9 @@ impl SecurePublish {
     }
 
     /// Lets a sealed message through, with the header that its readers may need.
-    fn pass(&self, publication: &mut Publication, header: Arc<Header>) {
-        publication.set_attachment(Arc::new(Sealed { header, full: OnceLock::new() }));
+    fn pass(&self, publication: &mut Publication, header: Arc<Kept>) {
+        let keepsake = header.bytes().clone();
+        publication.set_attachment(Arc::new(Sealed { header, full: OnceLock::new() }), Some(keepsake));
         self.counters.sealed.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -335,7 +336,7 @@ impl SecurePublish {
     }
 
     /// The verified header of a message, from the message itself or kept from an earlier one.
-    fn header_of(&self, session: &Session, envelope: &Envelope<'_>) -> Result<Arc<Header>, Refused> {
+    fn header_of(&self, session: &Session, envelope: &Envelope<'_>) -> Result<Arc<Kept>, Refused> {
         let kid = envelope.message.kid();
         let foreign = || {
             let text = "the header is signed by another device than the one connected";
@@ -358,7 +359,7 @@ impl SecurePublish {
         if Some(header.publisher()) == session.device { Ok(header) } else { Err(foreign()) }
     }
 
-    fn learn(&self, session: &Session, kid: Kid, bytes: &[u8]) -> Result<Arc<Header>, Refused> {
+    fn learn(&self, session: &Session, kid: Kid, bytes: &[u8]) -> Result<Arc<Kept>, Refused> {
         let invalid = |code, text: String| Refused::new(code, ReasonCode::PayloadFormatInvalid, text);
         if sha256(&[bytes])[..KID_BYTES] != kid.0 {
             return Err(invalid("kid", "the message belongs to another header".into()));
@@ -376,7 +377,7 @@ impl SecurePublish {
         header
             .verify(&self.view.roots())
             .map_err(|error| Refused::new("publisher", ReasonCode::NotAuthorized, error.to_string()))?;
-        let header = Arc::new(header);
+        let header = Arc::new(Kept::new(header));
         self.headers.keep(header.clone());
         self.counters.headers.fetch_add(1, Ordering::Relaxed);
         Ok(header)
@@ -386,7 +387,7 @@ impl SecurePublish {
         &self,
         session: &Session,
         bundle: &Bundle,
-        header: &Arc<Header>,
+        header: &Arc<Kept>,
         topic: &Text,
         anybody: bool,
         origin: Origin,
@@ -455,6 +456,30 @@ impl Hook for SecurePublish {
         // QoS 0 has no acknowledgement to refuse in, and silence would be worse.
         let silent = publication.message().qos() == QoS::AtMostOnce;
         Verdict::Deny(if silent { denial.disconnecting() } else { denial })
+    }
+
+    /// The keepsake is the header. It was verified before it was kept, and is by every reader.
+    fn recall(&self, _: &Message, keepsake: &Bytes) -> Option<Attachment> {
+        let kid = Kid(sha256(&[keepsake])[..KID_BYTES].try_into().ok()?);
+        let header = match self.headers.get(kid) {
+            Some(header) => header,
+            None => {
+                let header = Arc::new(Kept::new(Header::parse(keepsake).ok()?));
+                self.headers.keep(header.clone());
+                header
+            }
+        };
+        Some(Arc::new(Sealed { header, full: OnceLock::new() }))
+    }
+
+    fn revive(&self, client: &Returning<'_>) -> Option<Attachment> {
+        let device = client.identity.and_then(|id| id.parse().ok());
+        Some(Arc::new(Session {
+            device,
+            reader: false,
+            introduced: Mutex::default(),
+            agreed: Mutex::default(),
+        }))
     }
 
     fn undelivered(&self, client: &Client, message: &Message) {

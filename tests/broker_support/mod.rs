@@ -42,6 +42,13 @@ impl TestBroker {
         Self::with(config, vec![]).await
     }
 
+    /// One that keeps its state in this directory.
+    pub async fn on(data: &std::path::Path, hooks: Vec<Box<dyn Hook>>) -> Self {
+        let mut config = Config::default();
+        config.data = Some(data.to_owned());
+        Self::with(config, hooks).await
+    }
+
     pub async fn with(config: Config, hooks: Vec<Box<dyn Hook>>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

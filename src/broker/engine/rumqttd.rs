@@ -238,13 +238,16 @@ fn now<F: Future>(future: F) -> Option<F::Output> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::broker::{
-        message::{Message, Publication},
-        trie::Targets,
+    use crate::{
+        broker::{
+            message::{Message, Publication},
+            trie::Targets,
+        },
+        mqtt::QoS,
     };
 
     fn routed(payload: String) -> Routed {
-        let message = Message::internal("a".into(), payload.into());
+        let message = Message::new("a".into(), payload.into(), QoS::AtMostOnce, false);
         let message = Publication::internal(message).accept().expect("no properties");
         Routed { message, targets: Arc::new(Targets::default()), from: 0, ack: None }
     }

@@ -19,10 +19,17 @@ use parking_lot::{Mutex, MutexGuard};
 
 use self::{
     incoming::AckQueue,
-    outgoing::{Offered, Outgoing, Queued},
+    outgoing::{Outgoing, Queued},
 };
-use super::{Timestamp, config::Limits, hook::Client, message::Publication};
-use crate::mqtt::{QoS, ReasonCode, SubscriptionId, SubscriptionOptions, Text};
+use super::{
+    Timestamp,
+    config::Limits,
+    fanout::AckToken,
+    hook::Client,
+    message::Publication,
+    store::{SessionRecord, Store, WillRecord},
+};
+use crate::mqtt::{Packet, QoS, ReasonCode, SubscriptionId, SubscriptionOptions, Text, Version};
 
 /// One client's session. Two sessions never have the same key, also if they have the same client id.
 #[derive(Debug)]
@@ -51,6 +58,20 @@ pub(crate) struct SessionState {
     pub(crate) link: Option<Link>,
     /// The session has ended; nothing may be queued any more.
     pub(crate) ended: bool,
+    /// What of it outlives the process.
+    pub(crate) kept: Kept,
+}
+
+/// What of a session is on disk.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Kept {
+    /// Nothing: it ends with its connection.
+    #[default]
+    Not,
+    /// Its will alone, which is to be published even if the broker is killed.
+    Will,
+    /// Everything.
+    Whole,
 }
 
 /// A subscription as the session knows it.
@@ -72,12 +93,28 @@ pub(crate) struct PendingWill {
     pub(crate) due_at: Option<Timestamp>,
 }
 
+impl PendingWill {
+    fn record(&self) -> WillRecord {
+        let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        WillRecord {
+            message: super::store::will_message(&self.publication.message).to_vec(),
+            delay_ms: millis(self.delay),
+            expiry_ms: self.expiry.map(millis),
+            due_at: self.due_at.map(|at| at.0),
+            v5: self.client.version == Version::V5,
+            peer: self.client.peer.to_string(),
+        }
+    }
+}
+
 /// The session's end of the present connection.
 #[derive(Debug)]
 pub(crate) struct Link {
     pub(crate) client: Arc<Client>,
     pub(crate) control: Arc<Control>,
     pub(crate) acks: AckQueue,
+    /// Other packets that waited for something and are to be written now.
+    pub(crate) answers: Vec<Packet>,
     /// Unacknowledged messages that the client takes at once.
     pub(crate) inflight_max: u16,
     /// Wakes the connection's task; there only while it sleeps.
@@ -123,8 +160,36 @@ impl Session {
         Self { key, client_id, owner, state: Mutex::default() }
     }
 
+    /// One from the store, whose key nobody gets again.
+    pub(crate) fn restored(key: u64, client_id: Text, owner: Option<Text>, state: SessionState) -> Self {
+        NEXT_KEY.fetch_max(key.saturating_add(1), Ordering::Relaxed);
+        Self { key, client_id, owner, state: Mutex::new(state) }
+    }
+
+    /// Notes what the session is, without what belongs to it under keys of its own.
+    pub(crate) fn note(&self, state: &SessionState, store: &Store) {
+        if state.kept == Kept::Not || state.ended || !store.is_there() {
+            return;
+        }
+        let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        let record = SessionRecord {
+            client_id: self.client_id.as_str().into(),
+            owner: self.owner.as_ref().map(|owner| owner.as_str().into()),
+            expiry_ms: state.expiry.map(millis),
+            expires_at: state.expires_at.map(|at| at.0),
+            will: state.will.as_ref().map(PendingWill::record),
+            whole: state.kept == Kept::Whole,
+        };
+        store.put_session(self.key, &record);
+    }
+
     pub(crate) fn lock(&self) -> MutexGuard<'_, SessionState> {
         self.state.lock()
+    }
+
+    /// Whether its messages are kept on disk.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.lock().kept == Kept::Whole
     }
 
     /// Whether somebody is connected.
@@ -132,20 +197,59 @@ impl Session {
         self.lock().link.is_some()
     }
 
-    /// Queues a message. Wakers that must be woken once the batch is done are added to `wakers`.
-    pub(crate) fn push(&self, queued: Queued, limits: &Limits, wakers: &mut Vec<Waker>) {
+    /// Queues a message; whether it is noted to be kept. Wakers that must be woken once the batch is done are added to
+    /// `wakers`.
+    pub(crate) fn push(
+        self: &Arc<Self>,
+        queued: Queued,
+        limits: &Limits,
+        store: &Store,
+        wakers: &mut Vec<Waker>,
+    ) -> bool {
         let mut state = self.lock();
         if state.ended || (state.link.is_none() && queued.qos == QoS::AtMostOnce) {
-            return;
+            return false;
         }
-        if state.outgoing.offer(queued, limits) == Offered::Dropped {
-            // Every power of two, so that a log says it without being flooded.
-            let dropped = state.outgoing.dropped();
-            if dropped.is_power_of_two() {
-                tracing::warn!(client = %self.client_id, dropped, "queue full, message dropped");
+        let qos = queued.qos;
+        let keep = qos != QoS::AtMostOnce && state.kept == Kept::Whole;
+        let seq = match state.outgoing.offer(queued, limits) {
+            None => {
+                // Every power of two, so that a log says it without being flooded.
+                let dropped = state.outgoing.dropped();
+                if dropped.is_power_of_two() {
+                    tracing::warn!(client = %self.client_id, dropped, "queue full, message dropped");
+                }
+                return false;
             }
-        }
+            Some(queued) => {
+                if keep {
+                    store.put_queued(self.key, queued, false);
+                }
+                queued.seq
+            }
+        };
         wakers.extend(state.link.as_mut().and_then(|link| link.waker.take()));
+        drop(state);
+        if keep && qos == QoS::ExactlyOnce {
+            self.send_when_kept(seq, store, wakers);
+        }
+        keep
+    }
+
+    /// A QoS 2 message may be sent once it is on disk.
+    pub(crate) fn send_when_kept(self: &Arc<Self>, seq: u64, store: &Store, wakers: &mut Vec<Waker>) {
+        let (session, row) = (self.clone(), store.clone());
+        store.after(wakers, move |kept, wakers| {
+            let mut state = session.lock();
+            if kept {
+                state.outgoing.committed(seq);
+            } else {
+                // Its publisher is told that it was refused.
+                state.outgoing.withdraw(seq);
+                row.remove_queued(session.key, seq);
+            }
+            wakers.extend(state.link.as_mut().and_then(|link| link.waker.take()));
+        });
     }
 
     /// Completes an acknowledgement, if `connection` still is the present one.
@@ -157,12 +261,52 @@ impl Session {
         wakers: &mut Vec<Waker>,
     ) {
         let mut state = self.lock();
-        let Some(link) = state.link.as_mut().filter(|link| link.client.connection == connection) else {
-            return;
-        };
+        let Some(link) = state.link_of(connection) else { return };
         if link.acks.complete(number, reason, None) {
             wakers.extend(link.waker.take());
         }
+    }
+
+    /// The delivery of that number, if any, is over.
+    pub(crate) fn forget_row(&self, state: &SessionState, seq: Option<u64>, store: &Store) {
+        if let Some(seq) = seq.filter(|_| state.kept == Kept::Whole) {
+            store.remove_queued(self.key, seq);
+        }
+    }
+
+    /// Tells the publisher that its message could not be kept. MQTT 3.1.1 knows no such answer: the connection ends, and
+    /// the message comes again.
+    pub(crate) fn refuse_ack(&self, token: &AckToken, store: &Store, wakers: &mut Vec<Waker>) {
+        let text = "the broker cannot store it now";
+        let mut state = self.lock();
+        if token.qos == QoS::ExactlyOnce {
+            // A refused message is over: its identifier is free again.
+            state.received.remove(&token.packet_id);
+            store.remove_received(self.key, token.packet_id);
+        }
+        let Some(link) = state.link_of(token.connection) else { return };
+        if link.client.version == Version::V3 {
+            return state.kick(ReasonCode::QuotaExceeded, text);
+        }
+        if link.acks.complete(token.number, ReasonCode::QuotaExceeded, Some(text.into())) {
+            wakers.extend(link.waker.take());
+        }
+    }
+
+    /// Ends `connection`, if it still is the present one.
+    pub(crate) fn cut(&self, connection: u64, reason: ReasonCode, text: &str) {
+        let mut state = self.lock();
+        if state.link_of(connection).is_some() {
+            state.kick(reason, text);
+        }
+    }
+
+    /// Has `packet` written to `connection`, if that still is the present one.
+    pub(crate) fn write(&self, connection: u64, packet: Packet, wakers: &mut Vec<Waker>) {
+        let mut state = self.lock();
+        let Some(link) = state.link_of(connection) else { return };
+        link.answers.push(packet);
+        wakers.extend(link.waker.take());
     }
 }
 
@@ -170,6 +314,18 @@ impl SessionState {
     /// The link of `connection`, unless another connection has taken over.
     pub(crate) fn link_of(&mut self, connection: u64) -> Option<&mut Link> {
         self.link.as_mut().filter(|link| link.client.connection == connection)
+    }
+
+    /// A new session is to outlive the process: all of it, or the will.
+    pub(crate) fn keep(&mut self, whole: bool, will: bool) {
+        self.kept = match (whole, will) {
+            (true, _) => Kept::Whole,
+            (false, true) => Kept::Will,
+            (false, false) => Kept::Not,
+        };
+        if whole {
+            self.outgoing.keep();
+        }
     }
 
     /// A connection takes the session; what was unacknowledged goes out again.

@@ -10,9 +10,12 @@ use crate::{
 /// Subscription identifiers that go with a delivery, usually none.
 pub(crate) type SubscriptionIds = Option<Arc<[SubscriptionId]>>;
 
-/// A message for one session, before it has a packet identifier.
+/// A message for one session.
 #[derive(Debug, Clone)]
 pub(crate) struct Queued {
+    /// Its number among the session's QoS 1 and 2 messages, from 1, given by the queue. The packet identifier follows
+    /// from it, so that a restart cannot change it. One of QoS 0 repeats the last number before it.
+    pub(crate) seq: u64,
     pub(crate) message: Arc<Message>,
     /// QoS to deliver with: no more than publisher and subscription allow.
     pub(crate) qos: QoS,
@@ -41,9 +44,7 @@ enum Stage {
 
 #[derive(Debug)]
 struct Inflight {
-    packet_id: u16,
-    /// How many packet identifiers had been given before this one.
-    serial: u64,
+    seq: u64,
     stage: Stage,
     /// Whether it went out on the present connection.
     written: bool,
@@ -51,12 +52,18 @@ struct Inflight {
     dup: bool,
 }
 
-/// What happened to a message that was offered to the queue.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Offered {
-    Queued,
-    /// The queue is full.
-    Dropped,
+/// What a PUBREC is about.
+#[derive(Debug, Default)]
+pub(crate) enum Recorded {
+    /// Nothing that awaits one.
+    #[default]
+    Unknown,
+    /// The client does not want it; the number of what is over.
+    Refused(u64),
+    /// The client has this.
+    First(Queued),
+    /// It said so before.
+    Again,
 }
 
 /// The outgoing half of a session.
@@ -69,35 +76,114 @@ pub(crate) struct Outgoing {
     inflight: VecDeque<Inflight>,
     /// Inflight entries not yet written to the present connection.
     unwritten: usize,
-    last_packet_id: u16,
-    serial: u64,
+    /// The number of the last QoS 1 or 2 message.
+    last_seq: u64,
+    /// Up to which number messages are on disk, where they are kept at all: one of QoS 2 must be there before it is
+    /// sent, since a broker that forgot it would take it from its publisher once more.
+    committed: Option<u64>,
     dropped: u64,
 }
 
+/// Packet identifiers that there are.
+const PACKET_IDS: u64 = 65_535;
+
+/// The packet identifier of a message: those of the numbers from 1 on are 1 to 65,535, over and over.
+fn packet_id(seq: u64) -> u16 {
+    let id = seq.wrapping_sub(1) % PACKET_IDS + 1;
+    u16::try_from(id).expect("at most 65,535")
+}
+
 impl Outgoing {
-    /// Appends a message, unless that would exceed the limits.
-    pub(crate) fn offer(&mut self, queued: Queued, limits: &Limits) -> Offered {
+    /// From now on the messages are kept on disk.
+    pub(crate) fn keep(&mut self) {
+        self.committed = Some(0);
+    }
+
+    /// Appends a message and numbers it, unless that would exceed the limits.
+    pub(crate) fn offer(&mut self, queued: Queued, limits: &Limits) -> Option<&Queued> {
         let bytes = queued.message.queue_bytes();
         if self.queue.len() >= limits.queue_messages_max || self.queue_bytes + bytes > limits.queue_bytes_max
         {
             self.dropped += 1;
-            return Offered::Dropped;
+            return None;
         }
-        self.push(queued, bytes);
-        Offered::Queued
+        self.number_and_push(queued, bytes);
+        self.queue.back()
     }
 
-    /// Appends the retained messages for a new subscription. They are in memory anyway, so one such set at a time may
-    /// exceed the limits.
-    pub(crate) fn offer_retained(&mut self, set: Vec<Queued>, limits: &Limits) {
+    /// Appends the retained messages for a new subscription; `taken` hears of each that found room. They are in memory
+    /// anyway, so one such set at a time may exceed the limits.
+    pub(crate) fn offer_retained(
+        &mut self,
+        set: Vec<Queued>,
+        limits: &Limits,
+        mut taken: impl FnMut(&Queued),
+    ) {
         let exempt = self.retained_waiting == 0;
         for queued in set {
-            if exempt {
+            let offered = if exempt {
                 let bytes = queued.message.queue_bytes();
-                self.push(queued, bytes);
+                self.number_and_push(queued, bytes);
+                self.queue.back()
             } else {
-                self.offer(queued, limits);
-            }
+                self.offer(queued, limits)
+            };
+            offered.into_iter().for_each(&mut taken);
+        }
+    }
+
+    fn number_and_push(&mut self, mut queued: Queued, bytes: usize) {
+        self.last_seq += u64::from(queued.qos != QoS::AtMostOnce);
+        queued.seq = self.last_seq;
+        self.push(queued, bytes);
+    }
+
+    /// Puts back, in order, what was there before a restart; `sent`: PUBLISH may have gone out.
+    pub(crate) fn restore(&mut self, queued: Queued, sent: bool) {
+        self.begin_after(queued.seq);
+        if sent {
+            self.restore_inflight(queued.seq, Stage::Sent(queued));
+        } else {
+            let bytes = queued.message.queue_bytes();
+            self.push(queued, bytes);
+        }
+    }
+
+    /// Puts back a message that the client has, and of which it awaits PUBREL.
+    pub(crate) fn restore_released(&mut self, seq: u64) {
+        self.begin_after(seq);
+        self.restore_inflight(seq, Stage::Released);
+    }
+
+    fn restore_inflight(&mut self, seq: u64, stage: Stage) {
+        self.inflight.push_back(Inflight { seq, stage, written: false, dup: true });
+        self.unwritten += 1;
+    }
+
+    /// The numbers given so far went out at least once: those of the messages that wait come after this one.
+    pub(crate) fn last_sent(&self) -> u64 {
+        let waiting = self.queue.iter().find(|queued| queued.qos != QoS::AtMostOnce);
+        waiting.map_or(self.last_seq, |queued| queued.seq - 1)
+    }
+
+    /// No number up to this one is given again.
+    pub(crate) fn begin_after(&mut self, seq: u64) {
+        self.last_seq = self.last_seq.max(seq);
+        self.committed = self.committed.max(Some(seq));
+    }
+
+    /// Messages up to this number are on disk.
+    pub(crate) fn committed(&mut self, seq: u64) {
+        self.committed = self.committed.map(|before| before.max(seq));
+    }
+
+    /// A message that could not be written to disk, of QoS 2 and so not sent yet: as if it had never come.
+    pub(crate) fn withdraw(&mut self, seq: u64) {
+        let of_seq = |queued: &Queued| queued.seq == seq && queued.qos != QoS::AtMostOnce;
+        let Some(index) = self.queue.iter().position(of_seq) else { return };
+        if let Some(queued) = self.queue.remove(index) {
+            self.queue_bytes -= queued.message.queue_bytes();
+            self.retained_waiting -= usize::from(queued.retained);
         }
     }
 
@@ -132,7 +218,15 @@ impl Outgoing {
         if self.unwritten > 0 {
             return room;
         }
-        self.queue.front().is_some_and(|next| next.qos == QoS::AtMostOnce || room)
+        self.queue.front().is_some_and(|next| next.qos == QoS::AtMostOnce || (room && self.may_send(next)))
+    }
+
+    /// Whether the next message may go out: its packet identifier is free, and it is on disk if it must be.
+    fn may_send(&self, next: &Queued) -> bool {
+        // Identifiers are given in order, so one can be in use only if the oldest is a whole round behind.
+        let free =
+            self.inflight.front().is_none_or(|oldest| next.seq.saturating_sub(oldest.seq) < PACKET_IDS);
+        free && (next.qos != QoS::ExactlyOnce || self.committed.is_none_or(|seq| next.seq <= seq))
     }
 
     /// Moves up to `count_max` things to write into `batch`, giving out packet identifiers.
@@ -144,11 +238,10 @@ impl Outgoing {
                     return;
                 }
                 batch.push(match &entry.stage {
-                    Stage::Released => Sending::Pubrel(entry.packet_id),
-                    Stage::Sent(queued) => Sending::Publish {
-                        head: head(queued, entry.packet_id, entry.dup),
-                        queued: queued.clone(),
-                    },
+                    Stage::Released => Sending::Pubrel(packet_id(entry.seq)),
+                    Stage::Sent(queued) => {
+                        Sending::Publish { head: head(queued, entry.dup), queued: queued.clone() }
+                    }
                 });
                 entry.written = true;
                 self.unwritten -= 1;
@@ -159,86 +252,65 @@ impl Outgoing {
             let Some(next) = self.queue.front() else { return };
             if next.qos == QoS::AtMostOnce {
                 let Some(queued) = self.pop() else { return };
-                batch.push(Sending::Publish { head: head(&queued, 0, false), queued });
+                batch.push(Sending::Publish { head: head(&queued, false), queued });
                 continue;
             }
-            if active >= usize::from(inflight_max) {
+            if active >= usize::from(inflight_max) || !self.may_send(next) {
                 return;
             }
             let Some(queued) = self.pop() else { return };
-            let packet_id = self.next_packet_id();
-            batch.push(Sending::Publish { head: head(&queued, packet_id, false), queued: queued.clone() });
-            self.inflight.push_back(Inflight {
-                packet_id,
-                serial: self.serial,
-                stage: Stage::Sent(queued),
-                written: true,
-                dup: false,
-            });
+            batch.push(Sending::Publish { head: head(&queued, false), queued: queued.clone() });
+            let seq = queued.seq;
+            self.inflight.push_back(Inflight { seq, stage: Stage::Sent(queued), written: true, dup: false });
             active += 1;
         }
     }
 
-    /// The next packet identifier that no unacknowledged message uses.
-    fn next_packet_id(&mut self) -> u16 {
-        loop {
-            self.serial += 1;
-            self.last_packet_id = self.last_packet_id.checked_add(1).unwrap_or(1);
-            let id = self.last_packet_id;
-            // Identifiers are given in order, so one can be in use only if the oldest is a whole round behind.
-            let wrapped = self.inflight.front().is_some_and(|oldest| self.serial - oldest.serial >= 65_535);
-            if !wrapped || self.inflight.iter().all(|entry| entry.packet_id != id) {
-                return id;
-            }
-        }
+    fn position(&self, id: u16) -> Option<usize> {
+        self.inflight.iter().position(|entry| packet_id(entry.seq) == id && entry.written)
     }
 
-    fn position(&self, packet_id: u16) -> Option<usize> {
-        self.inflight.iter().position(|entry| entry.packet_id == packet_id && entry.written)
+    /// PUBACK. The number of the message, if it was awaited.
+    pub(crate) fn puback(&mut self, id: u16) -> Option<u64> {
+        let index = self.position(id)?;
+        let entry = &self.inflight[index];
+        let awaited = matches!(&entry.stage, Stage::Sent(queued) if queued.qos == QoS::AtLeastOnce);
+        awaited.then(|| self.remove(index))
     }
 
-    /// PUBACK. Whether it was awaited.
-    pub(crate) fn puback(&mut self, packet_id: u16) -> bool {
-        let Some(index) = self.position(packet_id) else { return false };
-        let awaited =
-            matches!(&self.inflight[index].stage, Stage::Sent(queued) if queued.qos == QoS::AtLeastOnce);
-        if awaited {
-            self.inflight.remove(index);
-        }
-        awaited
-    }
-
-    /// PUBREC. Whether PUBREL must follow with success; `refused` ends the delivery instead.
-    pub(crate) fn pubrec(&mut self, packet_id: u16, refused: bool) -> bool {
-        let Some(index) = self.position(packet_id) else { return false };
+    /// PUBREC: what it is about. `refused` ends the delivery.
+    pub(crate) fn pubrec(&mut self, id: u16, refused: bool) -> Recorded {
+        let Some(index) = self.position(id) else { return Recorded::Unknown };
         match &self.inflight[index].stage {
-            Stage::Sent(queued) if queued.qos != QoS::ExactlyOnce => false,
-            Stage::Sent(_) if refused => {
-                self.inflight.remove(index);
-                true
-            }
-            _ => {
-                self.inflight[index].stage = Stage::Released;
-                true
-            }
+            Stage::Sent(queued) if queued.qos != QoS::ExactlyOnce => Recorded::Unknown,
+            Stage::Sent(_) if refused => Recorded::Refused(self.remove(index)),
+            Stage::Sent(queued) => Recorded::First(queued.clone()),
+            Stage::Released => Recorded::Again,
         }
     }
 
-    /// PUBCOMP. Whether it was awaited.
-    pub(crate) fn pubcomp(&mut self, packet_id: u16) -> bool {
-        let Some(index) = self.position(packet_id) else { return false };
+    /// The client has the message, and that is on disk where it must be: PUBREL may follow.
+    pub(crate) fn release(&mut self, seq: u64) -> Option<u16> {
+        let entry = self.inflight.iter_mut().find(|entry| entry.seq == seq && entry.written)?;
+        entry.stage = Stage::Released;
+        Some(packet_id(seq))
+    }
+
+    /// PUBCOMP. The number of the message, if it was awaited.
+    pub(crate) fn pubcomp(&mut self, id: u16) -> Option<u64> {
+        let index = self.position(id)?;
         let awaited = matches!(self.inflight[index].stage, Stage::Released);
-        if awaited {
-            self.inflight.remove(index);
-        }
-        awaited
+        awaited.then(|| self.remove(index))
     }
 
     /// A message that got a packet identifier was not written after all: expired, too large, or refused by a hook.
-    pub(crate) fn forget(&mut self, packet_id: u16) {
-        if let Some(index) = self.position(packet_id) {
-            self.inflight.remove(index);
-        }
+    /// Its number.
+    pub(crate) fn forget(&mut self, id: u16) -> Option<u64> {
+        self.position(id).map(|index| self.remove(index))
+    }
+
+    fn remove(&mut self, index: usize) -> u64 {
+        self.inflight.remove(index).map_or(0, |entry| entry.seq)
     }
 
     /// Drops QoS 0 messages: nobody is connected to take them.
@@ -260,6 +332,7 @@ impl Outgoing {
 /// A drained queue that had more room than this gives its memory back.
 const QUEUE_CAPACITY_KEPT: usize = 64;
 
-fn head(queued: &Queued, packet_id: u16, dup: bool) -> PublishHead {
+fn head(queued: &Queued, dup: bool) -> PublishHead {
+    let packet_id = if queued.qos == QoS::AtMostOnce { 0 } else { packet_id(queued.seq) };
     PublishHead { dup, qos: queued.qos, retain: queued.retain, packet_id }
 }

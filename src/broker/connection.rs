@@ -254,8 +254,10 @@ impl<S: Stream> Connection<S> {
                     self.transport.queue(&answer, self.client.version);
                 }
                 state.outgoing.take(link.inflight_max, BATCH_MAX, &mut self.sending);
-                if state.kept == Kept::Whole && !self.sending.is_empty() {
-                    self.core.store.put_sent(self.session.key, state.outgoing.last_sent());
+                if state.kept == Kept::Whole
+                    && let Some(seq) = state.outgoing.newly_sent()
+                {
+                    self.core.store.put_sent(self.session.key, seq);
                 }
             }
             if self.sending.is_empty() {

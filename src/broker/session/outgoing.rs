@@ -81,6 +81,8 @@ pub(crate) struct Outgoing {
     /// Up to which number messages are on disk, where they are kept at all: one of QoS 2 must be there before it is
     /// sent, since a broker that forgot it would take it from its publisher once more.
     committed: Option<u64>,
+    /// What [`newly_sent`](Self::newly_sent) gave last.
+    sent: u64,
     dropped: u64,
 }
 
@@ -160,10 +162,11 @@ impl Outgoing {
         self.unwritten += 1;
     }
 
-    /// The numbers given so far went out at least once: those of the messages that wait come after this one.
-    pub(crate) fn last_sent(&self) -> u64 {
+    /// Up to which number messages went out at least once, if that is further than when it was asked last.
+    pub(crate) fn newly_sent(&mut self) -> Option<u64> {
         let waiting = self.queue.iter().find(|queued| queued.qos != QoS::AtMostOnce);
-        waiting.map_or(self.last_seq, |queued| queued.seq - 1)
+        let sent = waiting.map_or(self.last_seq, |queued| queued.seq - 1);
+        (std::mem::replace(&mut self.sent, sent) != sent).then_some(sent)
     }
 
     /// No number up to this one is given again.

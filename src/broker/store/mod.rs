@@ -23,7 +23,7 @@ use std::{
     },
     task::Waker,
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -44,6 +44,9 @@ use crate::mqtt::WireProperties;
 
 /// Bytes that were noted and not yet written, beyond which publishers wait.
 const PENDING_BYTES_MAX: usize = 16 << 20;
+/// How long changes that nobody waits for are gathered. A crash forgets them, as it may: acknowledgements of clients, which
+/// then get the message again.
+const GATHER: Duration = Duration::from_millis(20);
 /// Pause before a failed commit is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
@@ -289,13 +292,18 @@ impl Shared {
         if pending.closed {
             return;
         }
+        // The writer sleeps only while there is nothing, or nobody waits.
+        let first = pending.is_empty();
         let added = key.len() + value.as_ref().map_or(0, Bytes::len);
         let replaced = pending.changes.insert(key, value);
         // The key of a replaced value stays: so that the sum never falls below zero, it is counted as new each time.
         pending.bytes += added;
         pending.bytes -= replaced.flatten().map_or(0, |value| value.len());
+        let much = pending.bytes >= PENDING_BYTES_MAX / 2;
         drop(pending);
-        self.changed.notify_one();
+        if first || much {
+            self.changed.notify_one();
+        }
     }
 
     /// The number under which the message is kept; notes it if it was not kept until now.
@@ -329,6 +337,12 @@ impl Shared {
                 let mut pending = self.pending.lock();
                 while pending.is_empty() && !pending.closing {
                     self.changed.wait(&mut pending);
+                }
+                let until = Instant::now() + GATHER;
+                while pending.after.is_empty() && pending.bytes < PENDING_BYTES_MAX / 2 && !pending.closing {
+                    if self.changed.wait_until(&mut pending, until).timed_out() {
+                        break;
+                    }
                 }
             }
             let batch = {

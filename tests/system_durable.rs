@@ -255,3 +255,81 @@ async fn killed_again_and_again_it_loses_nothing_and_repeats_nothing() {
     );
     assert!(publisher.acknowledged.len() > 10 * cycles(), "there was load");
 }
+
+#[tokio::test]
+async fn the_will_of_who_was_connected_is_published_once_the_broker_is_back() {
+    let home = TempDir::new();
+    let mut broker = Broker::start(home.path());
+    let mut device = Client::over(TcpStream::connect(broker.address).await.unwrap());
+    let mut connect = broker_support::connect(Version::V5, "device");
+    connect.will = Some(Will { qos: QoS::AtLeastOnce, ..broker_support::will("wills/1", "gone") });
+    device.send(Packet::Connect(Box::new(connect))).await;
+    device.connack().await;
+    // Who hears of it comes after it, and so do its rows on disk.
+    let mut monitor = broker.connect("monitor").await.unwrap();
+    monitor.subscribe("wills/#", QoS::AtLeastOnce).await;
+    broker.running.kill();
+
+    let mut broker = Broker::start(home.path());
+    let mut monitor = broker.connect("monitor").await.unwrap();
+    let will = monitor.message().await;
+    assert_eq!((&*will.topic, &will.payload[..]), ("wills/1", &b"gone"[..]));
+    monitor.send(Packet::Puback(Ack::new(will.packet_id, ReasonCode::Success))).await;
+    assert_eq!(monitor.until_ping().await, []);
+    // An acknowledgement is written within a moment, and a new subscription waits for all that came before it.
+    monitor.subscribe("other", QoS::AtLeastOnce).await;
+    broker.running.kill();
+    let broker = Broker::start(home.path());
+    let mut monitor = broker.connect("monitor").await.unwrap();
+    assert_eq!(monitor.until_ping().await, []);
+}
+
+#[tokio::test]
+async fn a_disk_that_is_full_refuses_what_must_be_kept_and_nothing_else() {
+    let home = TempDir::new();
+    // No file may grow beyond 4 MiB.
+    let script = r#"trap "" XFSZ; ulimit -f 4096; exec "$0" broker --plain 127.0.0.1:0 --open --data "$1""#;
+    let mut command = std::process::Command::new("bash");
+    command.args(["-c", script, common::site::SMQTT]).arg(home.path().join("data"));
+    command.env("HOME", home.path()).env_remove("SMQTT_DATA");
+    let running = Running::spawn(&mut command);
+    let line = running.out.line("mqtt://");
+    let address = line.rsplit_once("mqtt://").unwrap().1.trim().parse().unwrap();
+    let mut broker = Broker { running, address };
+    let mut writer = broker.connect("writer").await.unwrap();
+    let large = "x".repeat(64 << 10);
+    let retained = |number: usize| Publish {
+        retain: true,
+        ..message(&format!("kept/{number}"), &large, QoS::AtLeastOnce)
+    };
+    let mut taken = 0;
+    let refused = loop {
+        let reason = writer.publish(retained(taken)).await;
+        if reason.is_error() {
+            break reason;
+        }
+        taken += 1;
+        assert!(taken < 200, "the disk is full at last");
+    };
+    assert_eq!(refused, ReasonCode::QuotaExceeded);
+    assert!(taken > 3, "{taken}");
+    // What nobody keeps goes on.
+    let stream = TcpStream::connect(broker.address).await.unwrap();
+    let mut reader = Client::over(stream);
+    reader.send(Packet::Connect(Box::new(broker_support::connect(Version::V5, "reader")))).await;
+    reader.connack().await;
+    reader.subscribe("live", QoS::ExactlyOnce).await;
+    assert!(!writer.publish(message("live", "1", QoS::AtLeastOnce)).await.is_error());
+    assert_eq!(reader.payload().await, "1");
+    assert_eq!(writer.publish(retained(1_000)).await, ReasonCode::QuotaExceeded);
+    broker.running.kill();
+
+    let broker = Broker::start(home.path());
+    let mut reader = broker.connect("late").await.unwrap();
+    reader.subscribe("kept/#", QoS::AtMostOnce).await;
+    let mut found = HashSet::new();
+    while found.len() < taken {
+        found.insert(reader.message().await.topic.to_string());
+    }
+    assert!((0..taken).all(|number| found.contains(&format!("kept/{number}"))));
+}

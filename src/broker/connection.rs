@@ -207,7 +207,8 @@ impl<S: Stream> Connection<S> {
             return Ok(());
         }
         let done = self.handle_packets();
-        if !self.inbound.batch.is_empty() {
+        let publishes = !self.inbound.batch.is_empty();
+        if publishes {
             self.core.submit(std::mem::take(&mut self.inbound.batch));
         }
         done?;
@@ -216,7 +217,7 @@ impl<S: Stream> Connection<S> {
         {
             engine.room().await;
         }
-        if self.core.store.is_full() {
+        if publishes && self.core.store.is_full() {
             self.core.store.room().await;
         }
         Ok(())
@@ -253,7 +254,9 @@ impl<S: Stream> Connection<S> {
                     self.outbound.trim(&mut answer);
                     self.transport.queue(&answer, self.client.version);
                 }
-                state.outgoing.take(link.inflight_max, BATCH_MAX, &mut self.sending);
+                if link.subacks_waiting == 0 {
+                    state.outgoing.take(link.inflight_max, BATCH_MAX, &mut self.sending);
+                }
                 if state.kept == Kept::Whole
                     && let Some(seq) = state.outgoing.newly_sent()
                 {
@@ -328,7 +331,8 @@ impl<S: Stream> Connection<S> {
             return self.control.kicked().is_some();
         };
         let answers = link.acks.has_work() || !link.answers.is_empty();
-        let has_work = answers || state.outgoing.has_work(link.inflight_max);
+        let messages = link.subacks_waiting == 0 && state.outgoing.has_work(link.inflight_max);
+        let has_work = answers || messages;
         if has_work && self.transport.out.len() < OUT_BYTES_HIGH {
             return true;
         }

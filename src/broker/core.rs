@@ -120,6 +120,8 @@ impl Core {
 
     /// Keeps a message as the newest of its topic, or forgets that one if the payload is empty.
     fn retain(&self, message: &Arc<Message>) -> Result<(), Denial> {
+        // The message before goes with its row, not without it.
+        let _together = self.store.together();
         let mut retained = self.retained.write();
         let (before, after) = retained.set(message, &self.config.limits);
         // Under the lock, so that the last one here is the last one there.
@@ -162,20 +164,26 @@ impl Core {
     pub(crate) fn publish_internal(&self, publication: Publication) -> Result<(), Denial> {
         let (message, targets) = self.route(publication, &mut RouteCache::default())?;
         if !targets.is_empty() {
-            self.submit(vec![Routed { message, targets, from: 0, ack: None::<AckToken> }]);
+            self.submit(vec![Routed { message, targets, from: 0, ack: None::<AckToken>, will_of: None }]);
         }
         Ok(())
     }
 
-    fn publish_will(&self, will: PendingWill, from: u64) {
+    /// Whether it went out to somebody; what the session is now is then noted with it.
+    fn publish_will(&self, will: PendingWill, session: &Arc<Session>) -> bool {
         let PendingWill { mut publication, client, expiry, .. } = will;
         publication.origin = Origin::Will;
         publication.message.expires_at = expiry.map(|expiry| self.clock.now().after(expiry));
         match self.accept(publication, &client, &mut RouteCache::default()) {
-            Ok((_, targets)) if targets.is_empty() => {}
-            Ok((message, targets)) => self.submit(vec![Routed { message, targets, from, ack: None }]),
+            Ok((_, targets)) if targets.is_empty() => false,
+            Ok((message, targets)) => {
+                let will_of = Some(session.clone());
+                self.submit(vec![Routed { message, targets, from: session.key, ack: None, will_of }]);
+                true
+            }
             Err(denial) => {
                 tracing::info!(client = %client.client_id, reason = ?denial.reason, text = denial.text, "will refused");
+                false
             }
         }
     }
@@ -227,20 +235,23 @@ impl Core {
             })
             .collect();
         let mut state = session.lock();
+        if state.ended {
+            return;
+        }
         let whole = state.kept == Kept::Whole;
-        let mut last = None;
+        let mut waiting = Vec::new();
         state.outgoing.offer_retained(set, &self.config.limits, |queued| {
             if whole && queued.qos != QoS::AtMostOnce {
                 self.store.put_queued(session.key, queued, false);
-                last = Some(queued.seq);
+            }
+            if whole && queued.qos == QoS::ExactlyOnce {
+                waiting.push(queued.seq);
             }
         });
         drop(state);
-        if let Some(seq) = last {
-            let mut wakers = Vec::new();
-            session.send_when_kept(seq, &self.store, &mut wakers);
-            wakers.into_iter().for_each(std::task::Waker::wake);
-        }
+        let mut wakers = Vec::new();
+        waiting.into_iter().for_each(|seq| session.send_when_kept(seq, &self.store, &mut wakers));
+        wakers.into_iter().for_each(std::task::Waker::wake);
     }
 
     /// Removes a subscription; whether there was one.
@@ -268,6 +279,7 @@ impl Core {
             control,
             acks: Default::default(),
             answers: Vec::new(),
+            subacks_waiting: 0,
             inflight_max,
             waker: None,
         };
@@ -283,6 +295,10 @@ impl Core {
                 }
             } else if sessions.len() >= self.config.limits.sessions_max {
                 return Err(Denial::new(ReasonCode::QuotaExceeded, "too many sessions"));
+            }
+            let is_new = existing.is_none() || clean_start;
+            if is_new && expiry != Some(Duration::ZERO) && self.store.is_failing() {
+                return Err(Denial::new(ReasonCode::QuotaExceeded, "the broker cannot store it now"));
             }
             let resumed = existing.and_then(|session| {
                 let mut state = session.lock();
@@ -305,11 +321,21 @@ impl Core {
                 Some(session) => {
                     let mut state = session.lock();
                     state.attach(link, expiry, will);
-                    session.note(&state, &self.store);
+                    // With a will to publish it is noted after that.
+                    if settle.as_ref().is_none_or(|(_, aftermath)| aftermath.will.is_none()) {
+                        session.note(&state, &self.store);
+                    }
                     drop(state);
                     (session, true)
                 }
                 None => {
+                    // With the end of the one before: two under one client id must never be on disk.
+                    let _together = self.store.together();
+                    if let Some((before, _)) =
+                        settle.as_ref().filter(|(_, aftermath)| aftermath.will.is_none())
+                    {
+                        before.note_present(&self.store);
+                    }
                     let session =
                         Arc::new(Session::new(client.client_id.detached(), client.identity.clone()));
                     let mut state = session.lock();
@@ -370,15 +396,10 @@ impl Core {
         if let Some(at) = aftermath.look_again_at {
             self.timers.add(at, session);
         }
-        if let Some(will) = aftermath.will {
-            self.publish_will(will, session.key);
-        }
-        // After the will: killed in between, the broker publishes it twice rather than never.
-        let state = session.lock();
-        if !aftermath.ended {
-            session.note(&state, &self.store);
-        } else if state.kept != Kept::Not {
-            self.store.end_session(session.key);
+        // What the session is now is noted after its will, or with it: a broker that is killed in between publishes the
+        // will twice rather than never.
+        if !aftermath.will.is_some_and(|will| self.publish_will(will, session)) {
+            session.note_present(&self.store);
         }
     }
 
@@ -410,6 +431,7 @@ impl Core {
 
     /// Forgets retained messages that have expired.
     pub(crate) fn sweep(&self) {
+        let _together = self.store.together();
         let mut retained = self.retained.write();
         retained.sweep(self.clock.now()).iter().for_each(|topic| self.store.remove_retained(topic));
     }
@@ -425,14 +447,26 @@ impl Core {
             }
         }
         for session in restored.sessions {
-            {
-                let mut trie = self.trie.write();
+            let before = self.sessions.lock().insert(session.client_id.clone(), session);
+            if let Some(before) = before {
+                // A crash between its end and the other's beginning: the newer one counts.
+                tracing::warn!(client = %before.client_id, "two stored sessions under one client id");
+                before.lock().end();
+                before.note_present(&self.store);
+            }
+        }
+        let sessions = self.sessions();
+        {
+            let mut trie = self.trie.write();
+            for session in &sessions {
                 for (filter, subscribed) in &session.lock().subscriptions {
                     let (group, plain) = split(filter);
-                    trie.insert(plain, group, &session, *subscribed);
+                    trie.insert(plain, group, session, *subscribed);
                 }
             }
-            self.sessions.lock().insert(session.client_id.clone(), session.clone());
+        }
+        // When all are there: a will may be for any of them.
+        for session in sessions {
             // Who was connected lost the connection with the process before.
             let aftermath = {
                 let mut state = session.lock();

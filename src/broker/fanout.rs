@@ -20,6 +20,8 @@ pub(crate) struct Routed {
     pub(crate) from: u64,
     /// Acknowledged once it is in the queues, and on disk if it is kept.
     pub(crate) ack: Option<AckToken>,
+    /// Whose will it is: that the session has none any more is noted with the message.
+    pub(crate) will_of: Option<Arc<Session>>,
 }
 
 impl Routed {
@@ -57,8 +59,9 @@ impl AckToken {
         }
     }
 
-    fn complete(&self, reason: ReasonCode, wakers: &mut Vec<Waker>) {
-        self.session.complete_ack(self.connection, self.number, reason, wakers);
+    /// Completes it now.
+    pub(crate) fn complete(&self, reason: ReasonCode, wakers: &mut Vec<Waker>) {
+        self.session.complete_ack(self, reason, wakers);
     }
 }
 
@@ -68,7 +71,7 @@ pub(crate) fn fan_out(batch: Vec<Routed>, limits: &Limits, store: &Store) {
     for routed in batch {
         let mut kept = store.is_there() && routed.is_kept();
         let together = store.together();
-        let Routed { message, targets, from, ack } = routed;
+        let Routed { message, targets, from, ack, will_of } = routed;
         let queued = |grant: &Grant| Queued {
             seq: 0,
             message: message.clone(),
@@ -90,6 +93,9 @@ pub(crate) fn fan_out(batch: Vec<Routed>, limits: &Limits, store: &Store) {
         }
         if let Some(ack) = &ack {
             ack.note_received(store);
+        }
+        if let Some(session) = &will_of {
+            session.note_present(store);
         }
         drop(together);
         match ack {

@@ -16,7 +16,7 @@ use super::{
     hook::{Admission, Client, ConnectRequest, Denial, SubscribeRequest},
     message::{Message, Origin, Publication},
     outbound::Outbound,
-    session::{Control, PendingWill, Session},
+    session::{Control, Kept, PendingWill, Session},
     transport::{Stream, Transport},
 };
 use crate::mqtt::{
@@ -120,6 +120,12 @@ async fn admit<S: Stream>(
     let will = will(core, &connect, &client).map_err(refuse)?;
     let (welcome, mut connack) = settle(core, &connect, client, will, assigned).map_err(refuse)?;
     connack.properties.user.extend(user_properties);
+    // What CONNACK says of the session is to be true after a crash as well. Where it cannot be written, a session that
+    // was there before goes on all the same: its client came for what waits in it.
+    if welcome.session.lock().kept != Kept::Not && !core.store.settled().await && !connack.session_present {
+        core.discard_link(&welcome.session, welcome.client.connection);
+        return Err(refuse(Denial::new(ReasonCode::QuotaExceeded, "the broker cannot store it now")));
+    }
     if core.revocations.load(Ordering::SeqCst) != revocations {
         // Somebody was revoked while the hooks looked at this one. Whoever it was, the client may simply try again.
         core.discard_link(&welcome.session, welcome.client.connection);

@@ -10,6 +10,7 @@ use super::{
     message::Publication,
     session::{
         Kept, SessionState, Subscribed,
+        incoming::Taken,
         outgoing::{Outgoing, Queued, Recorded},
     },
     transport::Stream,
@@ -72,24 +73,28 @@ impl<S: Stream> Connection<S> {
 
     /// A delivery may be over.
     fn on_delivered(&self, act: impl FnOnce(&mut Outgoing) -> Option<u64>) {
+        // The message may go with its row: not without it.
+        let _together = self.core.store.together();
         self.on_own_session(|state| {
             let seq = act(&mut state.outgoing);
             self.session.forget_row(state, seq, &self.core.store);
         });
     }
 
-    /// Writes a packet now or, if the session is kept, once all that was noted until now is on disk. If it cannot be,
-    /// the connection ends, and the client comes back for it.
+    /// Writes a packet now or, if the session is kept, once all that was noted until now is on disk.
     fn send_when_kept(&mut self, packet: Packet) {
         if !self.session.is_kept() {
             return self.send(packet);
         }
         let (session, connection) = (self.session.clone(), self.client.connection);
+        if matches!(packet, Packet::Suback(_))
+            && let Some(link) = session.lock().link_of(connection)
+        {
+            link.subacks_waiting += 1;
+        }
         let mut wakers = Vec::new();
-        self.core.store.after(&mut wakers, move |kept, wakers| match kept {
-            true => session.write(connection, packet, wakers),
-            false => session.cut(connection, ReasonCode::QuotaExceeded, "the broker cannot store it now"),
-        });
+        let then = Box::new(move |wakers: &mut Vec<Waker>| session.write(connection, packet, wakers));
+        self.core.store.once_kept(&mut wakers, then);
         wakers.into_iter().for_each(Waker::wake);
     }
 
@@ -122,19 +127,26 @@ impl<S: Stream> Connection<S> {
                     if let Some(ack) = &ack {
                         ack.note_received(&core.store);
                     }
-                    match ack.filter(|_| message.retain()) {
-                        Some(ack) => {
-                            let mut wakers = Vec::new();
+                    let mut wakers = Vec::new();
+                    match ack {
+                        Some(ack) if message.retain() => {
                             ack.complete_when_kept(&core.store, reason, &mut wakers);
-                            wakers.into_iter().for_each(Waker::wake);
                         }
                         // Nobody listens: there is nothing to wait for.
-                        None => self.complete_ack(number, reason, None),
+                        Some(ack) => ack.complete(reason, &mut wakers),
+                        None => {}
                     }
+                    wakers.into_iter().for_each(Waker::wake);
                     return Ok(());
                 }
                 let ack = number.map(ack);
-                self.inbound.batch.push(Routed { message, targets, from: self.session.key, ack });
+                self.inbound.batch.push(Routed {
+                    message,
+                    targets,
+                    from: self.session.key,
+                    ack,
+                    will_of: None,
+                });
                 Ok(())
             }
             Err(denial) => self.refuse_publish(denial, qos, packet_id, number),
@@ -195,17 +207,31 @@ impl<S: Stream> Connection<S> {
         let Some(link) = link else {
             return Err(Close::broker(ReasonCode::SessionTakenOver, ""));
         };
-        let number = link.acks.expect(packet_id, qos);
-        if qos == QoS::ExactlyOnce && !state.received.insert(packet_id) {
-            // Taken before, and not yet released: only the PUBREC is repeated (section 4.3.3).
-            link.acks.complete(number, ReasonCode::Success, None);
+        let own = self.client.connection;
+        // Taken before, and not yet released: only the PUBREC is repeated (section 4.3.3), when it may be said.
+        if let Some(taken) = state.received.get_mut(&packet_id).filter(|_| qos == QoS::ExactlyOnce) {
+            match taken {
+                Taken::UnderWay { connection, .. } if *connection == own => {}
+                Taken::UnderWay { connection, number } => {
+                    (*connection, *number) = (own, link.acks.expect(packet_id, qos));
+                }
+                Taken::Settled => {
+                    let number = link.acks.expect(packet_id, qos);
+                    link.acks.complete(number, ReasonCode::Success, None);
+                }
+            }
             return Ok(Expected::Repeated);
         }
-        if self.client.version == Version::V5 && link.acks.exceeds(receive_max, &state.received) {
+        let number = link.acks.expect(packet_id, qos);
+        let received = state.received.len() + usize::from(qos == QoS::ExactlyOnce);
+        if self.client.version == Version::V5 && link.acks.exceeds(receive_max, received) {
             return Err(Close::broker(
                 ReasonCode::ReceiveMaximumExceeded,
                 "too many unacknowledged messages",
             ));
+        }
+        if qos == QoS::ExactlyOnce {
+            state.received.insert(packet_id, Taken::UnderWay { connection: own, number });
         }
         // 3.1.1 knows no receive maximum; the identifiers themselves are the bound there.
         Ok(Expected::Number(number))
@@ -231,7 +257,7 @@ impl<S: Stream> Connection<S> {
         let text = Text::from(denial.text);
         if qos == QoS::ExactlyOnce {
             // A refused message is over: its identifier is free again.
-            self.on_own_session(|state| self.release(state, packet_id));
+            self.on_own_session(|state| state.received.remove(&packet_id));
         }
         if denial.disconnect || self.client.version == Version::V3 {
             return Err(Close::Broker(denial.reason, text));
@@ -262,13 +288,11 @@ impl<S: Stream> Connection<S> {
     fn release_when_kept(&mut self, queued: &Queued) {
         let (session, connection, seq) = (self.session.clone(), self.client.connection, queued.seq);
         let store = &self.core.store;
-        if self.session.is_kept() {
+        let is_kept = self.session.is_kept();
+        if is_kept {
             store.put_queued(session.key, queued, true);
         }
-        let then = move |kept: bool, wakers: &mut Vec<Waker>| {
-            if !kept {
-                return session.cut(connection, ReasonCode::QuotaExceeded, "the broker cannot store it now");
-            }
+        let then = move |wakers: &mut Vec<Waker>| {
             let released = session.lock().outgoing.release(seq);
             if let Some(packet_id) = released {
                 let packet = Packet::Pubrel(Ack::new(packet_id, ReasonCode::Success));
@@ -276,9 +300,9 @@ impl<S: Stream> Connection<S> {
             }
         };
         let mut wakers = Vec::new();
-        match self.session.is_kept() {
-            true => store.after(&mut wakers, then),
-            false => then(true, &mut wakers),
+        match is_kept {
+            true => store.once_kept(&mut wakers, Box::new(then)),
+            false => then(&mut wakers),
         }
         wakers.into_iter().for_each(Waker::wake);
     }
@@ -290,13 +314,16 @@ impl<S: Stream> Connection<S> {
             Version::V5 if !known => ReasonCode::PacketIdentifierNotFound,
             _ => ReasonCode::Success,
         };
-        let packet = Packet::Pubcomp(Ack::new(ack.packet_id, reason));
-        if known { self.send_when_kept(packet) } else { self.send(packet) }
+        // Also where it is not known: perhaps it went a moment ago, on another connection.
+        self.send_when_kept(Packet::Pubcomp(Ack::new(ack.packet_id, reason)));
     }
 
     /// A QoS 2 message that was taken is over; whether it was.
     fn release(&self, state: &mut SessionState, packet_id: u16) -> bool {
-        let known = state.received.remove(&packet_id);
+        let known = state.received.get(&packet_id) == Some(&Taken::Settled);
+        if known {
+            state.received.remove(&packet_id);
+        }
         if known && state.kept == Kept::Whole {
             self.core.store.remove_received(self.session.key, packet_id);
         }
@@ -346,6 +373,9 @@ impl<S: Stream> Connection<S> {
         });
         if full {
             return Err(Denial::new(ReasonCode::QuotaExceeded, "too many subscriptions"));
+        }
+        if self.core.store.is_failing() && self.session.is_kept() {
+            return Err(Denial::new(ReasonCode::QuotaExceeded, "the broker cannot store it now"));
         }
         let user_properties = &packet.properties.user;
         let request = SubscribeRequest { filter: plain, group, options: *options, user_properties };

@@ -112,6 +112,13 @@ impl Broker {
             }
         };
         let _ = tokio::time::timeout(grace, drained).await;
+        // Wills, for one, that went out last.
+        let delivered = async {
+            while self.core.engine.get().is_some_and(|engine| !engine.is_idle()) {
+                tokio::time::sleep(DRAIN_INTERVAL).await;
+            }
+        };
+        let _ = tokio::time::timeout(grace, delivered).await;
         let store = self.core.store.clone();
         // It waits for the disk.
         let _ = tokio::task::spawn_blocking(move || store.close()).await;

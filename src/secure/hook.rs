@@ -474,6 +474,9 @@ impl Hook for SecurePublish {
 
     fn revive(&self, client: &Returning<'_>) -> Option<Attachment> {
         let device = client.identity.and_then(|id| id.parse().ok());
+        if device.is_some_and(|device| self.view.bundle().is_revoked(device)) {
+            return None;
+        }
         Some(Arc::new(Session {
             device,
             reader: false,

@@ -25,6 +25,11 @@ pub(crate) trait Engine: Send + Sync + 'static {
         false
     }
 
+    /// Whether everything that was handed over has been given back.
+    fn is_idle(&self) -> bool {
+        true
+    }
+
     /// Waits until it is not full.
     fn room(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
         Box::pin(std::future::ready(()))

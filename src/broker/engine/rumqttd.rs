@@ -58,13 +58,21 @@ struct Way {
     next_offset: u64,
     underway: VecDeque<Routed>,
     underway_bytes: usize,
+    /// A batch came back and is being delivered.
+    delivering: bool,
 }
 
 impl Rumqttd {
     /// Starts a router and the task that takes back what it gives. Needs a tokio runtime.
     pub(crate) fn start(sink: Sink) -> Result<Self, Box<LinkError>> {
         let (link, rx) = start_router()?;
-        let way = Way { link: Some(link), next_offset: 0, underway: VecDeque::new(), underway_bytes: 0 };
+        let way = Way {
+            link: Some(link),
+            next_offset: 0,
+            underway: VecDeque::new(),
+            underway_bytes: 0,
+            delivering: false,
+        };
         let shared = Arc::new(Shared { way: Mutex::new(way), room: Notify::new(), sink });
         let pump = tokio::spawn(pump(shared.clone(), rx));
         Ok(Self { shared, pump })
@@ -110,6 +118,11 @@ impl Engine for Rumqttd {
 
     fn is_full(&self) -> bool {
         self.shared.way.lock().is_full()
+    }
+
+    fn is_idle(&self) -> bool {
+        let way = self.shared.way.lock();
+        way.underway.is_empty() && !way.delivering
     }
 
     fn room(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
@@ -213,12 +226,14 @@ async fn take_back(shared: &Shared, rx: &mut LinkRx) {
         if let Some(newest) = newest {
             let batch = {
                 let mut way = shared.way.lock();
+                way.delivering = true;
                 way.take_until(newest)
             };
             if batch.len() as u64 != count {
                 tracing::warn!(missing = batch.len() as i64 - count as i64, "the router skipped messages");
             }
             (shared.sink)(batch);
+            shared.way.lock().delivering = false;
             shared.room.notify_waiters();
         }
         if wake && rx.wake().await.is_err() {
@@ -249,7 +264,7 @@ mod tests {
     fn routed(payload: String) -> Routed {
         let message = Message::new("a".into(), payload.into(), QoS::AtMostOnce, false);
         let message = Publication::internal(message).accept().expect("no properties");
-        Routed { message, targets: Arc::new(Targets::default()), from: 0, ack: None }
+        Routed { message, targets: Arc::new(Targets::default()), from: 0, ack: None, will_of: None }
     }
 
     type Seen = Arc<Mutex<Vec<String>>>;
@@ -316,7 +331,7 @@ mod tests {
     #[test]
     fn what_the_router_skips_is_delivered_all_the_same() {
         let underway = (0..5).map(|number| routed(number.to_string())).collect();
-        let mut way = Way { link: None, next_offset: 12, underway, underway_bytes: 5 };
+        let mut way = Way { link: None, next_offset: 12, underway, underway_bytes: 5, delivering: false };
         assert_eq!(way.take_until(6).len(), 0);
         assert_eq!(way.take_until(9).len(), 3);
         assert_eq!(way.take_until(9).len(), 0);

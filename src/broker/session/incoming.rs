@@ -2,9 +2,16 @@
 
 use std::collections::VecDeque;
 
-use hashbrown::HashSet;
-
 use crate::mqtt::{Ack, AckProperties, Packet, QoS, ReasonCode, Text};
+
+/// A QoS 2 message that was taken and is not released yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Taken {
+    /// It is not yet where it must be. PUBREC then goes to this connection, with this number.
+    UnderWay { connection: u64, number: u64 },
+    /// PUBREC may be said, and repeated.
+    Settled,
+}
 
 /// Acknowledgements of one connection. They go out in the order of the messages (section 4.6), though messages reach
 /// their subscribers' queues when the engine gives them back.
@@ -61,10 +68,10 @@ impl AckQueue {
         self.acks.iter().filter(|ack| ack.qos == QoS::AtLeastOnce).count()
     }
 
-    /// Whether the client has more unacknowledged messages than `receive_max`, counting the QoS 2 ones in `received`.
-    pub(crate) fn exceeds(&self, receive_max: u16, received: &HashSet<u16>) -> bool {
+    /// Whether the client has more unacknowledged messages than `receive_max`, counting the QoS 2 ones: `received`.
+    pub(crate) fn exceeds(&self, receive_max: u16, received: usize) -> bool {
         // Cheap bound first: the exact count walks the queue.
-        let bound = self.acks.len() + received.len();
-        bound > usize::from(receive_max) && self.qos1_waiting() + received.len() > usize::from(receive_max)
+        let bound = self.acks.len() + received;
+        bound > usize::from(receive_max) && self.qos1_waiting() + received > usize::from(receive_max)
     }
 }

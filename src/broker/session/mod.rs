@@ -14,11 +14,11 @@ use std::{
     time::Duration,
 };
 
-use hashbrown::{HashMap, HashSet};
+use hashbrown::HashMap;
 use parking_lot::{Mutex, MutexGuard};
 
 use self::{
-    incoming::AckQueue,
+    incoming::{AckQueue, Taken},
     outgoing::{Outgoing, Queued},
 };
 use super::{
@@ -47,8 +47,8 @@ pub(crate) struct SessionState {
     /// By the filter as the client sent it.
     pub(crate) subscriptions: HashMap<Text, Subscribed>,
     pub(crate) outgoing: Outgoing,
-    /// Packet identifiers of QoS 2 messages that were taken and not yet released.
-    pub(crate) received: HashSet<u16>,
+    /// QoS 2 messages that were taken and not yet released, by packet identifier.
+    pub(crate) received: HashMap<u16, Taken>,
     /// How long it outlives its connection; `None` is for ever.
     pub(crate) expiry: Option<Duration>,
     /// When it ends, if nobody resumes it. Only without a link.
@@ -115,6 +115,8 @@ pub(crate) struct Link {
     pub(crate) acks: AckQueue,
     /// Other packets that waited for something and are to be written now.
     pub(crate) answers: Vec<Packet>,
+    /// SUBACKs that wait for the disk. Messages go out after them, as clients that subscribe expect.
+    pub(crate) subacks_waiting: usize,
     /// Unacknowledged messages that the client takes at once.
     pub(crate) inflight_max: u16,
     /// Wakes the connection's task; there only while it sleeps.
@@ -162,8 +164,13 @@ impl Session {
 
     /// One from the store, whose key nobody gets again.
     pub(crate) fn restored(key: u64, client_id: Text, owner: Option<Text>, state: SessionState) -> Self {
-        NEXT_KEY.fetch_max(key.saturating_add(1), Ordering::Relaxed);
+        Self::reserve(key);
         Self { key, client_id, owner, state: Mutex::new(state) }
+    }
+
+    /// No session gets this key any more.
+    pub(crate) fn reserve(key: u64) {
+        NEXT_KEY.fetch_max(key.saturating_add(1), Ordering::Relaxed);
     }
 
     /// Notes what the session is, without what belongs to it under keys of its own.
@@ -189,7 +196,18 @@ impl Session {
 
     /// Whether its messages are kept on disk.
     pub(crate) fn is_kept(&self) -> bool {
-        self.lock().kept == Kept::Whole
+        let state = self.lock();
+        state.kept == Kept::Whole && !state.ended
+    }
+
+    /// Notes what the session is now, or that it is over.
+    pub(crate) fn note_present(&self, store: &Store) {
+        let state = self.lock();
+        match (state.ended, state.kept) {
+            (_, Kept::Not) => {}
+            (true, _) => store.end_session(self.key),
+            (false, _) => self.note(&state, store),
+        }
     }
 
     /// Whether somebody is connected.
@@ -252,15 +270,10 @@ impl Session {
         });
     }
 
-    /// Completes an acknowledgement, if `connection` still is the present one.
-    pub(crate) fn complete_ack(
-        &self,
-        connection: u64,
-        number: u64,
-        reason: ReasonCode,
-        wakers: &mut Vec<Waker>,
-    ) {
+    /// Completes an acknowledgement, if the connection that waits for it still is the present one.
+    pub(crate) fn complete_ack(&self, token: &AckToken, reason: ReasonCode, wakers: &mut Vec<Waker>) {
         let mut state = self.lock();
+        let Some((connection, number)) = state.waiting(token, Some(Taken::Settled)) else { return };
         let Some(link) = state.link_of(connection) else { return };
         if link.acks.complete(number, reason, None) {
             wakers.extend(link.waker.take());
@@ -279,25 +292,18 @@ impl Session {
     pub(crate) fn refuse_ack(&self, token: &AckToken, store: &Store, wakers: &mut Vec<Waker>) {
         let text = "the broker cannot store it now";
         let mut state = self.lock();
+        // A refused message is over: its identifier is free again.
+        let waiting = state.waiting(token, None);
         if token.qos == QoS::ExactlyOnce {
-            // A refused message is over: its identifier is free again.
-            state.received.remove(&token.packet_id);
             store.remove_received(self.key, token.packet_id);
         }
-        let Some(link) = state.link_of(token.connection) else { return };
+        let Some((connection, number)) = waiting else { return };
+        let Some(link) = state.link_of(connection) else { return };
         if link.client.version == Version::V3 {
             return state.kick(ReasonCode::QuotaExceeded, text);
         }
-        if link.acks.complete(token.number, ReasonCode::QuotaExceeded, Some(text.into())) {
+        if link.acks.complete(number, ReasonCode::QuotaExceeded, Some(text.into())) {
             wakers.extend(link.waker.take());
-        }
-    }
-
-    /// Ends `connection`, if it still is the present one.
-    pub(crate) fn cut(&self, connection: u64, reason: ReasonCode, text: &str) {
-        let mut state = self.lock();
-        if state.link_of(connection).is_some() {
-            state.kick(reason, text);
         }
     }
 
@@ -305,6 +311,9 @@ impl Session {
     pub(crate) fn write(&self, connection: u64, packet: Packet, wakers: &mut Vec<Waker>) {
         let mut state = self.lock();
         let Some(link) = state.link_of(connection) else { return };
+        if matches!(packet, Packet::Suback(_)) {
+            link.subacks_waiting = link.subacks_waiting.saturating_sub(1);
+        }
         link.answers.push(packet);
         wakers.extend(link.waker.take());
     }
@@ -314,6 +323,19 @@ impl SessionState {
     /// The link of `connection`, unless another connection has taken over.
     pub(crate) fn link_of(&mut self, connection: u64) -> Option<&mut Link> {
         self.link.as_mut().filter(|link| link.client.connection == connection)
+    }
+
+    /// Which connection waits for an acknowledgement, and under which number. A QoS 2 message is from now on what `then`
+    /// says; another connection may have asked for it since.
+    fn waiting(&mut self, token: &AckToken, then: Option<Taken>) -> Option<(u64, u64)> {
+        if token.qos != QoS::ExactlyOnce {
+            return Some((token.connection, token.number));
+        }
+        let Some(Taken::UnderWay { connection, number }) = self.received.remove(&token.packet_id) else {
+            return None;
+        };
+        then.map(|then| self.received.insert(token.packet_id, then));
+        Some((connection, number))
     }
 
     /// A new session is to outlive the process: all of it, or the will.
@@ -377,7 +399,7 @@ impl SessionState {
     pub(crate) fn end(&mut self) -> Aftermath {
         self.ended = true;
         self.outgoing = Outgoing::default();
-        self.received = HashSet::new();
+        self.received = HashMap::new();
         Aftermath { will: self.will.take(), ended: true, look_again_at: None }
     }
 

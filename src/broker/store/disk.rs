@@ -135,7 +135,7 @@ pub(super) enum Row<'k> {
     Sent(u64),
     Message(u64),
     Blob(BlobId),
-    Retained,
+    Retained(&'k str),
 }
 
 impl<'k> Row<'k> {
@@ -145,7 +145,7 @@ impl<'k> Row<'k> {
         match kind {
             MESSAGE => number(rest).map(Self::Message),
             BLOB => rest.try_into().ok().map(Self::Blob),
-            RETAINED => Some(Self::Retained),
+            RETAINED => std::str::from_utf8(rest).ok().map(Self::Retained),
             SESSION => {
                 let (session, rest) = rest.split_first_chunk()?;
                 let session = u64::from_be_bytes(*session);
@@ -185,8 +185,18 @@ impl Disk {
         let file = options.open(&path).map_err(directory)?;
         file.set_permissions(fs::Permissions::from_mode(0o600)).map_err(directory)?;
         drop(file);
+        // A file that was just made is there after a power cut only if its directory says so.
+        for dir in
+            [Some(dir), dir.parent().filter(|parent| !parent.as_os_str().is_empty())].into_iter().flatten()
+        {
+            fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(directory)?;
+        }
+        let mut first = true;
         Self::over(path.clone(), move || {
-            let opened = Database::builder().set_cache_size(CACHE_BYTES).create(&path);
+            let mut builder = Database::builder();
+            builder.set_cache_size(CACHE_BYTES);
+            // A file that has vanished since must not begin anew, as if nothing had been in it.
+            let opened = if std::mem::take(&mut first) { builder.create(&path) } else { builder.open(&path) };
             opened.map_err(|error| match error {
                 redb::DatabaseError::DatabaseAlreadyOpen => StoreError::InUse { path: path.clone() },
                 other => StoreError::file(other),

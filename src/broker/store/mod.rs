@@ -28,7 +28,7 @@ use std::{
 
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex, RwLock, RwLockReadGuard};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
 pub use self::disk::StoreError;
 use self::disk::{Disk, Key};
@@ -52,6 +52,9 @@ const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
 /// What waits for a commit. Told whether it succeeded; adds the wakers of whoever must know.
 pub(crate) type After = Box<dyn FnOnce(bool, &mut Vec<Waker>) + Send>;
+
+/// What waits for a commit that succeeds.
+pub(crate) type OnceKept = Box<dyn FnOnce(&mut Vec<Waker>) + Send>;
 
 /// The store of one broker, or none. Cheap to clone.
 #[derive(Clone, Default)]
@@ -198,6 +201,33 @@ impl Store {
         shared.changed.notify_one();
     }
 
+    /// Has `then` called once all that was noted until now is on disk, however often that must be tried. Never, if the
+    /// store is closed before.
+    pub(crate) fn once_kept(&self, wakers: &mut Vec<Waker>, then: OnceKept) {
+        let again = self.clone();
+        self.after(wakers, move |kept, wakers| match kept {
+            true => then(wakers),
+            false if again.is_closed() => {}
+            false => again.once_kept(wakers, then),
+        });
+    }
+
+    fn is_closed(&self) -> bool {
+        self.0.as_ref().is_some_and(|shared| shared.pending.lock().closed)
+    }
+
+    /// Waits until all that was noted until now is on disk; whether it is.
+    pub(crate) async fn settled(&self) -> bool {
+        let (tell, told) = oneshot::channel();
+        let mut wakers = Vec::new();
+        self.after(&mut wakers, move |kept, _| {
+            // Who asked may be gone.
+            let _ = tell.send(kept);
+        });
+        wakers.into_iter().for_each(Waker::wake);
+        told.await.unwrap_or(false)
+    }
+
     /// Writes what is pending and ends the thread; what is noted later is lost on purpose: the state in memory is
     /// being taken down.
     pub(crate) fn close(&self) {
@@ -205,7 +235,8 @@ impl Store {
         shared.pending.lock().closing = true;
         shared.changed.notify_one();
         let writer = shared.writer.lock().take();
-        if let Some(writer) = writer {
+        // What the writer calls may hold the last of what closes the store.
+        if let Some(writer) = writer.filter(|writer| writer.thread().id() != std::thread::current().id()) {
             let _ = writer.join();
         }
     }
@@ -348,8 +379,9 @@ impl Shared {
             let batch = {
                 let _whole = self.together.write();
                 let mut pending = self.pending.lock();
-                let (closing, closed) = (pending.closing, pending.closed);
-                std::mem::replace(&mut *pending, Pending { closing, closed, ..Pending::default() })
+                // The last batch is the last: what is noted after it is not taken any more.
+                let closing = pending.closing;
+                std::mem::replace(&mut *pending, Pending { closing, closed: closing, ..Pending::default() })
             };
             self.room.notify_waiters();
             let Pending { changes, ended, after, closing, .. } = batch;
@@ -365,19 +397,16 @@ impl Shared {
                     }
                 }
             }
-            if failed {
+            if failed && !closing {
                 self.again(changes, ended);
             }
             let mut wakers = Vec::new();
             after.into_iter().for_each(|then| then(!failed, &mut wakers));
             wakers.into_iter().for_each(Waker::wake);
             if closing {
-                let mut pending = self.pending.lock();
-                if failed || pending.is_empty() {
-                    pending.closed = true;
-                    return;
-                }
-            } else if failed {
+                return;
+            }
+            if failed {
                 std::thread::sleep(RETRY_PAUSE);
             }
         }

@@ -19,7 +19,7 @@ use crate::{
         Timestamp,
         hook::{Client, Hooks, Returning},
         message::{Message, Origin, Publication},
-        session::{Kept, PendingWill, Session, SessionState, Subscribed, outgoing::Queued},
+        session::{Kept, PendingWill, Session, SessionState, Subscribed, incoming::Taken, outgoing::Queued},
     },
     mqtt::{QoS, SubscriptionId, Text, Version},
 };
@@ -34,7 +34,7 @@ pub(crate) struct Restored {
 #[derive(Default)]
 struct Rows {
     sessions: BTreeMap<u64, SessionRows>,
-    retained: Vec<u64>,
+    retained: Vec<(String, u64)>,
     messages: HashMap<u64, (Message, Option<BlobId>)>,
     blobs: HashMap<BlobId, Bytes>,
     damaged: usize,
@@ -64,8 +64,11 @@ pub(crate) fn restore(disk: Disk, hooks: &Hooks) -> Result<(Store, Restored), St
     let Rows { sessions, retained, messages, blobs, .. } = rows;
     let store = Store::start(disk).map_err(|error| StoreError::File(Box::new(error)))?;
     let Store(Some(shared)) = &store else { return Ok((store, Restored::default())) };
-    let last = messages.keys().max().copied().unwrap_or(0);
-    shared.next_message.store(last + 1, Ordering::Relaxed);
+    // Rows may refer to messages that a crash has taken: no other message gets their numbers.
+    let queued = sessions.values().flat_map(|rows| rows.queued.values().map(|(row, _)| row.message));
+    let referred = queued.chain(retained.iter().map(|(_, id)| *id));
+    let last = messages.keys().copied().chain(referred).max().unwrap_or(0);
+    shared.next_message.store(last.saturating_add(1), Ordering::Relaxed);
     let blobs: HashMap<BlobId, (Bytes, Arc<Blob>)> =
         blobs.into_iter().map(|(id, bytes)| (id, (bytes.clone(), shared.adopt_blob(id)))).collect();
     let messages: HashMap<u64, Arc<Message>> = messages
@@ -75,9 +78,15 @@ pub(crate) fn restore(disk: Disk, hooks: &Hooks) -> Result<(Store, Restored), St
         })
         .collect();
     let mut restored = Restored::default();
-    restored.retained.extend(retained.iter().filter_map(|id| messages.get(id).cloned()));
+    for (topic, id) in retained {
+        match messages.get(&id) {
+            Some(message) => restored.retained.push(message.clone()),
+            None => store.remove_retained(&topic),
+        }
+    }
     for (key, rows) in sessions {
-        match rows.into_session(key, &messages, hooks) {
+        Session::reserve(key);
+        match rows.into_session(key, &messages, hooks, &store) {
             Some(session) => restored.sessions.push(Arc::new(session)),
             // Its record went, and the rest would have in the same transaction.
             None => store.end_session(key),
@@ -113,7 +122,9 @@ impl Rows {
             Row::Blob(id) => {
                 self.blobs.insert(id, Bytes::copy_from_slice(value));
             }
-            Row::Retained => self.retained.push(u64::from_be_bytes(value.try_into().ok()?)),
+            Row::Retained(topic) => {
+                self.retained.push((topic.into(), u64::from_be_bytes(value.try_into().ok()?)))
+            }
         }
         Some(())
     }
@@ -149,13 +160,19 @@ impl Shared {
 }
 
 impl SessionRows {
-    fn into_session(self, key: u64, messages: &HashMap<u64, Arc<Message>>, hooks: &Hooks) -> Option<Session> {
+    fn into_session(
+        self,
+        key: u64,
+        messages: &HashMap<u64, Arc<Message>>,
+        hooks: &Hooks,
+        store: &Store,
+    ) -> Option<Session> {
         let record = self.record?;
         let client_id = Text::from(record.client_id);
         let owner = record.owner.map(Text::from);
         let mut state = SessionState {
             subscriptions: self.subscriptions.into_iter().collect(),
-            received: self.received.into_iter().collect(),
+            received: self.received.into_iter().map(|id| (id, Taken::Settled)).collect(),
             expiry: record.expiry_ms.map(Duration::from_millis),
             expires_at: record.expires_at.map(Timestamp),
             kept: if record.whole { Kept::Whole } else { Kept::Will },
@@ -171,7 +188,10 @@ impl SessionRows {
                 state.outgoing.restore_released(seq);
                 continue;
             }
-            let Some(message) = messages.get(&row.message).cloned() else { continue };
+            let Some(message) = messages.get(&row.message).cloned() else {
+                store.remove_queued(key, seq);
+                continue;
+            };
             let sent = seq <= self.sent;
             let ids = (!row.ids.is_empty()).then(|| row.ids.iter().copied().map(SubscriptionId).collect());
             let QueuedRecord { retain, retained, .. } = row;

@@ -183,8 +183,8 @@ impl Store {
         self.0.as_ref().map(|shared| shared.together.read_recursive())
     }
 
-    /// Has `then` called when all that was noted until now is on disk, or could not be written. At once if nothing
-    /// is pending.
+    /// Has `then` called, by the writer, when all that was noted until now is on disk, or could not be written. At once
+    /// where there is no store, or none any more.
     pub(crate) fn after(
         &self,
         wakers: &mut Vec<Waker>,

@@ -11,6 +11,15 @@ pub const PROBLEM_TYPE: &str = "application/problem+json";
 /// HPKE `info` of a sealed user secret key (RFC 9180, DHKEM P-256, HKDF-SHA-256, AES-256-GCM).
 pub const KEY_HPKE_INFO: &[u8] = b"SMQTT-V01 user key";
 
+/// `GET /v1/health`, where the authority works.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Health {
+    /// `ok`.
+    pub status: String,
+    /// What time the authority has.
+    pub time: u64,
+}
+
 /// `POST /v1/enrol`: what a device sends with its token. No client certificate.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

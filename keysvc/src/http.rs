@@ -2,7 +2,7 @@
 //!
 //! | request | who | answer |
 //! |---|---|---|
-//! | `GET /v1/health` | anyone | `{"status"}` |
+//! | `GET /v1/health` | anyone | [`Health`](smqtt_core::api::Health) |
 //! | `GET /v1/root` | anyone | the root certificate, PEM |
 //! | `GET /v1/params` | anyone | `{"params"}` |
 //! | `POST /v1/enrol` | a token | [`Enrolment`](smqtt_core::api::Enrolment) |

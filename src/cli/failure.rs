@@ -51,17 +51,23 @@ impl Failure {
         self
     }
 
+    /// What and why, in one line.
+    pub fn sentence(&self) -> String {
+        std::iter::once(&self.text).chain(&self.causes).map(String::as_str).collect::<Vec<_>>().join(": ")
+    }
+
+    /// What to do about it.
+    pub fn advice(&self) -> Option<&str> {
+        self.hint.as_deref()
+    }
+
     fn of(error: &dyn Error, hint: Option<String>) -> Self {
         Self { hint, ..Self::new(error.to_string()).because(error) }
     }
 
     /// Prints it.
     pub fn report(&self) -> ExitCode {
-        eprint!("error: {}", self.text);
-        for cause in &self.causes {
-            eprint!(": {cause}");
-        }
-        eprintln!();
+        eprintln!("error: {}", self.sentence());
         if let Some(hint) = &self.hint {
             eprintln!("hint: {hint}");
         }

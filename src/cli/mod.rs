@@ -6,6 +6,7 @@ mod bench;
 mod broker;
 mod config;
 mod demo;
+mod doctor;
 mod enrol;
 mod explain;
 mod failure;
@@ -61,6 +62,8 @@ enum Command {
     Inspect(inspect::InspectArgs),
     /// Show why a policy holds or a message opens, or not
     Explain(explain::ExplainArgs),
+    /// Look at what usually goes wrong: files, certificates, clock, disk, ports, rules
+    Doctor(doctor::DoctorArgs),
     /// Measure what it costs on this machine, with a report
     Bench(bench::BenchArgs),
     /// What `bench` starts itself as
@@ -116,6 +119,7 @@ pub fn main() -> ExitCode {
             Command::Subscribe(args) => subscribe::run(&args).await,
             Command::Inspect(args) => inspect::run(&args),
             Command::Explain(args) => explain::run(&args).await,
+            Command::Doctor(args) => doctor::run(&args).await,
             Command::Bench(args) => bench::run(&args).await,
             Command::BenchRole(args) => bench::role(&args).await,
         }

@@ -2,12 +2,12 @@
 
 use axum::Json;
 use axum::extract::State;
-use serde_json::{Value, json};
+use smqtt_core::api::Health;
 
 use super::Shared;
 use super::problem::Refused;
 
-pub(super) async fn get(State(authority): Shared) -> Result<Json<Value>, Refused> {
+pub(super) async fn get(State(authority): Shared) -> Result<Json<Health>, Refused> {
     authority.health().await?;
-    Ok(Json(json!({ "status": "ok" })))
+    Ok(Json(Health { status: "ok".into(), time: authority.now() }))
 }

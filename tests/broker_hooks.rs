@@ -12,8 +12,8 @@ use bytes::Bytes;
 use smqtt::{
     broker::{
         Admission, Config, ConnectRequest, ConnectVerdict, DefaultVerdict, DeliverVerdict, Delivery, Denial,
-        Disconnection, Hook, HookFuture, NewMessage, Origin, Publication, Stored, SubscribeRequest, Verdict,
-        Whom,
+        Disconnection, DropReason, Dropped, Hook, HookFuture, NewMessage, Origin, Publication, Stored,
+        SubscribeRequest, Verdict, Whom,
     },
     mqtt::*,
 };
@@ -281,8 +281,13 @@ impl Hook for Tally {
         DeliverVerdict::Deliver
     }
 
-    fn undelivered(&self, client: &Peer, message: &smqtt::broker::Message) {
-        assert_eq!((&*client.client_id, &message.payload()[..]), ("reader", &[b'x'; 64][..]));
+    fn dropped(&self, dropped: &Dropped<'_>) {
+        assert_eq!((dropped.reason, dropped.qos), (DropReason::TooLarge, QoS::AtLeastOnce));
+        assert_eq!(
+            (dropped.whose.client_id.as_str(), &dropped.message.payload()[..]),
+            ("reader", &[b'x'; 64][..])
+        );
+        assert!(dropped.client.is_some());
         self.0[1].fetch_add(1, Ordering::SeqCst);
     }
 }

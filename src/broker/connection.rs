@@ -13,8 +13,9 @@ use tokio::time::{Instant, Sleep};
 
 use super::{
     core::{Core, RouteCache},
+    events::{Disconnection, Dropped},
     fanout::Routed,
-    hook::{Client, Disconnection},
+    hook::Client,
     outbound::Outbound,
     session::{Control, Ending, Kept, Session, outgoing::Sending},
     transport::{OUT_BYTES_HIGH, Stream, Transport},
@@ -266,18 +267,15 @@ impl<S: Stream> Connection<S> {
             if self.sending.is_empty() {
                 return;
             }
-            let mut unsent = Vec::new();
             for sending in self.sending.drain(..) {
                 let out = &mut self.transport.out;
-                unsent.extend(self.outbound.write(&self.core, &self.client, sending, out));
-            }
-            if !unsent.is_empty() {
-                let mut state = self.session.lock();
-                if state.link_of(self.client.connection).is_some() {
-                    for packet_id in unsent {
-                        let seq = state.outgoing.forget(packet_id);
-                        self.session.forget_row(&state, seq, &self.core.store);
-                    }
+                let Err((queued, reason)) = self.outbound.write(&self.core, &self.client, sending, out)
+                else {
+                    continue;
+                };
+                // Before the next one: hooks may have taken it for written.
+                if self.session.give_up(self.client.connection, &queued, &self.core.store) {
+                    self.core.hooks.dropped(&Dropped::on(&self.client, &queued, reason));
                 }
             }
         }

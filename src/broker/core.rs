@@ -15,8 +15,10 @@ use super::{
     clock::Clock,
     config::{Config, Limits},
     engine::Engine,
+    events::DropReason,
     fanout::{self, AckToken, Routed},
-    hook::{Client, Denial, Hooks},
+    hook::{Client, Denial},
+    hooks::Hooks,
     message::{Message, Origin, Publication},
     retained::{Kind, Retained},
     session::{Aftermath, Control, Ending, Kept, Link, PendingWill, Session, Subscribed, outgoing::Queued},
@@ -156,7 +158,7 @@ impl Core {
     pub(crate) fn submit(&self, batch: Vec<Routed>) {
         match self.engine.get() {
             Some(engine) => engine.submit(batch),
-            None => fanout::fan_out(batch, &self.config.limits, &self.store),
+            None => fanout::fan_out(batch, &self.config.limits, &self.store, &self.hooks),
         }
     }
 
@@ -240,7 +242,7 @@ impl Core {
         }
         let whole = state.kept == Kept::Whole;
         let mut waiting = Vec::new();
-        state.outgoing.offer_retained(set, &self.config.limits, |queued| {
+        let left_out = state.outgoing.offer_retained(set, &self.config.limits, |queued| {
             if whole && queued.qos != QoS::AtMostOnce {
                 self.store.put_queued(session.key, queued, false);
             }
@@ -250,8 +252,13 @@ impl Core {
         });
         drop(state);
         let mut wakers = Vec::new();
-        waiting.into_iter().for_each(|seq| session.send_when_kept(seq, &self.store, &mut wakers));
+        waiting
+            .into_iter()
+            .for_each(|seq| session.send_when_kept(seq, &self.store, &self.hooks, &mut wakers));
         wakers.into_iter().for_each(std::task::Waker::wake);
+        for (queued, reason) in &left_out {
+            session.tell_dropped(&self.hooks, queued, *reason);
+        }
     }
 
     /// Removes a subscription; whether there was one.
@@ -310,7 +317,9 @@ impl Core {
                 };
                 if clean_start && !aftermath.ended {
                     let end = state.end();
-                    aftermath = Aftermath { will: aftermath.will.or(end.will), ..end };
+                    let mut lost = aftermath.lost;
+                    lost.extend(end.lost);
+                    aftermath = Aftermath { will: aftermath.will.or(end.will), lost, ..end };
                 }
                 let goes_on = !aftermath.ended;
                 drop(state);
@@ -377,6 +386,8 @@ impl Core {
     }
 
     fn settle(&self, session: &Arc<Session>, aftermath: Aftermath) {
+        let reason = if aftermath.ended { DropReason::SessionEnded } else { DropReason::NotConnected };
+        aftermath.lost.iter().for_each(|queued| session.tell_dropped(&self.hooks, queued, reason));
         if aftermath.ended {
             let subscriptions = std::mem::take(&mut session.lock().subscriptions);
             if !subscriptions.is_empty() {

@@ -4,6 +4,7 @@ use std::{sync::Arc, task::Waker};
 
 use super::{
     config::Limits,
+    hooks::Hooks,
     message::Message,
     session::{Session, outgoing::Queued},
     store::Store,
@@ -66,7 +67,7 @@ impl AckToken {
 }
 
 /// Puts a batch into the queues, completes acknowledgements, then wakes whom it concerns: each once for the batch.
-pub(crate) fn fan_out(batch: Vec<Routed>, limits: &Limits, store: &Store) {
+pub(crate) fn fan_out(batch: Vec<Routed>, limits: &Limits, store: &Store, hooks: &Hooks) {
     let mut wakers = Vec::new();
     for routed in batch {
         let mut kept = store.is_there() && routed.is_kept();
@@ -83,12 +84,12 @@ pub(crate) fn fan_out(batch: Vec<Routed>, limits: &Limits, store: &Store) {
         for target in &targets.each {
             let grant = if target.session.key == from { target.own.as_ref() } else { Some(&target.grant) };
             if let Some(grant) = grant {
-                kept |= target.session.push(queued(grant), limits, store, &mut wakers);
+                kept |= target.session.push(queued(grant), limits, store, hooks, &mut wakers);
             }
         }
         for group in &targets.groups {
             if let Some((session, grant)) = group.next() {
-                kept |= session.push(queued(&grant), limits, store, &mut wakers);
+                kept |= session.push(queued(&grant), limits, store, hooks, &mut wakers);
             }
         }
         if let Some(ack) = &ack {

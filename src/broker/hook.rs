@@ -7,11 +7,14 @@
 //!
 //! [`Config::default_verdict`]: super::Config::default_verdict
 
-use std::{future::Future, net::SocketAddr, pin::Pin, sync::Arc};
+use std::{future::Future, net::SocketAddr, pin::Pin};
 
 use bytes::Bytes;
 
-use super::message::{Attachment, Delivery, Message, Publication};
+use super::{
+    events::{Disconnection, Dropped, Whose},
+    message::{Attachment, Delivery, Message, Publication},
+};
 use crate::mqtt::{ReasonCode, SubscriptionOptions, Text, UserProperties, Version, Will};
 
 /// What a hook thinks.
@@ -142,16 +145,6 @@ impl std::fmt::Debug for Client {
     }
 }
 
-/// A client of a session from before a restart, of which a will is still to be published.
-#[derive(Debug, Clone, Copy)]
-#[non_exhaustive]
-pub struct Returning<'a> {
-    /// Client id.
-    pub client_id: &'a Text,
-    /// Who it was, as a hook found out.
-    pub identity: Option<&'a Text>,
-}
-
 /// One filter of a SUBSCRIBE.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -176,15 +169,21 @@ pub enum DeliverVerdict {
     Drop(String),
 }
 
-/// Why a connection ended.
+/// A point that messages pass; see [`Hook::points`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Disconnection {
-    /// Reason code of the DISCONNECT that was received or sent; [`ReasonCode::UnspecifiedError`] if the connection just
-    /// broke.
-    pub reason: ReasonCode,
-    /// Whether the client said DISCONNECT.
-    pub by_client: bool,
+pub enum Point {
+    /// [`Hook::publish`].
+    Publish,
+    /// [`Hook::deliver`].
+    Deliver,
+    /// [`Hook::dropped`].
+    Dropped,
+}
+
+impl Point {
+    /// All there are.
+    pub const ALL: [Self; 3] = [Self::Publish, Self::Deliver, Self::Dropped];
 }
 
 /// A future that a hook returns; see [`Hook::connect`].
@@ -211,6 +210,17 @@ pub type HookFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 /// ```
 #[allow(unused_variables)]
 pub trait Hook: Send + Sync + 'static {
+    /// Which of the points that messages pass are to be called. Asked once, when the broker is made; a point that no hook
+    /// names costs nothing.
+    fn points(&self) -> &'static [Point] {
+        &Point::ALL
+    }
+
+    /// What logs call this hook.
+    fn name(&self) -> &'static str {
+        std::any::type_name::<Self>()
+    }
+
     /// A client wants to connect. May take its time, within [`Limits::connect_timeout`](super::Limits::connect_timeout).
     fn connect<'a>(&'a self, request: &'a ConnectRequest) -> HookFuture<'a, ConnectVerdict> {
         Box::pin(std::future::ready(ConnectVerdict::Defer))
@@ -233,8 +243,9 @@ pub trait Hook: Send + Sync + 'static {
         DeliverVerdict::Deliver
     }
 
-    /// What [`Hook::deliver`] let through was not written to `client` after all: too large for it.
-    fn undelivered(&self, client: &Client, message: &Message) {}
+    /// A session does not get a message. Where [`Hook::deliver`] had been asked, the next delivery to that connection has
+    /// not been yet.
+    fn dropped(&self, dropped: &Dropped<'_>) {}
 
     /// The broker starts, and a message from before has the keepsake that a publish hook left with it: what was
     /// attached, made anew. See [`Publication::set_attachment`].
@@ -244,92 +255,10 @@ pub trait Hook: Send + Sync + 'static {
 
     /// The broker starts, and the will of a client from before is still to be published: what the connect hook would
     /// find in [`Client::attachment`].
-    fn revive(&self, client: &Returning<'_>) -> Option<Attachment> {
+    fn revive(&self, client: &Whose<'_>) -> Option<Attachment> {
         None
     }
 
     /// A connection that was let in has ended. Called exactly once for each.
     fn disconnect(&self, client: &Client, end: Disconnection) {}
-}
-
-/// The hooks of a broker, in order.
-#[derive(Clone)]
-pub(crate) struct Hooks {
-    pub(crate) hooks: Arc<[Box<dyn Hook>]>,
-    pub(crate) allow_by_default: bool,
-}
-
-impl Hooks {
-    /// Runs `ask` on each hook until one refuses.
-    fn decide(&self, mut ask: impl FnMut(&dyn Hook) -> Verdict) -> Result<(), Denial> {
-        let mut allowed = self.allow_by_default;
-        for hook in self.hooks.iter() {
-            match ask(hook.as_ref()) {
-                Verdict::Allow => allowed = true,
-                Verdict::Deny(denial) => return Err(denial),
-                Verdict::Defer => {}
-            }
-        }
-        if allowed { Ok(()) } else { Err(Denial::new(ReasonCode::NotAuthorized, "not allowed by any hook")) }
-    }
-
-    pub(crate) async fn connect(&self, request: &ConnectRequest) -> Result<Admission, Denial> {
-        let mut allowed = self.allow_by_default;
-        let mut admission = Admission::default();
-        for hook in self.hooks.iter() {
-            match hook.connect(request).await {
-                ConnectVerdict::Allow(given) => {
-                    allowed = true;
-                    admission.identity = admission.identity.or(given.identity);
-                    admission.client_id = admission.client_id.or(given.client_id);
-                    admission.attachment = admission.attachment.or(given.attachment);
-                    admission.user_properties.extend(given.user_properties);
-                }
-                ConnectVerdict::Deny(denial) => return Err(denial),
-                ConnectVerdict::Defer => {}
-            }
-        }
-        if allowed {
-            Ok(admission)
-        } else {
-            Err(Denial::new(ReasonCode::NotAuthorized, "not allowed by any hook"))
-        }
-    }
-
-    pub(crate) fn subscribe(&self, client: &Client, request: &SubscribeRequest<'_>) -> Result<(), Denial> {
-        self.decide(|hook| hook.subscribe(client, request))
-    }
-
-    pub(crate) fn publish(&self, client: &Client, publication: &mut Publication) -> Result<(), Denial> {
-        self.decide(|hook| hook.publish(client, publication))
-    }
-
-    pub(crate) fn deliver(&self, client: &Client, delivery: &mut Delivery<'_>) -> DeliverVerdict {
-        for hook in self.hooks.iter() {
-            if let DeliverVerdict::Drop(text) = hook.deliver(client, delivery) {
-                return DeliverVerdict::Drop(text);
-            }
-        }
-        DeliverVerdict::Deliver
-    }
-
-    pub(crate) fn undelivered(&self, client: &Client, message: &Message) {
-        for hook in self.hooks.iter() {
-            hook.undelivered(client, message);
-        }
-    }
-
-    pub(crate) fn recall(&self, message: &Message, keepsake: &Bytes) -> Option<Attachment> {
-        self.hooks.iter().find_map(|hook| hook.recall(message, keepsake))
-    }
-
-    pub(crate) fn revive(&self, client: &Returning<'_>) -> Option<Attachment> {
-        self.hooks.iter().find_map(|hook| hook.revive(client))
-    }
-
-    pub(crate) fn disconnect(&self, client: &Client, end: Disconnection) {
-        for hook in self.hooks.iter() {
-            hook.disconnect(client, end);
-        }
-    }
 }

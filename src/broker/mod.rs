@@ -8,10 +8,12 @@ mod config;
 mod connection;
 mod core;
 mod engine;
+mod events;
 mod fanout;
 mod handle;
 mod handshake;
 mod hook;
+mod hooks;
 mod listener;
 mod message;
 mod outbound;
@@ -26,10 +28,11 @@ mod trie;
 
 pub use clock::Timestamp;
 pub use config::{Config, DefaultVerdict, EngineKind, Limits};
+pub use events::{Disconnection, DropReason, Dropped, Whose};
 pub use handle::{BrokerHandle, NewMessage, Stored, Whom};
 pub use hook::{
-    Admission, Client, ConnectRequest, ConnectVerdict, DeliverVerdict, Denial, Disconnection, Hook,
-    HookFuture, Returning, SubscribeRequest, Verdict,
+    Admission, Client, ConnectRequest, ConnectVerdict, DeliverVerdict, Denial, Hook, HookFuture, Point,
+    SubscribeRequest, Verdict,
 };
 pub use listener::TlsSettings;
 pub use message::{Attachment, Delivery, Message, Origin, Publication};

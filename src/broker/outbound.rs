@@ -5,11 +5,12 @@ use hashbrown::HashMap;
 
 use super::{
     core::Core,
+    events::DropReason,
     hook::{Client, DeliverVerdict},
     message::Delivery,
     session::outgoing::{Queued, Sending},
 };
-use crate::mqtt::{Ack, Packet, PublishHead, PublishProperties, QoS, ReasonCode, Text, Version};
+use crate::mqtt::{Ack, Packet, PublishHead, PublishProperties, ReasonCode, Text, Version};
 
 /// What a connection knows about its client's wishes.
 pub(crate) struct Outbound {
@@ -43,25 +44,24 @@ impl Outbound {
         }
     }
 
-    /// Encodes one thing to write. Gives back the packet identifier of a message that was not written after all.
+    /// Encodes one thing to write. Gives back a message that was not written after all, and why.
     pub(crate) fn write(
         &mut self,
         core: &Core,
         client: &Client,
         sending: Sending,
         out: &mut BytesMut,
-    ) -> Option<u16> {
+    ) -> Result<(), (Queued, DropReason)> {
         match sending {
             Sending::Pubrel(packet_id) => {
                 let packet = Packet::Pubrel(Ack::new(packet_id, ReasonCode::Success));
                 // Four bytes: always fit.
                 let _ = packet.encode(client.version, out);
-                None
+                Ok(())
             }
-            Sending::Publish { queued, head } => match self.publish(core, client, &queued, head, out) {
-                Written::Yes => None,
-                Written::No => (head.qos != QoS::AtMostOnce).then_some(head.packet_id),
-            },
+            Sending::Publish { queued, head } => {
+                self.publish(core, client, &queued, head, out).map_err(|reason| (queued, reason))
+            }
         }
     }
 
@@ -72,14 +72,14 @@ impl Outbound {
         queued: &Queued,
         head: PublishHead,
         out: &mut BytesMut,
-    ) -> Written {
+    ) -> Result<(), DropReason> {
         let message = &*queued.message;
         let mut own = PublishProperties::default();
         if let Some(expires_at) = message.expires_at {
             let left = core.clock.now().until(expires_at);
             // What was sent before may be finished (section 3.3.2.3.3).
             if left.is_zero() && !head.dup {
-                return Written::No;
+                return Err(DropReason::Expired);
             }
             own.expiry_secs = Some(u32::try_from(left.as_millis().div_ceil(1000)).unwrap_or(u32::MAX));
         }
@@ -87,7 +87,7 @@ impl Outbound {
             Delivery { message, retained: queued.retained, resent: head.dup, qos: queued.qos, payload: None };
         if let DeliverVerdict::Drop(text) = core.hooks.deliver(client, &mut delivery) {
             tracing::debug!(client = %client.client_id, text, "delivery dropped by a hook");
-            return Written::No;
+            return Err(DropReason::RefusedByHook);
         }
         let payload = delivery.payload.as_ref().unwrap_or(&message.payload);
         let v5 = client.version == Version::V5;
@@ -105,22 +105,18 @@ impl Outbound {
             &message.wire
         };
         let bytes = head.encoded_bytes(client.version, topic, properties, payload);
-        let encoded = match bytes > self.packet_bytes_max {
-            true => {
-                tracing::debug!(client = %client.client_id, bytes, "message exceeds the client's maximum packet size");
-                false
-            }
-            false => head
-                .encode(client.version, topic, properties, payload, out)
+        let written = if bytes > self.packet_bytes_max {
+            tracing::debug!(client = %client.client_id, bytes, "message exceeds the client's maximum packet size");
+            Err(DropReason::TooLarge)
+        } else {
+            head.encode(client.version, topic, properties, payload, out)
                 .inspect_err(|error| tracing::error!(%error, "a message could not be encoded"))
-                .is_ok(),
+                .map_err(|_| DropReason::NotEncodable)
         };
-        if encoded {
-            return Written::Yes;
+        if written.is_err() {
+            self.forget_alias(alias, known, &message.topic);
         }
-        self.forget_alias(alias, known, &message.topic);
-        core.hooks.undelivered(client, message);
-        Written::No
+        written
     }
 
     /// The alias of a topic, and whether the client knows it already.
@@ -149,8 +145,3 @@ impl Outbound {
 
 /// Bytes of an acknowledgement beside its reason string, generously.
 const ACK_BYTES_MAX: usize = 32;
-
-enum Written {
-    Yes,
-    No,
-}

@@ -5,13 +5,14 @@ use std::task::Waker;
 use super::{
     connection::{Close, Connection},
     core::granted,
+    events::{DropReason, Dropped},
     fanout::{AckToken, Routed},
     hook::{Denial, SubscribeRequest},
     message::Publication,
     session::{
         Kept, SessionState, Subscribed,
         incoming::Taken,
-        outgoing::{Outgoing, Queued, Recorded},
+        outgoing::{Queued, Recorded},
     },
     transport::Stream,
 };
@@ -25,7 +26,7 @@ impl<S: Stream> Connection<S> {
         match packet {
             Packet::Publish(publish) => self.on_publish(publish),
             Packet::Puback(ack) => {
-                self.on_delivered(|outgoing| outgoing.puback(ack.packet_id));
+                self.on_puback(&ack);
                 Ok(())
             }
             Packet::Pubrec(ack) => {
@@ -37,7 +38,7 @@ impl<S: Stream> Connection<S> {
                 Ok(())
             }
             Packet::Pubcomp(ack) => {
-                self.on_delivered(|outgoing| outgoing.pubcomp(ack.packet_id));
+                self.on_pubcomp(&ack);
                 Ok(())
             }
             Packet::Subscribe(subscribe) => self.on_subscribe(subscribe),
@@ -71,14 +72,29 @@ impl<S: Stream> Connection<S> {
         if state.link_of(self.client.connection).is_none() { T::default() } else { act(&mut state) }
     }
 
-    /// A delivery may be over.
-    fn on_delivered(&self, act: impl FnOnce(&mut Outgoing) -> Option<u64>) {
+    fn on_puback(&self, ack: &Ack) {
         // The message may go with its row: not without it.
         let _together = self.core.store.together();
-        self.on_own_session(|state| {
-            let seq = act(&mut state.outgoing);
-            self.session.forget_row(state, seq, &self.core.store);
+        let over = self.on_own_session(|state| {
+            let queued = state.outgoing.puback(ack.packet_id)?;
+            self.session.forget_row(state, queued.seq, &self.core.store);
+            Some(queued)
         });
+        if let Some(queued) = over.filter(|_| ack.reason.is_error()) {
+            self.refused_by_client(&queued);
+        }
+    }
+
+    fn on_pubcomp(&self, ack: &Ack) {
+        self.on_own_session(|state| {
+            if let Some(seq) = state.outgoing.pubcomp(ack.packet_id) {
+                self.session.forget_row(state, seq, &self.core.store);
+            }
+        });
+    }
+
+    fn refused_by_client(&self, queued: &Queued) {
+        self.core.hooks.dropped(&Dropped::on(&self.client, queued, DropReason::RefusedByClient));
     }
 
     /// Writes a packet now or, if the session is kept, once all that was noted until now is on disk.
@@ -272,10 +288,18 @@ impl<S: Stream> Connection<S> {
     }
 
     fn on_pubrec(&mut self, ack: &Ack) {
-        let refused = ack.reason.is_error();
-        let recorded = self.on_own_session(|state| state.outgoing.pubrec(ack.packet_id, refused));
+        let core = self.core.clone();
+        // As with PUBACK, should this be the end of it.
+        let _together = core.store.together();
+        let recorded = self.on_own_session(|state| {
+            let recorded = state.outgoing.pubrec(ack.packet_id, ack.reason.is_error());
+            if let Recorded::Refused(queued) = &recorded {
+                self.session.forget_row(state, queued.seq, &self.core.store);
+            }
+            recorded
+        });
         let reason = match recorded {
-            Recorded::Refused(seq) => return self.on_delivered(|_| Some(seq)),
+            Recorded::Refused(queued) => return self.refused_by_client(&queued),
             Recorded::First(queued) => return self.release_when_kept(&queued),
             Recorded::Unknown if self.client.version == Version::V5 => ReasonCode::PacketIdentifierNotFound,
             Recorded::Unknown | Recorded::Again => ReasonCode::Success,

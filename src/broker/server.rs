@@ -10,7 +10,8 @@ use super::{
     engine::{Direct, Engine, Rumqttd, Sink},
     fanout,
     handle::BrokerHandle,
-    hook::{Hook, Hooks},
+    hook::Hook,
+    hooks::Hooks,
     listener::{self, TlsSettings},
     store::{self, StoreError},
     timers,
@@ -59,13 +60,13 @@ impl Broker {
         let allow_by_default = config.default_verdict == DefaultVerdict::Allow;
         let kind = config.engine;
         let limits = config.limits.clone();
-        let hooks = Hooks { hooks: hooks.into(), allow_by_default };
+        let hooks = Hooks::new(hooks, allow_by_default);
         let (store, restored) = match &config.data {
             Some(dir) => store::restore(store::open(dir)?, &hooks)?,
             None => Default::default(),
         };
-        let core = Arc::new(Core::new(config, hooks, store.clone()));
-        let sink: Sink = Arc::new(move |batch| fanout::fan_out(batch, &limits, &store));
+        let core = Arc::new(Core::new(config, hooks.clone(), store.clone()));
+        let sink: Sink = Arc::new(move |batch| fanout::fan_out(batch, &limits, &store, &hooks));
         let engine: Box<dyn Engine> = match kind {
             EngineKind::Direct => Box::new(Direct::new(sink)),
             EngineKind::Rumqttd => {

@@ -23,8 +23,8 @@ use smqtt_core::topic::Filter;
 use super::headers::{Headers, Kept};
 use super::view::View;
 use crate::broker::{
-    Admission, Attachment, Client, ConnectRequest, ConnectVerdict, DeliverVerdict, Delivery, Denial, Hook,
-    HookFuture, Message, Origin, Publication, Returning, SubscribeRequest, Verdict,
+    Admission, Attachment, Client, ConnectRequest, ConnectVerdict, DeliverVerdict, Delivery, Denial, Dropped,
+    Hook, HookFuture, Message, Origin, Point, Publication, SubscribeRequest, Verdict, Whose,
 };
 use crate::mqtt::{QoS, ReasonCode, Text, Version};
 
@@ -472,7 +472,7 @@ impl Hook for SecurePublish {
         Some(Arc::new(Sealed { header, full: OnceLock::new() }))
     }
 
-    fn revive(&self, client: &Returning<'_>) -> Option<Attachment> {
+    fn revive(&self, client: &Whose<'_>) -> Option<Attachment> {
         let device = client.identity.and_then(|id| id.parse().ok());
         if device.is_some_and(|device| self.view.bundle().is_revoked(device)) {
             return None;
@@ -485,9 +485,13 @@ impl Hook for SecurePublish {
         }))
     }
 
-    fn undelivered(&self, client: &Client, message: &Message) {
-        let sealed = message.attachment().and_then(|any| any.downcast_ref::<Sealed>());
-        if let (Some(session), Some(sealed)) = (session(client), sealed) {
+    fn points(&self) -> &'static [Point] {
+        &[Point::Publish, Point::Deliver, Point::Dropped]
+    }
+
+    fn dropped(&self, dropped: &Dropped<'_>) {
+        let sealed = dropped.message.attachment().and_then(|any| any.downcast_ref::<Sealed>());
+        if let (Some(session), Some(sealed)) = (dropped.client.and_then(session), sealed) {
             // The header may have gone down with it: the next message brings it.
             lock(&session.introduced).forget(sealed.header.kid());
         }

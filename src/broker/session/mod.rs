@@ -24,8 +24,10 @@ use self::{
 use super::{
     Timestamp,
     config::Limits,
+    events::{DropReason, Dropped, Whose},
     fanout::AckToken,
     hook::Client,
+    hooks::Hooks,
     message::Publication,
     store::{SessionRecord, Store, WillRecord},
 };
@@ -152,6 +154,8 @@ pub(crate) struct Aftermath {
     pub(crate) ended: bool,
     /// When to look at it again.
     pub(crate) look_again_at: Option<Timestamp>,
+    /// Messages that its client does not get: all, or if it goes on those of QoS 0.
+    pub(crate) lost: Vec<Queued>,
 }
 
 static NEXT_KEY: AtomicU64 = AtomicU64::new(1);
@@ -222,24 +226,33 @@ impl Session {
         queued: Queued,
         limits: &Limits,
         store: &Store,
+        hooks: &Hooks,
         wakers: &mut Vec<Waker>,
     ) -> bool {
         let mut state = self.lock();
-        if state.ended || (state.link.is_none() && queued.qos == QoS::AtMostOnce) {
-            return false;
-        }
         let qos = queued.qos;
         let keep = qos != QoS::AtMostOnce && state.kept == Kept::Whole;
-        let seq = match state.outgoing.offer(queued, limits) {
-            None => {
+        let offered = if state.ended {
+            Err((queued, DropReason::SessionEnded))
+        } else if state.link.is_none() && qos == QoS::AtMostOnce {
+            Err((queued, DropReason::NotConnected))
+        } else {
+            state.outgoing.offer(queued, limits)
+        };
+        let seq = match offered {
+            Err((queued, reason)) => {
+                let full = state.outgoing.dropped();
+                drop(state);
                 // Every power of two, so that a log says it without being flooded.
-                let dropped = state.outgoing.dropped();
-                if dropped.is_power_of_two() {
-                    tracing::warn!(client = %self.client_id, dropped, "queue full, message dropped");
+                if full.is_power_of_two()
+                    && matches!(reason, DropReason::QueueMessages | DropReason::QueueBytes)
+                {
+                    tracing::warn!(client = %self.client_id, dropped = full, "queue full, message dropped");
                 }
+                self.tell_dropped(hooks, &queued, reason);
                 return false;
             }
-            Some(queued) => {
+            Ok(queued) => {
                 if keep {
                     store.put_queued(self.key, queued, false);
                 }
@@ -249,24 +262,41 @@ impl Session {
         wakers.extend(state.link.as_mut().and_then(|link| link.waker.take()));
         drop(state);
         if keep && qos == QoS::ExactlyOnce {
-            self.send_when_kept(seq, store, wakers);
+            self.send_when_kept(seq, store, hooks, wakers);
         }
         keep
     }
 
+    /// Tells the hooks what the session does not get. Call without its lock.
+    pub(crate) fn tell_dropped(&self, hooks: &Hooks, queued: &Queued, reason: DropReason) {
+        let whose = Whose::new(&self.client_id, self.owner.as_ref());
+        hooks.dropped(&Dropped { whose, client: None, message: &queued.message, qos: queued.qos, reason });
+    }
+
     /// A QoS 2 message may be sent once it is on disk.
-    pub(crate) fn send_when_kept(self: &Arc<Self>, seq: u64, store: &Store, wakers: &mut Vec<Waker>) {
-        let (session, row) = (self.clone(), store.clone());
+    pub(crate) fn send_when_kept(
+        self: &Arc<Self>,
+        seq: u64,
+        store: &Store,
+        hooks: &Hooks,
+        wakers: &mut Vec<Waker>,
+    ) {
+        let (session, row, hooks) = (self.clone(), store.clone(), hooks.clone());
         store.after(wakers, move |kept, wakers| {
             let mut state = session.lock();
+            let mut withdrawn = None;
             if kept {
                 state.outgoing.committed(seq);
             } else {
                 // Its publisher is told that it was refused.
-                state.outgoing.withdraw(seq);
+                withdrawn = state.outgoing.withdraw(seq);
                 row.remove_queued(session.key, seq);
             }
             wakers.extend(state.link.as_mut().and_then(|link| link.waker.take()));
+            drop(state);
+            if let Some(queued) = withdrawn {
+                session.tell_dropped(&hooks, &queued, DropReason::StoreFailing);
+            }
         });
     }
 
@@ -280,9 +310,23 @@ impl Session {
         }
     }
 
-    /// The delivery of that number, if any, is over.
-    pub(crate) fn forget_row(&self, state: &SessionState, seq: Option<u64>, store: &Store) {
-        if let Some(seq) = seq.filter(|_| state.kept == Kept::Whole) {
+    /// A message was not written to `connection` after all. Whether it is over thereby: where another connection has taken
+    /// the session over, that one tries again.
+    pub(crate) fn give_up(&self, connection: u64, queued: &Queued, store: &Store) -> bool {
+        if queued.qos == QoS::AtMostOnce {
+            return true;
+        }
+        let mut state = self.lock();
+        let over = state.link_of(connection).is_some() && state.outgoing.forget(queued.seq);
+        if over {
+            self.forget_row(&state, queued.seq, store);
+        }
+        over
+    }
+
+    /// The delivery of that number is over.
+    pub(crate) fn forget_row(&self, state: &SessionState, seq: u64, store: &Store) {
+        if state.kept == Kept::Whole {
             store.remove_queued(self.key, seq);
         }
     }
@@ -362,21 +406,21 @@ impl SessionState {
     /// The connection has ended. Call once for each link.
     pub(crate) fn detach(&mut self, now: Timestamp, ending: Ending) -> Aftermath {
         self.link = None;
-        self.outgoing.disconnected();
         if ending.discard_will {
             self.will = None;
         }
         if self.expiry == Some(Duration::ZERO) {
             return self.end();
         }
+        let lost = self.outgoing.disconnected();
         self.expires_at = self.expiry.map(|expiry| now.after(expiry));
         match &mut self.will {
             Some(will) if will.delay > Duration::ZERO => {
                 let due_at = now.after(will.delay);
                 will.due_at = Some(self.expires_at.map_or(due_at, |end| end.min(due_at)));
-                Aftermath { look_again_at: will.due_at, ..Aftermath::default() }
+                Aftermath { look_again_at: will.due_at, lost, ..Aftermath::default() }
             }
-            _ => Aftermath { will: self.will.take(), look_again_at: self.expires_at, ended: false },
+            _ => Aftermath { will: self.will.take(), look_again_at: self.expires_at, ended: false, lost },
         }
     }
 
@@ -389,7 +433,8 @@ impl SessionState {
             return self.end();
         }
         if self.will.as_ref().and_then(|will| will.due_at).is_some_and(|at| at <= now) {
-            return Aftermath { will: self.will.take(), look_again_at: self.expires_at, ended: false };
+            let will = self.will.take();
+            return Aftermath { will, look_again_at: self.expires_at, ..Aftermath::default() };
         }
         let due_at = self.will.as_ref().and_then(|will| will.due_at);
         Aftermath { look_again_at: due_at.or(self.expires_at), ..Aftermath::default() }
@@ -398,9 +443,9 @@ impl SessionState {
     /// The session is over; its will, if not void, is due.
     pub(crate) fn end(&mut self) -> Aftermath {
         self.ended = true;
-        self.outgoing = Outgoing::default();
+        let lost = std::mem::take(&mut self.outgoing).into_undelivered();
         self.received = HashMap::new();
-        Aftermath { will: self.will.take(), ended: true, look_again_at: None }
+        Aftermath { will: self.will.take(), ended: true, look_again_at: None, lost }
     }
 
     /// Tells the present connection to end, and wakes it. It no longer owns the session afterwards; the caller detaches.

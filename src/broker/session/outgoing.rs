@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use crate::{
-    broker::{config::Limits, message::Message},
+    broker::{config::Limits, events::DropReason, message::Message},
     mqtt::{PublishHead, QoS, SubscriptionId},
 };
 
@@ -50,6 +50,18 @@ struct Inflight {
     written: bool,
     /// Whether it went out on an earlier connection, so that it needs DUP.
     dup: bool,
+    /// PUBREC came, perhaps on an earlier connection or not yet on disk: the client has the message.
+    received: bool,
+}
+
+impl Inflight {
+    /// The message, while it is needed.
+    fn message(self) -> Option<Queued> {
+        match self.stage {
+            Stage::Sent(queued) => Some(queued),
+            Stage::Released => None,
+        }
+    }
 }
 
 /// What a PUBREC is about.
@@ -58,8 +70,8 @@ pub(crate) enum Recorded {
     /// Nothing that awaits one.
     #[default]
     Unknown,
-    /// The client does not want it; the number of what is over.
-    Refused(u64),
+    /// The client does not want it: over.
+    Refused(Queued),
     /// The client has this.
     First(Queued),
     /// It said so before.
@@ -102,42 +114,47 @@ impl Outgoing {
     }
 
     /// Appends a message and numbers it, unless that would exceed the limits.
-    pub(crate) fn offer(&mut self, queued: Queued, limits: &Limits) -> Option<&Queued> {
+    pub(crate) fn offer(&mut self, queued: Queued, limits: &Limits) -> Result<&Queued, (Queued, DropReason)> {
         let bytes = queued.message.queue_bytes();
-        if self.queue.len() >= limits.queue_messages_max || self.queue_bytes + bytes > limits.queue_bytes_max
-        {
+        let full = if self.queue.len() >= limits.queue_messages_max {
+            Some(DropReason::QueueMessages)
+        } else {
+            (self.queue_bytes + bytes > limits.queue_bytes_max).then_some(DropReason::QueueBytes)
+        };
+        if let Some(reason) = full {
             self.dropped += 1;
-            return None;
+            return Err((queued, reason));
         }
-        self.number_and_push(queued, bytes);
-        self.queue.back()
+        Ok(self.number_and_push(queued, bytes))
     }
 
-    /// Appends the retained messages for a new subscription; `taken` hears of each that found room. They are in memory
-    /// anyway, so one such set at a time may exceed the limits.
+    /// Appends the retained messages for a new subscription; `taken` hears of each that found room, and the others come
+    /// back. They are in memory anyway, so one such set at a time may exceed the limits.
     pub(crate) fn offer_retained(
         &mut self,
         set: Vec<Queued>,
         limits: &Limits,
         mut taken: impl FnMut(&Queued),
-    ) {
+    ) -> Vec<(Queued, DropReason)> {
         let exempt = self.retained_waiting == 0;
+        let mut left_out = Vec::new();
         for queued in set {
-            let offered = if exempt {
-                let bytes = queued.message.queue_bytes();
-                self.number_and_push(queued, bytes);
-                self.queue.back()
-            } else {
-                self.offer(queued, limits)
-            };
-            offered.into_iter().for_each(&mut taken);
+            let bytes = queued.message.queue_bytes();
+            let offered =
+                if exempt { Ok(self.number_and_push(queued, bytes)) } else { self.offer(queued, limits) };
+            match offered {
+                Ok(queued) => taken(queued),
+                Err(refused) => left_out.push(refused),
+            }
         }
+        left_out
     }
 
-    fn number_and_push(&mut self, mut queued: Queued, bytes: usize) {
+    fn number_and_push(&mut self, mut queued: Queued, bytes: usize) -> &Queued {
         self.last_seq += u64::from(queued.qos != QoS::AtMostOnce);
         queued.seq = self.last_seq;
         self.push(queued, bytes);
+        self.queue.back().expect("it was just appended")
     }
 
     /// Puts back, in order, what was there before a restart; `sent`: PUBLISH may have gone out.
@@ -158,7 +175,7 @@ impl Outgoing {
     }
 
     fn restore_inflight(&mut self, seq: u64, stage: Stage) {
-        self.inflight.push_back(Inflight { seq, stage, written: false, dup: true });
+        self.inflight.push_back(Inflight { seq, stage, written: false, dup: true, received: false });
         self.unwritten += 1;
     }
 
@@ -181,13 +198,13 @@ impl Outgoing {
     }
 
     /// A message that could not be written to disk, of QoS 2 and so not sent yet: as if it had never come.
-    pub(crate) fn withdraw(&mut self, seq: u64) {
+    pub(crate) fn withdraw(&mut self, seq: u64) -> Option<Queued> {
         let of_seq = |queued: &Queued| queued.seq == seq && queued.qos != QoS::AtMostOnce;
-        let Some(index) = self.queue.iter().position(of_seq) else { return };
-        if let Some(queued) = self.queue.remove(index) {
-            self.queue_bytes -= queued.message.queue_bytes();
-            self.retained_waiting -= usize::from(queued.retained);
-        }
+        let index = self.queue.iter().position(of_seq)?;
+        let queued = self.queue.remove(index)?;
+        self.queue_bytes -= queued.message.queue_bytes();
+        self.retained_waiting -= usize::from(queued.retained);
+        Some(queued)
     }
 
     fn push(&mut self, queued: Queued, bytes: usize) {
@@ -264,7 +281,8 @@ impl Outgoing {
             let Some(queued) = self.pop() else { return };
             batch.push(Sending::Publish { head: head(&queued, false), queued: queued.clone() });
             let seq = queued.seq;
-            self.inflight.push_back(Inflight { seq, stage: Stage::Sent(queued), written: true, dup: false });
+            let stage = Stage::Sent(queued);
+            self.inflight.push_back(Inflight { seq, stage, written: true, dup: false, received: false });
             active += 1;
         }
     }
@@ -273,21 +291,27 @@ impl Outgoing {
         self.inflight.iter().position(|entry| packet_id(entry.seq) == id && entry.written)
     }
 
-    /// PUBACK. The number of the message, if it was awaited.
-    pub(crate) fn puback(&mut self, id: u16) -> Option<u64> {
+    /// PUBACK. The message that is over, if it was awaited.
+    pub(crate) fn puback(&mut self, id: u16) -> Option<Queued> {
         let index = self.position(id)?;
         let entry = &self.inflight[index];
         let awaited = matches!(&entry.stage, Stage::Sent(queued) if queued.qos == QoS::AtLeastOnce);
-        awaited.then(|| self.remove(index))
+        if awaited { self.remove(index).message() } else { None }
     }
 
     /// PUBREC: what it is about. `refused` ends the delivery.
     pub(crate) fn pubrec(&mut self, id: u16, refused: bool) -> Recorded {
         let Some(index) = self.position(id) else { return Recorded::Unknown };
-        match &self.inflight[index].stage {
+        let entry = &mut self.inflight[index];
+        match &entry.stage {
             Stage::Sent(queued) if queued.qos != QoS::ExactlyOnce => Recorded::Unknown,
-            Stage::Sent(_) if refused => Recorded::Refused(self.remove(index)),
-            Stage::Sent(queued) => Recorded::First(queued.clone()),
+            Stage::Sent(_) if refused && !entry.received => {
+                self.remove(index).message().map_or(Recorded::Unknown, Recorded::Refused)
+            }
+            Stage::Sent(queued) => {
+                entry.received = true;
+                Recorded::First(queued.clone())
+            }
             Stage::Released => Recorded::Again,
         }
     }
@@ -303,27 +327,40 @@ impl Outgoing {
     pub(crate) fn pubcomp(&mut self, id: u16) -> Option<u64> {
         let index = self.position(id)?;
         let awaited = matches!(self.inflight[index].stage, Stage::Released);
-        awaited.then(|| self.remove(index))
+        awaited.then(|| self.remove(index).seq)
     }
 
-    /// A message that got a packet identifier was not written after all: expired, too large, or refused by a hook.
-    /// Its number.
-    pub(crate) fn forget(&mut self, id: u16) -> Option<u64> {
-        self.position(id).map(|index| self.remove(index))
+    /// The message of that number was not written after all: expired, too large, or refused by a hook. Whether it was on
+    /// its way.
+    pub(crate) fn forget(&mut self, seq: u64) -> bool {
+        let index = self.inflight.iter().position(|entry| entry.seq == seq && entry.written);
+        index.map(|index| self.remove(index)).is_some()
     }
 
-    fn remove(&mut self, index: usize) -> u64 {
-        self.inflight.remove(index).map_or(0, |entry| entry.seq)
+    fn remove(&mut self, index: usize) -> Inflight {
+        self.inflight.remove(index).expect("an entry that was just found")
     }
 
-    /// Drops QoS 0 messages: nobody is connected to take them.
-    pub(crate) fn disconnected(&mut self) {
+    /// Takes out QoS 0 messages: nobody is connected to take them.
+    pub(crate) fn disconnected(&mut self) -> Vec<Queued> {
         let queue = std::mem::take(&mut self.queue);
         (self.queue_bytes, self.retained_waiting) = (0, 0);
-        for queued in queue.into_iter().filter(|queued| queued.qos != QoS::AtMostOnce) {
-            let bytes = queued.message.queue_bytes();
-            self.push(queued, bytes);
+        let mut lost = Vec::new();
+        for queued in queue {
+            if queued.qos == QoS::AtMostOnce {
+                lost.push(queued);
+            } else {
+                let bytes = queued.message.queue_bytes();
+                self.push(queued, bytes);
+            }
         }
+        lost
+    }
+
+    /// What the client does not have, in order.
+    pub(crate) fn into_undelivered(self) -> Vec<Queued> {
+        let sent = self.inflight.into_iter().filter(|entry| !entry.received).filter_map(Inflight::message);
+        sent.chain(self.queue).collect()
     }
 
     /// Messages dropped because the queue was full.

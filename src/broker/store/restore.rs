@@ -17,7 +17,9 @@ use super::{
 use crate::{
     broker::{
         Timestamp,
-        hook::{Client, Hooks, Returning},
+        events::Whose,
+        hook::Client,
+        hooks::Hooks,
         message::{Message, Origin, Publication},
         session::{Kept, PendingWill, Session, SessionState, Subscribed, incoming::Taken, outgoing::Queued},
     },
@@ -208,7 +210,7 @@ impl WillRecord {
         let (message, _) = record::read_message(&Bytes::from(self.message))?;
         let peer = self.peer.parse().unwrap_or_else(|_| SocketAddr::from(([0, 0, 0, 0], 0)));
         let version = if self.v5 { Version::V5 } else { Version::V3 };
-        let attachment = hooks.revive(&Returning { client_id, identity: owner });
+        let attachment = hooks.revive(&Whose::new(client_id, owner));
         let client = Arc::new(Client {
             // No connection of this process has that number.
             connection: 0,

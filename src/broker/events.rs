@@ -1,0 +1,113 @@
+//! What hooks are told.
+
+use super::{hook::Client, message::Message, session::outgoing::Queued};
+use crate::mqtt::{QoS, ReasonCode, Text};
+
+/// Whose a session is, also while the client is away.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct Whose<'a> {
+    /// Client id.
+    pub client_id: &'a Text,
+    /// Who it is, as a hook found out when the session began.
+    pub identity: Option<&'a Text>,
+}
+
+impl<'a> Whose<'a> {
+    pub(crate) fn new(client_id: &'a Text, identity: Option<&'a Text>) -> Self {
+        Self { client_id, identity }
+    }
+}
+
+/// A message that one session does not get, though it was queued for it or should have been.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct Dropped<'a> {
+    /// Whose session it was for.
+    pub whose: Whose<'a>,
+    /// The connection that it was to be written to; `None` if it never came that far.
+    pub client: Option<&'a Client>,
+    /// The message.
+    pub message: &'a Message,
+    /// QoS of the delivery.
+    pub qos: QoS,
+    /// Why.
+    pub reason: DropReason,
+}
+
+impl<'a> Dropped<'a> {
+    /// On its way to a connection.
+    pub(crate) fn on(client: &'a Client, queued: &'a Queued, reason: DropReason) -> Self {
+        let whose = Whose::new(&client.client_id, client.identity.as_ref());
+        Self { whose, client: Some(client), message: &queued.message, qos: queued.qos, reason }
+    }
+}
+
+/// Why a session does not get a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum DropReason {
+    /// As many messages as [`Limits::queue_messages_max`](super::Limits::queue_messages_max) wait for it.
+    QueueMessages,
+    /// As many bytes as [`Limits::queue_bytes_max`](super::Limits::queue_bytes_max) wait for it.
+    QueueBytes,
+    /// QoS 0, and nobody is connected to take it.
+    NotConnected,
+    /// It waited for longer than its publisher wanted.
+    Expired,
+    /// It is larger than the client takes.
+    TooLarge,
+    /// [`Hook::deliver`] refused it.
+    RefusedByHook,
+    /// The client refused it, in PUBACK or PUBREC.
+    RefusedByClient,
+    /// The session ended first.
+    SessionEnded,
+    /// It could not be written to disk. Its publisher was told so, and brings it again.
+    StoreFailing,
+    /// A hook gave it a payload or property that MQTT has no bytes for.
+    NotEncodable,
+}
+
+impl DropReason {
+    /// All there are.
+    pub const ALL: [Self; 10] = [
+        Self::QueueMessages,
+        Self::QueueBytes,
+        Self::NotConnected,
+        Self::Expired,
+        Self::TooLarge,
+        Self::RefusedByHook,
+        Self::RefusedByClient,
+        Self::SessionEnded,
+        Self::StoreFailing,
+        Self::NotEncodable,
+    ];
+
+    /// A word for logs and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::QueueMessages => "queue_messages",
+            Self::QueueBytes => "queue_bytes",
+            Self::NotConnected => "not_connected",
+            Self::Expired => "expired",
+            Self::TooLarge => "too_large",
+            Self::RefusedByHook => "refused_by_hook",
+            Self::RefusedByClient => "refused_by_client",
+            Self::SessionEnded => "session_ended",
+            Self::StoreFailing => "store_failing",
+            Self::NotEncodable => "not_encodable",
+        }
+    }
+}
+
+/// Why a connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Disconnection {
+    /// Reason code of the DISCONNECT that was received or sent; [`ReasonCode::UnspecifiedError`] if the connection just
+    /// broke.
+    pub reason: ReasonCode,
+    /// Whether the client said DISCONNECT.
+    pub by_client: bool,
+}

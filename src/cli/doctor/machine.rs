@@ -1,7 +1,7 @@
 //! Files, disk, clock, descriptors.
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::process::Resource;
 use smqtt_core::bundle::CLOCK_SKEW_SECONDS;
@@ -50,7 +50,7 @@ pub(super) fn files(dir: &Path) -> Vec<Finding> {
     open.iter().map(|path| others_can_read(path)).collect()
 }
 
-fn others_can_read(path: &PathBuf) -> Finding {
+fn others_can_read(path: &Path) -> Finding {
     let text = format!("`{}` can be read or entered by others", path.display());
     Finding::fail("files", text, format!("chmod -R go= '{}'", path.display()))
 }

@@ -25,6 +25,7 @@ mod store;
 mod timers;
 mod transport;
 mod trie;
+mod websocket;
 
 pub use clock::Timestamp;
 pub use config::{Config, DefaultVerdict, EngineKind, Limits};
@@ -38,3 +39,4 @@ pub use listener::TlsSettings;
 pub use message::{Attachment, Delivery, Message, Origin, Publication};
 pub use server::{Broker, BrokerError};
 pub use store::StoreError;
+pub use websocket::{OriginError, Origins};

@@ -12,9 +12,10 @@ use super::{
     handle::BrokerHandle,
     hook::Hook,
     hooks::Hooks,
-    listener::{self, TlsSettings},
+    listener::{self, Listening, TlsSettings},
     store::{self, StoreError},
     timers,
+    websocket::Origins,
 };
 use crate::mqtt::ReasonCode;
 
@@ -46,7 +47,7 @@ pub enum BrokerError {
 /// ```
 pub struct Broker {
     core: Arc<Core>,
-    listeners: Vec<(TcpListener, Option<TlsSettings>)>,
+    listeners: Vec<Listening>,
 }
 
 impl Broker {
@@ -80,12 +81,18 @@ impl Broker {
 
     /// Serves plain TCP on a bound socket.
     pub fn listen_tcp(&mut self, listener: TcpListener) {
-        self.listeners.push((listener, None));
+        self.listeners.push(Listening { listener, tls: None, websocket: None });
     }
 
     /// Serves TLS on a bound socket. Keep a clone of the settings to replace them later.
     pub fn listen_tls(&mut self, listener: TcpListener, tls: impl Into<TlsSettings>) {
-        self.listeners.push((listener, Some(tls.into())));
+        self.listeners.push(Listening { listener, tls: Some(tls.into()), websocket: None });
+    }
+
+    /// Serves MQTT over WebSocket on a bound socket, at `/mqtt` and `/`; over TLS if there are settings for it. `origins`
+    /// are the web pages that may come in besides the broker's own.
+    pub fn listen_websocket(&mut self, listener: TcpListener, tls: Option<TlsSettings>, origins: Origins) {
+        self.listeners.push(Listening { listener, tls, websocket: Some(Arc::new(origins)) });
     }
 
     /// Controls the broker from elsewhere.
@@ -98,8 +105,8 @@ impl Broker {
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
         let mut tasks = JoinSet::new();
         tasks.spawn(timers::run(self.core.clone()));
-        for (listener, tls) in self.listeners {
-            tasks.spawn(listener::run(self.core.clone(), listener, tls));
+        for listening in self.listeners {
+            tasks.spawn(listener::run(self.core.clone(), listening));
         }
         shutdown.await;
         tasks.shutdown().await;

@@ -1,9 +1,10 @@
 //! The SMQTT broker with its hooks.
 //!
 //! [`broker`] is an MQTT 3.1.1 and 5.0 broker that asks [`broker::Hook`]s; [`secure`] is the hook that makes it one
-//! for sealed messages; [`mqtt`] is the wire format.
+//! for sealed messages, [`passwords`] the one for names and passwords; [`mqtt`] is the wire format.
 #![forbid(unsafe_code)]
 
 pub mod broker;
 pub mod mqtt;
+pub mod passwords;
 pub mod secure;

@@ -9,6 +9,7 @@ use super::{
     handshake::{self, Peer},
     hook::Denial,
     message::{Message, Publication},
+    session::Session,
     transport::Stream,
 };
 use crate::mqtt::{PublishProperties, QoS, ReasonCode, Text, topic_is_valid};
@@ -44,15 +45,41 @@ impl BrokerHandle {
     /// Takes effect at once: nothing more is queued for, or accepted from, a discarded session. A CONNECT whose hooks
     /// are being asked meanwhile is refused with "server busy" and may try again.
     pub fn disconnect(&self, whom: Whom<'_>, reason: ReasonCode, text: &str, stored: Stored) -> usize {
-        self.core.revocations.fetch_add(1, Ordering::SeqCst);
-        let sessions = match whom {
-            Whom::ClientId(id) => self.core.session(id).into_iter().collect(),
-            Whom::Identity(identity) => {
-                let mut sessions = self.core.sessions();
-                sessions.retain(|session| session.owner.as_deref() == Some(identity));
-                sessions
+        match whom {
+            Whom::ClientId(id) => {
+                self.disconnect_sessions(reason, text, stored, || self.core.session(id).into_iter().collect())
             }
-        };
+            Whom::Identity(identity) => {
+                self.disconnect_identities(reason, text, stored, |owner| owner == identity)
+            }
+        }
+    }
+
+    /// [`Self::disconnect`] for the sessions of every identity that `whose` picks.
+    pub fn disconnect_identities(
+        &self,
+        reason: ReasonCode,
+        text: &str,
+        stored: Stored,
+        whose: impl Fn(&str) -> bool,
+    ) -> usize {
+        self.disconnect_sessions(reason, text, stored, || {
+            let mut sessions = self.core.sessions();
+            sessions.retain(|session| session.owner.as_deref().is_some_and(&whose));
+            sessions
+        })
+    }
+
+    fn disconnect_sessions(
+        &self,
+        reason: ReasonCode,
+        text: &str,
+        stored: Stored,
+        which: impl FnOnce() -> Vec<Arc<Session>>,
+    ) -> usize {
+        // Before they are looked for: who comes in afterwards asks its hooks again.
+        self.core.revocations.fetch_add(1, Ordering::SeqCst);
+        let sessions = which();
         for session in &sessions {
             match stored {
                 Stored::Keep => session.lock().kick(reason, text),

@@ -88,6 +88,23 @@ pub fn read_bounded(path: &Path, max: usize) -> Result<Vec<u8>, FileError> {
     read.map_err(|error| FileError::new("read", path, error))
 }
 
+/// Reads a file of at most `max` bytes that only its owner, and maybe its group, may read, and that only its owner may write.
+///
+/// # Errors
+/// As [`read_bounded`], and where others may do more.
+pub fn read_secret(path: &Path, max: usize) -> Result<Vec<u8>, FileError> {
+    let check = (|| {
+        let mode = fs::metadata(path)?.permissions().mode();
+        if mode & 0o027 != 0 {
+            let text = format!("others may use it (mode {:03o}): say `chmod 600`", mode & 0o777);
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
+        }
+        Ok(())
+    })();
+    check.map_err(|error| FileError::new("read", path, error))?;
+    read_bounded(path, max)
+}
+
 /// Reads a file of at most `max` bytes; `None` if there is none.
 ///
 /// # Errors

@@ -1,56 +1,68 @@
 //! `smqtt broker`: a broker alone, of an authority or of nobody.
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::WebPkiClientVerifier;
-use smqtt::broker::{Broker, Stored, TlsSettings, Whom};
+use smqtt::broker::{Broker, BrokerHandle, Hook, Stored, TlsSettings, Whom};
 use smqtt::mqtt::ReasonCode;
+use smqtt::passwords::Passwords;
 use smqtt::secure::{SecurePublish, View, follow};
 use smqtt_client::keyring::{Keyring, SharedKeyring};
 use smqtt_client::tls::provider;
 use tokio::io::AsyncReadExt;
 
-use super::authority::{bind, stop_signal};
-use super::config::SiteArgs;
+use super::authority::stop_signal;
+use super::config::{BrokerConfig, SiteArgs};
 use super::failure::Failure;
-use super::print_line;
+use super::listeners::ListenerArgs;
+use super::password::{self, PasswordArgs};
+use super::reload::{Watched, watch};
+use super::tls::TlsArgs;
 
 /// Arguments of `smqtt broker`.
 #[derive(Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct BrokerArgs {
+    #[command(subcommand)]
+    command: Option<BrokerCommand>,
     #[command(flatten)]
     site: SiteArgs,
     /// The broker's keyring, from `smqtt enrol` with a token made with `--broker`
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
-    /// Where MQTT over TLS listens; port 0 takes a free one
-    #[arg(long, value_name = "ADDRESS:PORT")]
-    listen: Option<SocketAddr>,
-    /// Where MQTT without TLS listens, for clients without a certificate; loopback only
-    #[arg(long, value_name = "ADDRESS:PORT")]
-    plain: Option<SocketAddr>,
-    /// An ordinary broker: no authority, no rules, whoever connects is let in. Needs `--plain`. Without `--data` it
-    /// forgets everything at its end
-    #[arg(long, requires = "plain", conflicts_with_all = ["dir", "listen"])]
+    #[command(flatten)]
+    listeners: ListenerArgs,
+    /// Clients without a certificate need a name and a password or token of this file; see `smqtt broker password --help`
+    #[arg(long, value_name = "FILE")]
+    passwords: Option<PathBuf>,
+    #[command(flatten)]
+    tls: TlsArgs,
+    /// An ordinary broker: no authority, no rules, whoever connects is let in. It listens only where it is told to, and
+    /// forgets everything at its end without `--data`
+    #[arg(long, conflicts_with = "dir")]
     open: bool,
     /// End when standard input does
     #[arg(long, hide = true)]
     until_stdin_ends: bool,
 }
 
+/// What else there is to do for a broker.
+#[derive(Subcommand)]
+enum BrokerCommand {
+    /// Make or change a line of the file that `--passwords` lets in
+    Password(PasswordArgs),
+}
+
 /// Runs until Ctrl-C.
 pub async fn run(args: &BrokerArgs) -> Result<(), Failure> {
-    let (config, data) = args.site.load()?;
-    let plain = args.plain.or(config.broker.plain);
-    if let Some(address) = plain.filter(|address| !address.ip().is_loopback()) {
-        return Err(Failure::new(format!("{address} is not a loopback address"))
-            .hint("MQTT without TLS is for this machine alone: say `127.0.0.1`"));
+    if let Some(BrokerCommand::Password(args)) = &args.command {
+        return password::run(args);
     }
+    let (config, data) = args.site.load()?;
     let stop = async {
         tokio::select! {
             () = stop_signal() => {}
@@ -58,22 +70,20 @@ pub async fn run(args: &BrokerArgs) -> Result<(), Failure> {
         }
     };
     if args.open {
-        let mut broker = start(Vec::new(), args.site.data.as_ref().map(|data| data.join("state")))?;
-        listen_plain(&mut broker, plain).await?;
-        broker.run(stop).await;
-        return Ok(());
+        return run_open(args, &config.broker, stop).await;
     }
     let dir = args.dir.clone().unwrap_or_else(|| data.join("broker"));
     let keyring = SharedKeyring::new(load(&dir)?);
-    let listener = bind(args.listen.unwrap_or(config.broker.listen)).await?;
-    let address = listener.local_addr().map_err(|error| Failure::new("cannot listen").because(&error))?;
+    let listeners = args.listeners.bind(&config.broker, true).await?;
     let tls = TlsSettings::from(tls_config(&keyring)?);
     let view = View::new(keyring.clone(), smqtt_client::system_now);
-    let hook = SecurePublish::new(view.clone(), plain.is_some());
-    let mut broker = start(vec![Box::new(hook)], Some(dir.join("state")))?;
-    broker.listen_tls(listener, tls.clone());
-    print_line(format!("broker       mqtts://{address}"))?;
-    listen_plain(&mut broker, plain).await?;
+    let hook = SecurePublish::new(view.clone(), listeners.without_certificates());
+    let passwords = passwords(args, &config.broker)?;
+    let mut hooks: Vec<Box<dyn Hook>> = vec![Box::new(hook)];
+    hooks.extend(passwords.iter().map(|(_, hook)| Box::new(hook.clone()) as Box<dyn Hook>));
+    let mut broker = start(hooks, Some(dir.join("state")))?;
+    let watched = passwords.map(|passwords| watch_passwords(passwords, &broker.handle()));
+    listeners.serve(&mut broker, Some(&tls))?;
 
     let handle = broker.handle();
     let revoked = move |devices: &[smqtt_core::identity::DeviceId]| {
@@ -88,28 +98,76 @@ pub async fn run(args: &BrokerArgs) -> Result<(), Failure> {
         Err(failure) => drop(failure.report()),
     };
     let following = tokio::spawn(follow(view, revoked, renewed));
+    let watching = tokio::spawn(watch(watched.into_iter().collect()));
     broker.run(stop).await;
     following.abort();
+    watching.abort();
     Ok(())
 }
 
-fn start(hooks: Vec<Box<dyn smqtt::broker::Hook>>, data: Option<PathBuf>) -> Result<Broker, Failure> {
+/// An ordinary broker.
+async fn run_open(
+    args: &BrokerArgs,
+    config: &BrokerConfig,
+    stop: impl Future<Output = ()>,
+) -> Result<(), Failure> {
+    let listeners = args.listeners.bind(config, false).await?;
+    let mut watched = Vec::new();
+    let tls = match args.tls.files() {
+        Some(files) => {
+            let settings = TlsSettings::from(files.load()?);
+            let current = settings.clone();
+            watched.push(Watched::new(files.paths(), move || {
+                current.replace(files.load()?);
+                Ok(())
+            }));
+            Some(settings)
+        }
+        None if listeners.with_tls() => {
+            return Err(Failure::new("TLS needs a certificate")
+                .hint("say `--certificate FILE --key FILE`, or leave `--tls` and `--wss` away")
+                .code(2));
+        }
+        None => None,
+    };
+    let passwords = passwords(args, config)?;
+    if passwords.is_none() && listeners.let_strangers_in(args.tls.wants_client_certificate()) {
+        tracing::warn!("WHOEVER REACHES THIS BROKER MAY PUBLISH AND READ EVERYTHING: see `--passwords`");
+    }
+    let hooks = passwords.iter().map(|(_, hook)| Box::new(hook.clone()) as Box<dyn Hook>);
+    let mut broker = start(hooks.collect(), args.site.data.as_ref().map(|data| data.join("state")))?;
+    watched.extend(passwords.map(|passwords| watch_passwords(passwords, &broker.handle())));
+    listeners.serve(&mut broker, tls.as_ref())?;
+    let watching = tokio::spawn(watch(watched));
+    broker.run(stop).await;
+    watching.abort();
+    Ok(())
+}
+
+/// The file of names and passwords, and the hook that lets them in.
+fn passwords(args: &BrokerArgs, config: &BrokerConfig) -> Result<Option<(PathBuf, Passwords)>, Failure> {
+    let Some(file) = args.passwords.clone().or(config.passwords.clone()) else { return Ok(None) };
+    let passwords = Passwords::new(password::load(&file)?);
+    Ok(Some((file, passwords)))
+}
+
+/// Has the file read again when it changes. Whoever went while no broker ran is forgotten now.
+fn watch_passwords((file, passwords): (PathBuf, Passwords), broker: &BrokerHandle) -> Watched {
+    passwords.forget_strangers(broker);
+    let broker = broker.clone();
+    Watched::new(vec![file.clone()], move || {
+        passwords.replace(password::load(&file)?, &broker);
+        Ok(())
+    })
+}
+
+fn start(hooks: Vec<Box<dyn Hook>>, data: Option<PathBuf>) -> Result<Broker, Failure> {
     let mut config = smqtt::broker::Config::default();
     if data.is_none() {
         tracing::warn!("without `--data`, sessions and retained messages end with the process");
     }
     config.data = data;
     Broker::new(config, hooks).map_err(|error| Failure::new("cannot start the broker").because(&error))
-}
-
-async fn listen_plain(broker: &mut Broker, address: Option<SocketAddr>) -> Result<(), Failure> {
-    if let Some(address) = address {
-        let listener = bind(address).await?;
-        let bound = listener.local_addr().unwrap_or(address);
-        broker.listen_tcp(listener);
-        print_line(format!("broker       mqtt://{bound}"))?;
-    }
-    Ok(())
 }
 
 fn load(dir: &Path) -> Result<Keyring, Failure> {

@@ -31,13 +31,32 @@ pub struct BrokerConfig {
     pub listen: SocketAddr,
     /// Where MQTT without TLS listens, for clients without a certificate.
     pub plain: Option<SocketAddr>,
+    /// Where MQTT over WebSocket with TLS listens.
+    pub wss: Option<SocketAddr>,
+    /// Where MQTT over WebSocket without TLS listens.
+    pub ws: Option<SocketAddr>,
+    /// Web pages that may come in over WebSocket besides the broker's own and, on loopback, this machine's.
+    pub ws_origins: Vec<String>,
+    /// Who may come in without a certificate, and with what; relative to the file.
+    pub passwords: Option<PathBuf>,
+    /// Whether listeners without TLS may be reached from other machines.
+    pub plain_anywhere: bool,
     /// Names and addresses of the broker's certificate, besides this machine's own.
     pub hosts: Vec<String>,
 }
 
 impl Default for BrokerConfig {
     fn default() -> Self {
-        Self { listen: ([127, 0, 0, 1], 8883).into(), plain: None, hosts: Vec::new() }
+        Self {
+            listen: ([127, 0, 0, 1], 8883).into(),
+            plain: None,
+            wss: None,
+            ws: None,
+            ws_origins: Vec::new(),
+            passwords: None,
+            plain_anywhere: false,
+            hosts: Vec::new(),
+        }
     }
 }
 
@@ -55,7 +74,7 @@ pub struct SiteArgs {
 impl SiteArgs {
     /// The configuration and the data directory.
     pub fn load(&self) -> Result<(Config, PathBuf), Failure> {
-        let config = match &self.config {
+        let mut config = match &self.config {
             None => Config::default(),
             Some(path) => read(path)?,
         };
@@ -63,6 +82,7 @@ impl SiteArgs {
             Some(file) => file.parent().unwrap_or(Path::new(".")).join(dir),
             None => dir.clone(),
         };
+        config.broker.passwords = config.broker.passwords.as_ref().map(beside);
         let data = match (&self.data, &config.data) {
             (Some(dir), _) => dir.clone(),
             (None, Some(dir)) => beside(dir),

@@ -11,8 +11,12 @@ mod enrol;
 mod explain;
 mod failure;
 mod inspect;
+mod listeners;
+mod password;
 mod publish;
+mod reload;
 mod subscribe;
+mod tls;
 mod up;
 
 use std::path::PathBuf;

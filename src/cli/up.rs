@@ -104,7 +104,8 @@ async fn watch(
 
 struct Addresses {
     tls: SocketAddr,
-    plain: Option<SocketAddr>,
+    /// Of all listeners, the one with TLS first.
+    urls: Vec<String>,
 }
 
 /// The broker's keys are made in its own directory; the token goes through memory alone.
@@ -135,8 +136,20 @@ fn start_broker(data: &Path, config: &BrokerConfig) -> Result<Child, Failure> {
     let mut command = Command::new(program);
     command.arg("broker").arg("--dir").arg(data.join("broker"));
     command.arg("--listen").arg(config.listen.to_string()).arg("--until-stdin-ends");
-    if let Some(plain) = config.plain {
-        command.arg("--plain").arg(plain.to_string());
+    let listeners = [("--plain", config.plain), ("--wss", config.wss), ("--ws", config.ws)];
+    for (option, address) in listeners {
+        if let Some(address) = address {
+            command.arg(option).arg(address.to_string());
+        }
+    }
+    for origin in &config.ws_origins {
+        command.arg(format!("--ws-origin={origin}"));
+    }
+    if let Some(passwords) = &config.passwords {
+        command.arg("--passwords").arg(passwords);
+    }
+    if config.plain_anywhere {
+        command.arg("--plain-anywhere");
     }
     // A Ctrl-C in the terminal is for the parent, which then tells the child.
     command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -148,14 +161,15 @@ async fn wait_ready(broker: &mut Child, config: &BrokerConfig) -> Result<Address
     let ended = || Failure::new("the broker did not start");
     let stdout = broker.stdout.take().ok_or_else(ended)?;
     let mut lines = BufReader::new(stdout).lines();
-    let (mut tls, mut plain) = (None, None);
-    while tls.is_none() || plain.is_some() != config.plain.is_some() {
+    let count = 1 + [config.plain, config.wss, config.ws].iter().flatten().count();
+    let mut urls = Vec::new();
+    while urls.len() < count {
         let line = lines.next_line().await.ok().flatten().ok_or_else(ended)?;
-        let url = line.split_whitespace().last().unwrap_or_default();
-        tls = tls.or_else(|| url.strip_prefix("mqtts://")?.parse().ok());
-        plain = plain.or_else(|| url.strip_prefix("mqtt://")?.parse().ok());
+        let url = line.strip_prefix("broker ").and_then(|rest| rest.split_whitespace().next());
+        urls.extend(url.map(str::to_owned));
     }
-    Ok(Addresses { tls: tls.ok_or_else(ended)?, plain })
+    let tls = urls[0].strip_prefix("mqtts://").and_then(|address| address.parse().ok());
+    Ok(Addresses { tls: tls.ok_or_else(ended)?, urls })
 }
 
 /// Where clients find the broker: its first name, else its address.
@@ -172,9 +186,13 @@ fn print_summary(authority: &Arc<Authority>, broker: &Addresses, data: &Path) ->
     let state = if authority.first_start() { "set up" } else { "opened" };
     print_line(format!("data         {} ({state})", data.display()))?;
     print_line(format!("authority    {}", authority.url()))?;
-    print_line(format!("broker       mqtts://{}", broker.tls))?;
-    if let Some(plain) = broker.plain {
-        print_line(format!("broker       mqtt://{plain} (no TLS, no identities)"))?;
+    for url in &broker.urls {
+        let note = if url.starts_with("mqtt://") || url.starts_with("ws://") {
+            " (no TLS, no identities)"
+        } else {
+            ""
+        };
+        print_line(format!("broker       {url}{note}"))?;
     }
     print_line(format!("fingerprint  {}", authority.fingerprint()))?;
     let data = data.display();

@@ -7,23 +7,19 @@
 //! CPU time are of streams with a window. Bytes are counted by relays, in runs of their own that nothing is timed in.
 
 mod cpu;
+mod error;
 mod orders;
 pub mod payload;
+mod plan;
 mod relay;
 mod role;
 mod site;
 
 use std::collections::BTreeMap;
-use std::io;
 use std::path::Path;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use smqtt_client::authority::RequestError;
-use smqtt_client::enrol::EnrolError;
-use smqtt_client::files::FileError;
-use smqtt_client::keyring::KeyringError;
-use smqtt_client::mqtt::MqttError;
 
 use crate::progress::Progress;
 use crate::result::{Figure, Part, Question, Spread, Target};
@@ -32,6 +28,8 @@ use orders::{Answer, Block, Latencies, Order};
 use relay::{Passed, Relays, settled};
 use site::{Pair, Site};
 
+pub use error::MqttBenchError;
+pub use plan::{Cell, PAYLOADS, Plan};
 pub use role::role;
 
 /// Sealed over TLS against TLS alone, p50: what MQTLS reported for a strong host.
@@ -90,118 +88,6 @@ impl Mode {
     }
 }
 
-/// A quality of service and a payload size.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cell {
-    /// 0, 1, 2.
-    pub qos: u8,
-    /// Bytes.
-    pub payload_bytes: usize,
-}
-
-/// How much is measured.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Plan {
-    /// Where latency and bytes are measured.
-    pub cells: Vec<Cell>,
-    /// Where rates and CPU time are measured.
-    pub streams: Vec<Cell>,
-    /// Messages of a block.
-    pub block: u32,
-    /// Blocks of each mode in a cell.
-    pub rounds: u32,
-    /// Messages with a header of their own in a cell.
-    pub fresh: u32,
-    /// Pairs of blocks of the headline.
-    pub pairs: u32,
-    /// How long a stream lasts.
-    pub stream_seconds: f64,
-    /// Streams of each mode in a cell.
-    pub stream_rounds: u32,
-    /// Messages that are counted in a cell.
-    pub counted: u32,
-    /// Devices that share the headers of [`Mode::SealedPerMessage`].
-    pub publishers: usize,
-}
-
-/// Payload sizes of the evaluation.
-pub const PAYLOADS: [usize; 6] = [16, 256, 1024, 4096, 16_384, 65_536];
-
-impl Plan {
-    /// Within 20 seconds: each payload at QoS 1, each QoS at 256 bytes.
-    pub fn quick() -> Self {
-        Self {
-            cells: cross(),
-            streams: vec![Cell { qos: HEADLINE_QOS, payload_bytes: HEADLINE_BYTES }],
-            block: 20,
-            rounds: 5,
-            fresh: 8,
-            pairs: 120,
-            stream_seconds: 0.4,
-            stream_rounds: 2,
-            counted: 5,
-            publishers: 6,
-        }
-    }
-
-    /// Within two minutes: latency of each payload at each QoS.
-    pub fn standard() -> Self {
-        Self {
-            cells: matrix(),
-            streams: cross(),
-            rounds: 15,
-            fresh: 20,
-            pairs: 600,
-            stream_seconds: 0.4,
-            counted: 10,
-            publishers: 16,
-            ..Self::quick()
-        }
-    }
-
-    /// Within ten minutes: everything at everything.
-    pub fn full() -> Self {
-        Self {
-            streams: matrix(),
-            rounds: 40,
-            fresh: 60,
-            pairs: 4000,
-            stream_seconds: 0.5,
-            stream_rounds: 4,
-            publishers: 24,
-            ..Self::standard()
-        }
-    }
-
-    /// A handful of messages, to see that all of it works.
-    pub fn smoke() -> Self {
-        let cell = Cell { qos: HEADLINE_QOS, payload_bytes: HEADLINE_BYTES };
-        Self {
-            cells: vec![cell, Cell { qos: 0, payload_bytes: 16 }, Cell { qos: 2, payload_bytes: 65_536 }],
-            streams: vec![cell],
-            block: 2,
-            rounds: 1,
-            fresh: 1,
-            pairs: 2,
-            stream_seconds: 0.05,
-            stream_rounds: 1,
-            counted: 2,
-            publishers: 2,
-        }
-    }
-}
-
-/// Each payload at QoS 1, each QoS at 256 bytes.
-fn cross() -> Vec<Cell> {
-    matrix().into_iter().filter(|c| c.qos == HEADLINE_QOS || c.payload_bytes == HEADLINE_BYTES).collect()
-}
-
-/// Each payload at each QoS.
-fn matrix() -> Vec<Cell> {
-    let cell = |qos| PAYLOADS.map(|payload_bytes| Cell { qos, payload_bytes });
-    [1, 0, 2].into_iter().flat_map(cell).collect()
-}
-
 /// What came of it.
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
@@ -224,89 +110,6 @@ pub struct Headline {
     pub difference: Interval,
     /// The ratio of two TLS blocks of one round: what the machine's noise alone makes, so 1 is in it.
     pub control: Interval,
-}
-
-/// Why there is no outcome.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum MqttBenchError {
-    /// The caller asked for it.
-    #[error("stopped")]
-    Stopped,
-    /// The system said no.
-    #[error("cannot {verb}")]
-    Io {
-        /// What was tried.
-        verb: &'static str,
-        /// Why not.
-        #[source]
-        source: io::Error,
-    },
-    /// A file.
-    #[error(transparent)]
-    File(#[from] FileError),
-    /// The authority said no.
-    #[error(transparent)]
-    Request(#[from] RequestError),
-    /// A device could not enrol.
-    #[error(transparent)]
-    Enrol(#[from] EnrolError),
-    /// A keyring.
-    #[error(transparent)]
-    Keyring(#[from] KeyringError),
-    /// No connection, or a message was refused.
-    #[error(transparent)]
-    Mqtt(#[from] MqttError),
-    /// Something between the processes cannot be read.
-    #[error("cannot read what the processes of the bench say to each other")]
-    Answer(#[source] serde_json::Error),
-    /// Neither publisher nor subscriber.
-    #[error("a role is `publisher` or `subscriber`")]
-    Role,
-    /// The other end is gone.
-    #[error("the other end is gone")]
-    Ended,
-    /// A process of the bench ended.
-    #[error("the process of the {0} ended")]
-    ProcessEnded(&'static str),
-    /// A process of the bench does not answer.
-    #[error("the process of the {0} does not answer")]
-    Silent(&'static str),
-    /// A process of the bench said something that makes no sense.
-    #[error("the {0} said something unexpected")]
-    Unexpected(&'static str),
-    /// There is no connection for it.
-    #[error("no connection for `{}`", mode.name())]
-    NoLine {
-        /// For this.
-        mode: Mode,
-    },
-    /// A message did not come.
-    #[error("a message of `{}` did not come", mode.name())]
-    Lost {
-        /// Of this.
-        mode: Mode,
-    },
-    /// A message came, but not as it was sent.
-    #[error("a message of `{}` was altered", mode.name())]
-    Altered {
-        /// Of this.
-        mode: Mode,
-    },
-    /// A message did not open as its mode says.
-    #[error("a message of `{}` did not open: {outcome}", mode.name())]
-    NotOpened {
-        /// Of this.
-        mode: Mode,
-        /// What became of it.
-        outcome: String,
-    },
-}
-
-impl MqttBenchError {
-    fn io(verb: &'static str) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::Io { verb, source }
-    }
 }
 
 /// Question 3 as a part of a run, measured in the thread of the caller.
@@ -690,20 +493,6 @@ fn micros(nanoseconds: &[u64]) -> Vec<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn plans_hold_what_was_asked_for() {
-        for plan in [Plan::quick(), Plan::standard(), Plan::full()] {
-            for payload_bytes in PAYLOADS {
-                assert!(plan.cells.contains(&Cell { qos: 1, payload_bytes }));
-            }
-            for qos in 0..=2 {
-                assert!(plan.cells.contains(&Cell { qos, payload_bytes: 256 }));
-            }
-        }
-        assert_eq!(Plan::full().cells.len(), 18);
-        assert_eq!(Plan::quick().cells.len(), 8);
-    }
 
     #[test]
     fn modes_are_named_as_they_are_written() {

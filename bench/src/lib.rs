@@ -10,6 +10,7 @@ pub mod compare;
 pub mod counters;
 pub mod files;
 pub mod floor;
+pub mod leftovers;
 pub mod machine;
 pub mod measure;
 pub mod mqtt;

@@ -3,6 +3,7 @@
 //! The program starts itself as `smqtt bench-role …`. Nothing here is a command for people.
 
 use std::io::{Read, Write};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -12,6 +13,7 @@ use smqtt_core::suite::SuiteId;
 use smqtt_core::tables::{self, Profile};
 
 use crate::counters::Counters;
+use crate::leftovers::Noted;
 use crate::plan::WARM_UP;
 use crate::schemes::{Fabeo, FabeoInstance, Instance, Scheme, by_name};
 
@@ -198,8 +200,10 @@ struct Printed {
 
 /// Runs `command` with `input`, bounded in time and in what it prints.
 fn run(mut command: Command, input: Vec<u8>, stopped: Stopped<'_>) -> Result<Printed, RoleError> {
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    // A Ctrl-C in the terminal is for the bench, which then ends this.
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
     let mut child = command.spawn()?;
+    let _noted = Noted::process(child.id());
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     // A thread for each pipe, so that neither side waits for the other.
     let feed = std::thread::spawn(move || stdin.map(|mut stdin| stdin.write_all(&input)));

@@ -8,6 +8,7 @@ use clap::Args;
 use smqtt_keysvc::{Authority, SystemClock};
 use tokio::net::TcpListener;
 
+use super::broker::stdin_end;
 use super::config::{Config, SiteArgs};
 use super::failure::Failure;
 use super::print_line;
@@ -20,6 +21,9 @@ pub struct AuthorityArgs {
     /// Where HTTPS listens; port 0 takes a free one
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<SocketAddr>,
+    /// End when standard input does
+    #[arg(long, hide = true)]
+    until_stdin_ends: bool,
 }
 
 /// Runs until Ctrl-C.
@@ -29,7 +33,13 @@ pub async fn run(args: &AuthorityArgs) -> Result<(), Failure> {
     let (listener, authority) = open(&mut config, &data).await?;
     print_line(format!("authority    {}", authority.url()))?;
     print_line(format!("fingerprint  {}", authority.fingerprint()))?;
-    smqtt_keysvc::serve(authority, listener, stop_signal()).await?;
+    let stop = async {
+        tokio::select! {
+            () = stop_signal() => {}
+            () = stdin_end(), if args.until_stdin_ends => {}
+        }
+    };
+    smqtt_keysvc::serve(authority, listener, stop).await?;
     Ok(())
 }
 

@@ -204,7 +204,7 @@ fn tls_config(keyring: &SharedKeyring) -> Result<Arc<ServerConfig>, Failure> {
 }
 
 /// Ends when standard input does: the parent is gone.
-async fn stdin_end() {
+pub async fn stdin_end() {
     let mut stdin = tokio::io::stdin();
     let mut buffer = [0; 64];
     while stdin.read(&mut buffer).await.is_ok_and(|n| n > 0) {}

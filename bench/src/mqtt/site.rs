@@ -21,6 +21,7 @@ use zeroize::Zeroizing;
 use super::orders::{Answer, LINE_BYTES_MAX, Line, Order, Setup, to_line};
 use super::relay::Relays;
 use super::{MODES, Mode, MqttBenchError, cpu};
+use crate::leftovers::{Noted, remove};
 use crate::role::SUBCOMMAND;
 
 /// Nothing takes longer to start, or to end.
@@ -38,26 +39,24 @@ const READER: [&str; 2] = ["role=ac-controller", "location=home-7"];
 const SENSOR: [&str; 2] = ["role=sensor", "location=home-7"];
 
 /// A directory that goes away.
-struct TempDir(PathBuf);
+struct TempDir {
+    path: PathBuf,
+    _noted: Noted,
+}
 
 impl TempDir {
     fn new() -> Result<Self, MqttBenchError> {
         let random: [u8; 8] = smqtt_core::crypto::random();
         let path = std::env::temp_dir().join(format!("smqtt-bench-{:016x}", u64::from_be_bytes(random)));
+        let _noted = Noted::directory(&path);
         private_dir(&path).map_err(MqttBenchError::File)?;
-        Ok(Self(path))
+        Ok(Self { path, _noted })
     }
 }
 
 impl Drop for TempDir {
     fn drop(&mut self) {
-        // A process that is just being killed may still write.
-        for _ in 0..20 {
-            if std::fs::remove_dir_all(&self.0).is_ok() || !self.0.exists() {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        remove(&self.path);
     }
 }
 
@@ -77,9 +76,10 @@ impl Site {
     /// Starts both on free loopback ports, sets the rules, and enrols everybody: `publishers` devices that publish.
     pub async fn start(exe: &Path, publishers: usize) -> Result<Self, MqttBenchError> {
         let dir = TempDir::new()?;
-        let data = dir.0.join("site");
+        let data = dir.path.join("site");
         let mut command = program(exe);
-        command.arg("authority").arg("--data").arg(&data).args(["--listen", "127.0.0.1:0"]);
+        command.arg("authority").arg("--data").arg(&data).arg("--until-stdin-ends");
+        command.args(["--listen", "127.0.0.1:0"]);
         let mut authority = Process::spawn("authority", &mut command)?;
         authority.line_of("fingerprint").await?;
         let admin = administrator(&data)?;
@@ -98,7 +98,7 @@ impl Site {
             };
             let _: RuleSet = admin.put("/v1/rules", &rule).await?;
         }
-        let keyring = dir.0.join("broker");
+        let keyring = dir.path.join("broker");
         device(&admin, "broker", "broker", &[], &keyring).await?;
         let mut command = program(exe);
         command.arg("broker").arg("--dir").arg(&keyring).arg("--until-stdin-ends");
@@ -113,7 +113,7 @@ impl Site {
             device(&admin, &name, "device", &READER, &keyring).await?;
         }
         for n in 0..publishers.max(1) {
-            let keyring = site.dir.0.join(format!("publisher-{n}"));
+            let keyring = site.dir.path.join(format!("publisher-{n}"));
             device(&admin, &format!("publisher-{n}"), "device", &SENSOR, &keyring).await?;
             site.publishers.push(keyring);
         }
@@ -123,7 +123,7 @@ impl Site {
     /// The reader of a mode: each keeps its replay windows in a keyring of its own, as devices do.
     fn reader(&self, mode: Mode) -> (String, PathBuf) {
         let name = format!("reader-{}", mode.name());
-        let keyring = self.dir.0.join(&name);
+        let keyring = self.dir.path.join(&name);
         (name, keyring)
     }
 
@@ -143,7 +143,7 @@ impl Site {
             _ => format!("mqtts://{tls}"),
         };
         let random: [u8; 4] = smqtt_core::crypto::random();
-        let echo = self.dir.0.join(format!("echo-{:08x}", u32::from_be_bytes(random)));
+        let echo = self.dir.path.join(format!("echo-{:08x}", u32::from_be_bytes(random)));
         let psk: [u8; 32] = smqtt_core::crypto::random();
         let reads = MODES.map(|mode| {
             let (name, keyring) = self.reader(mode);
@@ -217,15 +217,18 @@ struct Process {
     child: Child,
     input: Option<ChildStdin>,
     output: BufReader<ChildStdout>,
+    _noted: Option<Noted>,
 }
 
 impl Process {
     fn spawn(name: &'static str, command: &mut Command) -> Result<Self, MqttBenchError> {
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+        // A Ctrl-C in the terminal is for the bench, which then ends its processes in their order.
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0).kill_on_drop(true);
         let mut child = command.spawn().map_err(MqttBenchError::io("start a process"))?;
+        let _noted = child.id().map(Noted::process);
         let (input, output) = (child.stdin.take(), child.stdout.take());
         let output = output.ok_or(MqttBenchError::Unexpected(name))?;
-        Ok(Self { name, child, input, output: BufReader::new(output) })
+        Ok(Self { name, child, input, output: BufReader::new(output), _noted })
     }
 
     async fn say(&mut self, what: &impl serde::Serialize) -> Result<(), MqttBenchError> {

@@ -220,6 +220,8 @@ def results_of(report):
         for title, text in question(results):
             if text:
                 parts.append(f"{title}\n\n{text}")
+    if report.get("failed"):
+        parts.append("### Not measured to the end\n\n" + "\n".join(f"- {what}" for what in report["failed"]))
     if report["omitted"]:
         parts.append("### Left out, or to be read with care\n\n" + "\n".join(f"- {what}" for what in report["omitted"]))
     return "\n\n".join(part for part in parts if part)

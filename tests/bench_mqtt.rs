@@ -23,8 +23,9 @@ async fn every_mode_is_measured_and_nothing_is_left_behind() {
     let plan = Plan::smoke();
     let before = directories();
     let mut told = Vec::new();
-    let outcome = run(Path::new(SMQTT), &plan, &mut |_: &str, done: f64| told.push(done), &|| false).await;
-    let outcome = outcome.unwrap();
+    let (outcome, done) =
+        run(Path::new(SMQTT), &plan, &mut |_: &str, done: f64| told.push(done), &|| false).await;
+    done.unwrap();
     assert!(told.is_sorted() && told.last().is_some_and(|done| *done > 0.9), "{told:?}");
     assert!(outcome.figures.iter().all(|figure| figure.question == Question::Mqtt));
     let find = |measure: &str, series: &str, at: usize| {
@@ -56,9 +57,11 @@ async fn every_mode_is_measured_and_nothing_is_left_behind() {
     assert!(children(std::process::id()).is_empty());
 
     let asked = AtomicUsize::new(0);
-    let stop = || asked.fetch_add(1, Ordering::Relaxed) > 3;
-    let stopped = run(Path::new(SMQTT), &plan, &mut |_: &str, _: f64| {}, &stop).await;
+    let stop = || asked.fetch_add(1, Ordering::Relaxed) > 6;
+    let (kept, stopped) = run(Path::new(SMQTT), &plan, &mut |_: &str, _: f64| {}, &stop).await;
     assert!(matches!(stopped, Err(MqttBenchError::Stopped)), "{stopped:?}");
+    assert!(kept.headline.is_some() && kept.targets.len() == 1, "what was measured before stays");
+    assert!(kept.figures.len() < outcome.figures.len());
     assert_eq!(directories(), before);
     assert!(children(std::process::id()).is_empty());
 }

@@ -76,17 +76,17 @@ fn io(what: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> FilesEr
     move |source| FilesError::Io { what, path: path.to_owned(), source }
 }
 
-/// Makes `directory` ready to be written to: there, and empty or with an earlier report. Asked before the run, so that
+/// Makes `directory` ready to be written to: there, writable, and empty or with an earlier report. Asked before the run, so that
 /// nobody waits for minutes to hear it.
 ///
 /// # Errors
-/// [`FilesError::Occupied`] where it has something else in it.
+/// [`FilesError::Occupied`] where it has something else in it, [`FilesError::Io`] where nothing can be written.
 pub fn prepare(directory: &Path) -> Result<(), FilesError> {
     match fs::read_dir(directory) {
         Ok(mut entries) => {
             let empty = entries.next().is_none();
             match empty || read(directory).is_ok() {
-                true => Ok(()),
+                true => try_out(directory),
                 false => Err(FilesError::Occupied(directory.to_owned())),
             }
         }
@@ -95,6 +95,18 @@ pub fn prepare(directory: &Path) -> Result<(), FilesError> {
         }
         Err(error) => Err(io("write to", directory)(error)),
     }
+}
+
+/// Makes a file and takes it away again.
+fn try_out(directory: &Path) -> Result<(), FilesError> {
+    let temporary = temporary(directory, JSON);
+    let tried = fs::File::create(&temporary).and_then(|_| fs::remove_file(&temporary));
+    tried.map_err(io("write to", directory))
+}
+
+/// Where a file is written before it gets its name.
+fn temporary(directory: &Path, name: &str) -> PathBuf {
+    directory.join(format!(".{name}.new"))
 }
 
 /// Writes all three files, each under another name first.
@@ -107,14 +119,18 @@ pub fn write(directory: &Path, report: &Report) -> Result<(), FilesError> {
     // The JSON last: a directory with it is a whole report.
     for (name, text) in [(CSV, report::csv(report)), (HTML, report::html(report)), (JSON, json + "\n")] {
         let path = directory.join(name);
-        let temporary = directory.join(format!(".{name}.new"));
+        let temporary = temporary(directory, name);
         let write = || {
             let mut file = fs::File::create(&temporary)?;
             file.write_all(text.as_bytes())?;
             file.sync_all()?;
             fs::rename(&temporary, &path)
         };
-        write().map_err(io("write", &path))?;
+        if let Err(error) = write() {
+            // What is half written would keep the directory from being used again.
+            _ = fs::remove_file(&temporary);
+            return Err(io("write", &path)(error));
+        }
     }
     Ok(())
 }
@@ -174,6 +190,21 @@ mod tests {
             fs::read_dir(&out).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         assert_eq!(names, [HTML, CSV, JSON], "no temporary file stays");
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_said_and_leaves_nothing_half_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let out = directory.path();
+        write(out, &sample()).unwrap();
+        fs::remove_file(out.join(HTML)).unwrap();
+        fs::create_dir(out.join(HTML)).unwrap();
+        assert!(matches!(write(out, &sample()), Err(FilesError::Io { what: "write", .. })));
+        assert!(!temporary(out, HTML).exists());
+        assert_eq!(read(out).unwrap(), sample());
+        prepare(out).unwrap();
+        fs::create_dir(temporary(out, JSON)).unwrap();
+        assert!(matches!(prepare(out), Err(FilesError::Io { what: "write to", .. })), "before the run");
     }
 
     #[test]

@@ -290,6 +290,9 @@ pub struct Report {
     pub machine: Machine,
     /// Of the program, the compiler and the libraries that were measured.
     pub versions: BTreeMap<String, String>,
+    /// Questions that ended in an error, and in which; figures from before it stay.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failed: Vec<String>,
     /// What was left out and why, and what is to be read with care.
     pub omitted: Vec<String>,
     /// The promises.

@@ -1,5 +1,7 @@
 //! One run: the questions asked, in order, into one report.
 
+use std::error::Error;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
 use crate::counters::Counters;
@@ -10,8 +12,8 @@ use crate::questions::{Context, device, mode, schemes, subscribers};
 use crate::result::{FORMAT, Part, Question, Report};
 use crate::role::Roles;
 
-/// Measures MQTT end to end; an error is said in the report, and the rest goes on.
-pub type Mqtt<'a> = dyn FnMut(&Plan, &dyn Progress) -> Result<Part, Box<dyn std::error::Error>> + 'a;
+/// Measures MQTT end to end. An error is said in the report, beside what was measured before it, and the rest goes on.
+pub type Mqtt<'a> = dyn FnMut(&Plan, &dyn Progress) -> (Part, Result<(), Box<dyn Error>>) + 'a;
 
 /// What a run does.
 pub struct Options<'a> {
@@ -42,27 +44,35 @@ pub fn run(options: Options<'_>, progress: &dyn Progress) -> Report {
     if cfg!(debug_assertions) {
         context.omitted.push("optimisation: this is a debug build, and its times mean nothing".to_owned());
     }
-    let mut all = Part::default();
+    let (mut all, mut failed) = (Part::default(), Vec::new());
     for question in Question::ALL.into_iter().filter(|question| questions.contains(question)) {
         if progress.stopped() {
             break;
         }
-        all.extend(match question {
+        // One that panics takes its own figures with it, not those of the others.
+        let answered = catch_unwind(AssertUnwindSafe(|| match question {
             Question::Schemes => schemes::run(&mut context),
             Question::Mode => mode::run(&mut context),
             Question::Subscribers => subscribers::run(&mut context),
             Question::Device => device::run(&mut context),
             Question::Mqtt => match &mut mqtt {
-                Some(mqtt) => mqtt(&plan, progress).unwrap_or_else(|error| {
-                    context.omitted.push(format!("MQTT end to end: {error}"));
-                    Part::default()
-                }),
+                Some(mqtt) => {
+                    let (part, done) = mqtt(&plan, progress);
+                    // Whoever ended it knows.
+                    let error = done.err().filter(|_| !progress.stopped());
+                    failed.extend(error.map(|error| format!("MQTT end to end: {}", with_causes(&*error))));
+                    part
+                }
                 None => {
                     context.omitted.push("MQTT end to end: not in this build".to_owned());
                     Part::default()
                 }
             },
-        });
+        }));
+        match answered {
+            Ok(part) => all.extend(part),
+            Err(_) => failed.push(format!("{}: a measurement panicked; please report it", question.name())),
+        }
     }
     // What is not a number cannot be written, and nobody could hold it against anything.
     all.figures.retain(|figure| figure.spread.is_sound() && figure.at.is_finite());
@@ -76,8 +86,22 @@ pub fn run(options: Options<'_>, progress: &dyn Progress) -> Report {
         interrupted: progress.stopped(),
         machine,
         versions: machine::versions(),
+        failed,
         omitted: context.omitted.into_iter().chain(all.notes).collect(),
         targets: all.targets,
         figures: all.figures,
     }
+}
+
+/// What went wrong, and what was behind it.
+fn with_causes(error: &dyn Error) -> String {
+    let mut texts = vec![error.to_string()];
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        texts.push(error.to_string());
+        cause = error.source();
+    }
+    // What passes on its cause's words says them once.
+    texts.dedup();
+    texts.join(": ")
 }

@@ -31,10 +31,10 @@ fn a_run_answers_every_question() {
         let at = ("payload bytes", 256.0);
         let figure = Figure::new(Question::Mqtt, "latency", "sealed", at, "ms", Spread::exact(1.0));
         let lost = Figure::new(Question::Mqtt, "latency", "lost", at, "ms", Spread::exact(f64::NAN));
-        Ok(Part { figures: vec![figure, lost], ..Part::default() })
+        (Part { figures: vec![figure, lost], ..Part::default() }, Ok(()))
     };
     let report = run(options(&Question::ALL, Some(&mut mqtt)), &Silent);
-    assert!(!report.interrupted);
+    assert!(!report.interrupted && report.failed.is_empty());
     for scheme in ["fabeo-cp", "fabeo-kp", "bsw", "ac17-cp", "ac17-kp", "lsw", "ghw11", "yct14"] {
         for measure in ["setup", "keygen", "encapsulate", "decapsulate", "params", "key", "encapsulation"] {
             assert!(has(&report, Question::Schemes, measure, scheme), "{measure} of {scheme}");
@@ -109,9 +109,19 @@ fn a_run_that_is_ended_early_says_so_and_keeps_what_there_is() {
 }
 
 #[test]
-fn a_question_that_fails_is_left_out_and_said() {
-    let mut mqtt = |_: &Plan, _: &dyn Progress| Err("no broker".into());
+fn a_question_that_fails_keeps_what_there_was_and_is_said() {
+    let mut mqtt = |_: &Plan, _: &dyn Progress| {
+        let figure =
+            Figure::new(Question::Mqtt, "latency", "tls", ("payload bytes", 16.0), "ms", Spread::exact(1.0));
+        (Part { figures: vec![figure], ..Part::default() }, Err("no broker".into()))
+    };
     let report = run(options(&[Question::Mqtt], Some(&mut mqtt)), &Silent);
-    assert_eq!(report.figures, []);
-    assert!(report.omitted.contains(&"MQTT end to end: no broker".to_owned()));
+    assert!(has(&report, Question::Mqtt, "latency", "tls"));
+    assert_eq!(report.failed, ["MQTT end to end: no broker"]);
+    assert!(!report.interrupted);
+
+    let mut mqtt = |_: &Plan, _: &dyn Progress| panic!("on purpose");
+    let report = run(options(&[Question::Mode, Question::Mqtt], Some(&mut mqtt)), &Silent);
+    assert!(report.of(Question::Mode).next().is_some());
+    assert_eq!(report.failed, ["mqtt: a measurement panicked; please report it"]);
 }

@@ -1,25 +1,29 @@
 //! `smqtt bench`: what it costs, measured here.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::{Args, Subcommand, ValueEnum};
 use smqtt_bench::compare::{Comparison, Verdict, compare};
 use smqtt_bench::files::{self, FilesError};
-use smqtt_bench::mqtt;
 use smqtt_bench::plan::Plan;
 use smqtt_bench::progress::{Bars, Progress};
 use smqtt_bench::report::{amount, significant, target_table};
-use smqtt_bench::result::{Question, Report};
+use smqtt_bench::result::{Part, Question, Target};
 use smqtt_bench::role::{self, Roles};
 use smqtt_bench::run::{self, Options};
+use smqtt_bench::{leftovers, mqtt};
 
+use super::authority::stop_signal;
 use super::failure::Failure;
 use super::{date, print_line};
 
 /// What a shell reports of a program ended by Ctrl-C.
 const INTERRUPTED: u8 = 130;
+/// The fastest and the slowest device of `--slow`.
+const SLOW_MIN: f64 = 0.001;
+const SLOW_MAX: f64 = 1e9;
 
 /// Arguments of `smqtt bench`.
 #[derive(Args)]
@@ -96,8 +100,8 @@ pub struct RoleArgs {
 }
 
 fn factor(text: &str) -> Result<f64, String> {
-    let number = text.parse::<f64>().ok().filter(|n| n.is_finite() && *n > 0.0 && *n <= 1e9);
-    number.ok_or_else(|| "not a positive number".to_owned())
+    let number = text.parse::<f64>().ok().filter(|n| (SLOW_MIN..=SLOW_MAX).contains(n));
+    number.ok_or_else(|| format!("not a number from {SLOW_MIN} to {SLOW_MAX}"))
 }
 
 impl From<FilesError> for Failure {
@@ -148,8 +152,11 @@ async fn measure(args: &BenchArgs) -> Result<(), Failure> {
         std::thread::spawn(move || {
             let program = std::env::current_exe().ok();
             let mut mqtt = |plan: &Plan, progress: &dyn Progress| {
-                let program = program.as_deref().ok_or("the program does not know where it is")?;
-                Ok(mqtt::part(program, plan, progress)?)
+                let Some(program) = program.as_deref() else {
+                    return (Part::default(), Err("the program does not know where it is".into()));
+                };
+                let (part, done) = mqtt::part(program, plan, progress);
+                (part, done.map_err(Into::into))
             };
             run::run(
                 Options {
@@ -168,13 +175,12 @@ async fn measure(args: &BenchArgs) -> Result<(), Failure> {
     let interrupts = tokio::spawn({
         let bars = bars.clone();
         async move {
-            if tokio::signal::ctrl_c().await.is_ok() {
-                bars.stop();
-                eprintln!("ending after this measurement; once more ends at once");
-                if tokio::signal::ctrl_c().await.is_ok() {
-                    std::process::exit(INTERRUPTED.into());
-                }
-            }
+            stop_signal().await;
+            bars.stop();
+            eprintln!("ending after this measurement; once more ends at once");
+            stop_signal().await;
+            leftovers::clear();
+            std::process::exit(INTERRUPTED.into());
         }
     });
     let report = tokio::task::spawn_blocking(move || thread.join()).await;
@@ -183,26 +189,37 @@ async fn measure(args: &BenchArgs) -> Result<(), Failure> {
             .hint("`--only` leaves out the question that fails; please report it")
     })?;
     bars.finish();
+    if report.interrupted && report.figures.is_empty() {
+        // An earlier report may be there.
+        return Err(Failure::new("interrupted before anything was measured").code(INTERRUPTED));
+    }
+    // Whatever becomes of the files, or of who reads along: the verdicts are told, and the files written.
+    let told = tell(&report.targets);
     files::write(&out, &report)?;
     interrupts.abort();
-    tell(&report, &out)?;
+    told?;
+    print_line(format!("{} figures in {}", report.figures.len(), out.join(files::HTML).display()))?;
     let missed = report.targets.iter().filter(|target| !target.met).count();
     match () {
         () if report.interrupted => {
             Err(Failure::new("interrupted").hint("the report has what there was").code(INTERRUPTED))
+        }
+        () if !report.failed.is_empty() => {
+            Err(Failure::new(format!("not measured to the end: {}", report.failed.join("; ")))
+                .hint("the report has the rest"))
         }
         () if args.strict && missed > 0 => Err(Failure::new(format!("{missed} targets are not met"))),
         () => Ok(()),
     }
 }
 
-fn tell(report: &Report, out: &Path) -> Result<(), Failure> {
-    if !report.targets.is_empty() {
-        print_line(target_table(&report.targets))?;
-        let met = report.targets.iter().filter(|target| target.met).count();
-        print_line(format!("\n{met} of {} targets met", report.targets.len()))?;
+fn tell(targets: &[Target]) -> Result<(), Failure> {
+    if targets.is_empty() {
+        return Ok(());
     }
-    print_line(format!("{} figures in {}", report.figures.len(), out.join(files::HTML).display()))
+    print_line(target_table(targets))?;
+    let met = targets.iter().filter(|target| target.met).count();
+    print_line(format!("\n{met} of {} targets met", targets.len()))
 }
 
 /// The command as it was given, words with anything unusual in quotes.

@@ -114,48 +114,47 @@ pub struct Headline {
 
 /// Question 3 as a part of a run, measured in the thread of the caller.
 ///
-/// # Errors
-/// What went wrong; [`MqttBenchError::Stopped`] where `progress` said so.
-pub fn part(exe: &Path, plan: &crate::plan::Plan, progress: &dyn Progress) -> Result<Part, MqttBenchError> {
+/// Beside it what ended it before its time, [`MqttBenchError::Stopped`] where `progress` said so: what was measured before
+/// that stays.
+pub fn part(
+    exe: &Path,
+    plan: &crate::plan::Plan,
+    progress: &dyn Progress,
+) -> (Part, Result<(), MqttBenchError>) {
     let plan = match plan.name {
         "quick" => Plan::quick(),
         "full" => Plan::full(),
         _ => Plan::standard(),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
-    let runtime = runtime.map_err(MqttBenchError::io("start a runtime"))?;
+    let runtime = match runtime.map_err(MqttBenchError::io("start a runtime")) {
+        Ok(runtime) => runtime,
+        Err(error) => return (Part::default(), Err(error)),
+    };
     progress.begin("mqtt", 1000);
     let stop = || progress.stopped();
-    let outcome = runtime.block_on(run(
-        exe,
-        &plan,
-        &mut |what: &str, share: f64| progress.reached(what, share),
-        &stop,
-    ))?;
-    Ok(Part { figures: outcome.figures, targets: outcome.targets, notes: outcome.notes })
+    let mut tell = |what: &str, share: f64| progress.reached(what, share);
+    let (outcome, done) = runtime.block_on(run(exe, &plan, &mut tell, &stop));
+    (Part { figures: outcome.figures, targets: outcome.targets, notes: outcome.notes }, done)
 }
 
 /// Measures as `plan` says, with processes of `exe`, which is `smqtt` itself and hands [`SUBCOMMAND`](crate::role::SUBCOMMAND)
 /// with a name to [`role`]. `progress` is
 /// told what is going on, and how much of all is done; `stop` is asked between blocks. Whatever happens, no process and
-/// no file is left behind.
-///
-/// # Errors
-/// [`MqttBenchError::Stopped`] where `stop` said so; otherwise what went wrong.
+/// no file is left behind, and what was measured until then is there beside what ended it:
+/// [`MqttBenchError::Stopped`] where `stop` said so.
 pub async fn run(
     exe: &Path,
     plan: &Plan,
     progress: &mut (dyn FnMut(&str, f64) + Send),
     stop: &(dyn Fn() -> bool + Sync),
-) -> Result<Outcome, MqttBenchError> {
+) -> (Outcome, Result<(), MqttBenchError>) {
     let mut bench = Bench { plan, steps: Steps::of(plan, progress, stop), outcome: Outcome::default() };
-    bench.steps.begin("starting authority and broker, enrolling devices")?;
-    let site = Site::start(exe, plan.publishers).await?;
-    let done = bench.measure(&site).await;
-    site.stop().await;
-    done?;
-    bench.notes();
-    Ok(bench.outcome)
+    let done = bench.all(exe).await;
+    if !bench.outcome.figures.is_empty() {
+        bench.notes();
+    }
+    (bench.outcome, done)
 }
 
 /// How far it is, and whether to go on.
@@ -206,6 +205,14 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
+    async fn all(&mut self, exe: &Path) -> Result<(), MqttBenchError> {
+        self.steps.begin("starting authority and broker, enrolling devices")?;
+        let site = Site::start(exe, self.plan.publishers).await?;
+        let done = self.measure(&site).await;
+        site.stop().await;
+        done
+    }
+
     async fn measure(&mut self, site: &Site) -> Result<(), MqttBenchError> {
         let mut pair = site.pair(None).await?;
         let done = self.timed(site, &mut pair).await;

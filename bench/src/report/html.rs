@@ -57,6 +57,9 @@ fn head(report: &Report) -> String {
     if report.interrupted {
         out += "<p class=\"warn\"><strong>Interrupted.</strong> The run was ended early; this is what there was.</p>";
     }
+    for failed in &report.failed {
+        _ = write!(out, "<p class=\"warn\"><strong>Not measured to the end.</strong> {}</p>", escape(failed));
+    }
     let machine = &report.machine;
     let memory =
         machine.memory_bytes.map(|bytes| format!("{:.1} GiB of memory", bytes as f64 / (1u64 << 30) as f64));

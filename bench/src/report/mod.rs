@@ -114,6 +114,7 @@ pub(crate) mod tests {
             interrupted: true,
             machine: Machine { system: "Test & Co".to_owned(), ..Machine::default() },
             versions: [("blst".to_owned(), "0.3".to_owned())].into(),
+            failed: vec!["MQTT end to end: <no broker>".to_owned()],
             omitted: vec!["cycles: not told".to_owned()],
             targets: vec![
                 Target::at_most("open <10>", 2.2, 1.9, "ratio"),

@@ -113,10 +113,44 @@ fn mode(report: &Report) -> Vec<String> {
 }
 
 fn mqtt(report: &Report) -> Vec<String> {
-    let count = report.of(Question::Mqtt).count();
-    vec![format!(
-        "{count} figures, with the plaintext and TLS of the same broker beside them wherever both were measured."
-    )]
+    const Q: Question = Question::Mqtt;
+    let mut said = Vec::new();
+    let at = |measure, series, unit| {
+        find(report, Q, measure, series, unit, 256.0).filter(|f| f.at == 256.0).map(|f| f.spread.p50)
+    };
+    let of = |measure, unit| {
+        let each = ["plain", "tls", "psk", "sealed", "sealed-signed"].map(|series| at(measure, series, unit));
+        let [Some(plain), Some(tls), Some(psk), Some(sealed), Some(signed)] = each else { return None };
+        Some([plain, tls, psk, sealed, signed].map(|value| amount(value, unit)))
+    };
+    if let Some(ratio) = at("p50 against TLS, QoS 1", "sealed", "ratio") {
+        said.push(format!(
+            "Of 256 bytes at QoS 1, sealed over TLS takes {ratio:.3} of the time that TLS alone takes, by the median of \
+             blocks in turn."
+        ));
+    }
+    if let Some([plain, tls, psk, sealed, signed]) = of("latency, QoS 1", "µs") {
+        said.push(format!(
+            "A reading of that size arrives after {plain} in plain text, {tls} over TLS, {psk} under a pre-shared key over \
+             TLS, {sealed} sealed over TLS, and {signed} sealed and signed (medians)."
+        ));
+    }
+    if let Some([plain, tls, psk, sealed, signed]) = of("CPU of all three, QoS 1", "µs/message") {
+        said.push(format!(
+            "In a stream, publisher, broker and subscriber together spend {plain}, {tls}, {psk}, {sealed} and {signed} of \
+             processor time, in the same order."
+        ));
+    }
+    if let Some([plain, tls, psk, sealed, signed]) = of("bytes from publisher to broker, QoS 1", "bytes") {
+        said.push(format!(
+            "To the broker it takes {plain}, {tls}, {psk}, {sealed} and {signed}, the header that is sent once not counted."
+        ));
+    }
+    let count = report.of(Q).count();
+    said.push(format!(
+        "There are {count} figures, of all sizes and qualities of service that were measured."
+    ));
+    said
 }
 
 fn subscribers(report: &Report) -> Vec<String> {
@@ -187,6 +221,7 @@ fn device(report: &Report) -> Vec<String> {
 mod tests {
     use super::*;
     use crate::report::tests::sample;
+    use crate::result::Spread;
 
     #[test]
     fn every_question_with_figures_has_an_answer() {
@@ -194,6 +229,25 @@ mod tests {
         for question in Question::ALL {
             assert!(answer(&report, question).is_some_and(|text| text.ends_with('.')));
         }
+        report.figures.clear();
+        for (measure, series, unit, value) in [
+            ("p50 against TLS, QoS 1", "sealed", "ratio", 1.016),
+            ("latency, QoS 1", "plain", "µs", 101.0),
+            ("latency, QoS 1", "tls", "µs", 102.0),
+            ("latency, QoS 1", "psk", "µs", 103.0),
+            ("latency, QoS 1", "sealed", "µs", 104.0),
+        ] {
+            let at = ("payload bytes", 256.0);
+            report.figures.push(Figure::new(Question::Mqtt, measure, series, at, unit, Spread::exact(value)));
+        }
+        let text = answer(&report, Question::Mqtt).unwrap();
+        assert!(text.contains("takes 1.016 of the time") && !text.contains("arrives after"), "{text}");
+        let at = ("payload bytes", 256.0);
+        let signed = Spread::exact(105.0);
+        let signed = Figure::new(Question::Mqtt, "latency, QoS 1", "sealed-signed", at, "µs", signed);
+        report.figures.push(signed);
+        let text = answer(&report, Question::Mqtt).unwrap();
+        assert!(text.contains("101 µs in plain") && text.contains("105 µs sealed and signed"), "{text}");
         report.figures.clear();
         for question in Question::ALL {
             assert_eq!(answer(&report, question), None);

@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
-use super::number::{amount, significant};
+use super::number::{amount, rounded, significant};
 use super::plot::{LINES_MAX, Plot, mark};
 use super::words::answer;
+use crate::mqtt::MODES;
 use crate::questions::device::CLASSES;
 use crate::result::{Figure, Question, ROUNDS_FEW, Report, Spread, Target};
 use crate::schemes::RABE_NOTE;
@@ -101,22 +102,21 @@ fn targets(targets: &[Target]) -> String {
          95 % confidence interval of that median. Both sides of it run in turn: in one thread where the floor, rabe or the bare \
          cipher is one of them; for MQTT, in blocks of messages between processes. Bytes are counted, not measured. A verdict from fewer than \
          {ROUNDS_FEW} rounds decides little, and one whose interval crosses the bound may be the other way next time; both are marked.</p>\
-         <div class=\"scroll\"><table><thead><tr><th>What</th><th class=\"n\">Target</th>\
-         <th class=\"n\">Measured</th><th class=\"n\">95 %</th><th class=\"n\">Rounds</th><th>Met</th></tr></thead><tbody>",
+         <div class=\"scroll\"><table><thead><tr><th>What</th><th>Met</th><th class=\"n\">Target</th>\
+         <th class=\"n\">Measured</th><th class=\"n\">95 %</th><th class=\"n\">Rounds</th></tr></thead><tbody>",
         targets.len()
     );
     for target in targets {
         let (class, word) = if target.met { ("yes", "met") } else { ("no", "not met") };
-        let doubt =
-            target.doubt().map_or(String::new(), |doubt| format!("<br/><small>{}</small>", escape(doubt)));
+        let doubt = target.doubt().map_or(String::new(), |doubt| format!("<small>{}</small>", escape(doubt)));
         let interval = target.low.zip(target.high);
         let interval = interval
-            .map_or(String::new(), |(low, high)| format!("{} to {}", significant(low), significant(high)));
+            .map_or(String::new(), |(low, high)| format!("{} to {}", rounded(low, 4), rounded(high, 4)));
         let count = target.count.map_or(String::new(), |count| count.to_string());
         _ = write!(
             out,
-            "<tr><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td>\
-             <td class=\"n\">{count}</td><td class=\"{class}\">{word}{doubt}</td></tr>",
+            "<tr><td>{}</td><td class=\"{class}\">{word}{doubt}</td><td class=\"n\">{}</td><td class=\"n\">{}</td>\
+             <td class=\"n\">{}</td><td class=\"n\">{count}</td></tr>",
             escape(&target.name),
             escape(&target.target),
             escape(&amount(target.measured, &target.unit)),
@@ -138,6 +138,9 @@ fn section(report: &Report, question: Question) -> String {
     out += &plots(question, &figures);
     if question == Question::Schemes {
         out += &overview(&figures);
+    }
+    if question == Question::Mqtt {
+        out += &protections(&figures);
     }
     if question == Question::Mode {
         out += &pivot(&figures, "attributes", |figure| amount(figure.spread.p50, &figure.unit));
@@ -305,10 +308,49 @@ fn overview(figures: &[&Figure]) -> String {
         for (measure, unit) in COLUMNS {
             let text = cell(name, measure, unit).map_or("not told".to_owned(), |f| {
                 let few = unit == "ms" && f.spread.count < ROUNDS_FEW;
-                let count = if few { format!(" (n = {})", f.spread.count) } else { String::new() };
-                amount(f.spread.p50, unit) + &count
+                let count =
+                    if few { format!("<small>n = {}</small>", f.spread.count) } else { String::new() };
+                escape(&amount(f.spread.p50, unit)) + &count
             });
-            _ = write!(out, "<td class=\"n\">{}</td>", escape(&text));
+            _ = write!(out, "<td class=\"n\">{text}</td>");
+        }
+        out += "</tr>";
+    }
+    out + "</tbody></table></div>"
+}
+
+/// What each protection costs, where the line to beat is: a column each.
+fn protections(figures: &[&Figure]) -> String {
+    const AT: f64 = 256.0;
+    type Of = fn(&Spread) -> f64;
+    const ROWS: [(&str, &str, Of); 10] = [
+        ("latency, p50", "latency, QoS 1", |s| s.p50),
+        ("latency, p90", "latency, QoS 1", |s| s.p90),
+        ("latency, p99", "latency, QoS 1", |s| s.p99),
+        ("throughput", "throughput, QoS 1", |s| s.p50),
+        ("CPU of publisher", "CPU of publisher, QoS 1", |s| s.p50),
+        ("CPU of broker", "CPU of broker, QoS 1", |s| s.p50),
+        ("CPU of subscriber", "CPU of subscriber, QoS 1", |s| s.p50),
+        ("to the broker", "bytes from publisher to broker, QoS 1", |s| s.p50),
+        ("to the subscriber", "bytes from broker to subscriber, QoS 1", |s| s.p50),
+        ("both ways, all", "bytes on both connections, acknowledgements too, QoS 1", |s| s.p50),
+    ];
+    let cell = |measure: &str, series: &str, of: Of| {
+        let here = |f: &&&Figure| f.measure == measure && f.series == series && f.at == AT;
+        let figure = figures.iter().find(here);
+        figure.map_or(String::new(), |f| escape(&amount(of(&f.spread), &f.unit)))
+    };
+    if !figures.iter().any(|f| f.at == AT && ROWS.iter().any(|(_, measure, _)| f.measure == *measure)) {
+        return String::new();
+    }
+    let mut out = format!(
+        "<h3>At {AT} bytes, QoS 1</h3><div class=\"scroll\"><table><thead><tr><th></th>{}</tr></thead><tbody>",
+        MODES.map(|mode| format!("<th class=\"n\">{}</th>", mode.name())).concat()
+    );
+    for (name, measure, of) in ROWS {
+        _ = write!(out, "<tr><td>{name}</td>");
+        for mode in MODES {
+            _ = write!(out, "<td class=\"n\">{}</td>", cell(measure, mode.name(), of));
         }
         out += "</tr>";
     }

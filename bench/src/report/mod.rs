@@ -8,7 +8,7 @@ mod words;
 use crate::result::{Report, Target};
 
 pub use html::html;
-pub use number::{amount, significant};
+pub use number::{amount, rounded, significant};
 
 /// The figures, one a line, RFC 4180.
 pub fn csv(report: &Report) -> String {
@@ -69,7 +69,7 @@ fn verdict(target: &Target) -> String {
         (None, _) => met.to_owned(),
         (Some(doubt), None) => format!("{met}, {doubt}"),
         (Some(doubt), Some((low, high))) => {
-            format!("{met}, {doubt} (95 %: {} to {})", significant(low), significant(high))
+            format!("{met}, {doubt} (95 %: {} to {})", rounded(low, 4), rounded(high, 4))
         }
     }
 }

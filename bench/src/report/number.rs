@@ -2,11 +2,16 @@
 
 /// Three significant digits, thousands apart, no exponent: `0.00123`, `12.3`, `1,230`.
 pub fn significant(value: f64) -> String {
+    rounded(value, 3)
+}
+
+/// So many significant digits, and all of those before the point; thousands apart, no exponent.
+pub fn rounded(value: f64, digits: i32) -> String {
     if value == 0.0 || !value.is_finite() {
         return if value == 0.0 { "0".to_owned() } else { "?".to_owned() };
     }
     let magnitude = value.abs().log10().floor() as i32;
-    let decimals = (2 - magnitude).clamp(0, 12) as usize;
+    let decimals = (digits - 1 - magnitude).clamp(0, 12) as usize;
     let text = format!("{:.*}", decimals, value.abs());
     let (whole, fraction) = text.split_once('.').map_or((text.as_str(), ""), |(a, b)| (a, b));
     let digits: Vec<char> = whole.chars().collect();
@@ -31,7 +36,8 @@ pub fn amount(value: f64, unit: &str) -> String {
         "us" => &[(1e6, 1e6, "s"), (1e3, 1e3, "ms"), (1.0, 1.0, "us"), (0.0, 1e-3, "ns")],
         "bytes" => &[(1_048_576.0, 1_048_576.0, "MiB"), (10_240.0, 1024.0, "KiB")],
         "instructions" | "cycles" => &[(1e9, 1e9, "G"), (1e6, 1e6, "M")],
-        "ratio" => return format!("{}x", significant(value)),
+        // A digit more: 1.044 is not 1.04.
+        "ratio" => return format!("{}x", rounded(value, 4)),
         _ => &[],
     };
     let scale = scales.iter().find(|(from, _, _)| value.abs() >= *from);
@@ -71,6 +77,7 @@ mod tests {
             (800.0, "bytes", "800 bytes"),
             (12_288.0, "bytes", "12 KiB"),
             (2.0, "ratio", "2x"),
+            (1.0441, "ratio", "1.044x"),
             (2.5e6, "cycles", "2.5 M cycles"),
             (3.0, "messages/s", "3 messages/s"),
         ] {

@@ -10,7 +10,7 @@ pub const LINES_MAX: usize = 10;
 const WIDTH: f64 = 400.0;
 const HEIGHT: f64 = 270.0;
 const LEFT: f64 = 52.0;
-const RIGHT: f64 = 12.0;
+const RIGHT: f64 = 20.0;
 const TOP: f64 = 12.0;
 const BOTTOM: f64 = 40.0;
 

@@ -51,8 +51,13 @@ async fn whoever_is_one_too_many_is_turned_away_and_may_retry() {
     config.limits.connections_max = 1;
     let broker = TestBroker::with(config, vec![]).await;
     let first = broker.v5("first").await;
-    for _ in 0..3 {
+    for version in [Version::V3, Version::V5] {
         let mut second = broker.raw().await;
+        second.version = version;
+        second.send(Packet::Connect(Box::new(connect(version, "second")))).await;
+        let expected =
+            if version == Version::V5 { ReasonCode::QuotaExceeded } else { ReasonCode::ServerUnavailable };
+        assert_eq!(second.connack().await.reason, expected);
         assert_eq!(second.next().await, None);
     }
     first.vanish(&broker).await;

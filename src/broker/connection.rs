@@ -13,14 +13,16 @@ use tokio::time::{Instant, Sleep};
 
 use super::{
     core::{Core, RouteCache},
+    counts::Tally,
     events::{Disconnection, Dropped},
     fanout::Routed,
-    hook::Client,
+    hook::{Client, Denial},
+    limits::Limit,
     outbound::Outbound,
     session::{Control, Ending, Kept, Session, outgoing::Sending},
     transport::{OUT_BYTES_HIGH, Stream, Transport},
 };
-use crate::mqtt::{Disconnect, DisconnectProperties, Limits, Packet, ReasonCode, Text, Version};
+use crate::mqtt::{DecodeError, Disconnect, DisconnectProperties, Limits, Packet, ReasonCode, Text, Version};
 
 /// Deliveries taken from the queue at a time.
 const BATCH_MAX: usize = 256;
@@ -38,6 +40,7 @@ pub(crate) struct Connection<S> {
     pub(super) outbound: Outbound,
     pub(super) inbound: Inbound,
     sending: Vec<Sending>,
+    pub(super) tally: Tally,
 }
 
 /// What a connection knows about the messages that it brings.
@@ -74,6 +77,12 @@ pub(crate) enum Close {
     Broken(Option<io::Error>),
 }
 
+impl From<Denial> for Close {
+    fn from(denial: Denial) -> Self {
+        Self::Broker(denial.reason, denial.text.into())
+    }
+}
+
 impl Close {
     pub(super) fn broker(reason: ReasonCode, text: &str) -> Self {
         Self::Broker(reason, text.into())
@@ -94,6 +103,7 @@ impl Drop for Guard {
     fn drop(&mut self) {
         self.core.detach(&self.session, self.client.connection, self.ending);
         self.core.hooks.disconnect(&self.client, self.end);
+        self.core.counts.disconnect(self.end.reason);
         let (reason, by_client) = (self.end.reason, self.end.by_client);
         tracing::info!(client = %self.client.client_id, connection = self.client.connection, ?reason, by_client, "disconnected");
     }
@@ -151,6 +161,7 @@ impl<S: Stream> Connection<S> {
             outbound,
             inbound: Inbound::default(),
             sending: Vec::new(),
+            tally: Tally::default(),
         }
     }
 
@@ -183,7 +194,7 @@ impl<S: Stream> Connection<S> {
         // The session is free, and its will under way, before the rest is written to a peer that may be slow.
         drop(guard);
         if !matches!(close, Close::Broken(_)) {
-            let _ = tokio::time::timeout(core.config.limits.close_timeout, transport.close()).await;
+            transport.close(&core).await;
         }
     }
 
@@ -196,6 +207,8 @@ impl<S: Stream> Connection<S> {
                 return close;
             }
             self.fill();
+            self.transport.count(&mut self.tally);
+            self.tally.flush(&self.core.counts);
             if let Err(close) = std::future::poll_fn(|cx| self.poll(cx)).await {
                 return close;
             }
@@ -229,6 +242,9 @@ impl<S: Stream> Connection<S> {
             match self.transport.next_packet(self.client.version, self.limits) {
                 Ok(Some(packet)) => self.handle(packet)?,
                 Ok(None) => return Ok(()),
+                Err(DecodeError::TooLarge { .. }) => {
+                    return Err(self.core.exceeds(Limit::PacketBytes).into());
+                }
                 Err(error) => {
                     return Err(Close::Broker(error.reason(), error.to_string().into()));
                 }
@@ -257,6 +273,12 @@ impl<S: Stream> Connection<S> {
                 }
                 if link.subacks_waiting == 0 {
                     state.outgoing.take(link.inflight_max, BATCH_MAX, &mut self.sending);
+                    if self.client.version == Version::V5
+                        && self.sending.iter().any(|sending| matches!(sending, Sending::Publish { .. }))
+                    {
+                        self.outbound.untold += state.outgoing.take_untold();
+                    }
+                    self.tally.stalled += u64::from(state.outgoing.waits_for_acks(link.inflight_max));
                 }
                 if state.kept == Kept::Whole
                     && let Some(seq) = state.outgoing.newly_sent()
@@ -269,7 +291,9 @@ impl<S: Stream> Connection<S> {
             }
             for sending in self.sending.drain(..) {
                 let out = &mut self.transport.out;
-                let Err((queued, reason)) = self.outbound.write(&self.core, &self.client, sending, out)
+                let tally = &mut self.tally;
+                let Err((queued, reason)) =
+                    self.outbound.write(&self.core, &self.client, sending, out, tally)
                 else {
                     continue;
                 };
@@ -313,6 +337,9 @@ impl<S: Stream> Connection<S> {
         if let Some(keep_alive) = &mut self.keep_alive
             && keep_alive.poll(cx).is_ready()
         {
+            if self.core.config.limits.keep_alive_max.is_some() {
+                self.core.counts.hit(Limit::KeepAlive);
+            }
             let text = "nothing heard for 1.5 times the keep alive";
             return Poll::Ready(Err(Close::broker(ReasonCode::KeepAliveTimeout, text)));
         }

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -14,12 +14,16 @@ use parking_lot::{Mutex, RwLock};
 use super::{
     clock::Clock,
     config::{Config, Limits},
+    counts::Counts,
     engine::Engine,
     events::DropReason,
     fanout::{self, AckToken, Routed},
+    gate::Gate,
     hook::{Client, Denial},
     hooks::Hooks,
+    limits::Limit,
     message::{Message, Origin, Publication},
+    metrics::Metrics,
     retained::{Kind, Retained},
     session::{Aftermath, Control, Ending, Kept, Link, PendingWill, Session, Subscribed, outgoing::Queued},
     store::{Restored, Store},
@@ -35,7 +39,9 @@ pub(crate) struct Core {
     pub(crate) timers: Timers,
     pub(crate) engine: OnceLock<Box<dyn Engine>>,
     pub(crate) store: Store,
-    pub(crate) connections: AtomicUsize,
+    pub(crate) metrics: Metrics,
+    pub(crate) counts: Arc<Counts>,
+    pub(crate) gate: Arc<Gate>,
     /// Raised by every revocation, so that a CONNECT under way asks its hooks again.
     pub(crate) revocations: AtomicU64,
     next_connection: AtomicU64,
@@ -64,7 +70,13 @@ pub(crate) struct RouteCache(HashMap<Text, (u64, Arc<Targets>)>);
 const ROUTES_MAX: usize = 32;
 
 impl Core {
-    pub(crate) fn new(config: Config, hooks: Hooks, store: Store) -> Self {
+    pub(crate) fn new(
+        config: Config,
+        hooks: Hooks,
+        store: Store,
+        metrics: Metrics,
+        counts: Arc<Counts>,
+    ) -> Self {
         Self {
             config,
             hooks,
@@ -72,7 +84,9 @@ impl Core {
             timers: Timers::default(),
             engine: OnceLock::new(),
             store,
-            connections: AtomicUsize::new(0),
+            counts,
+            metrics,
+            gate: Arc::default(),
             revocations: AtomicU64::new(0),
             next_connection: AtomicU64::new(1),
             trie: RwLock::default(),
@@ -84,6 +98,13 @@ impl Core {
 
     pub(crate) fn next_connection(&self) -> u64 {
         self.next_connection.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// A limit takes effect: counts it, and says how a client is told.
+    pub(crate) fn exceeds(&self, limit: Limit) -> Denial {
+        self.counts.hit(limit);
+        let reason = limit.reasons().first().copied().unwrap_or(ReasonCode::QuotaExceeded);
+        Denial::new(reason, format!("beyond the broker's `{}`", limit.name()))
     }
 
     // ---- messages
@@ -129,14 +150,13 @@ impl Core {
         // Under the lock, so that the last one here is the last one there.
         match after {
             Kind::Kept => self.store.put_retained(message),
-            Kind::Gone | Kind::NoRoom if before => self.store.remove_retained(&message.topic),
-            Kind::Gone | Kind::NoRoom => {}
+            Kind::Gone | Kind::NoRoom(_) if before => self.store.remove_retained(&message.topic),
+            Kind::Gone | Kind::NoRoom(_) => {}
         }
-        if matches!(after, Kind::NoRoom) {
-            tracing::warn!("no room for a retained message");
-            return Err(Denial::new(ReasonCode::QuotaExceeded, "no room for retained messages"));
+        match after {
+            Kind::NoRoom(limit) => Err(self.exceeds(limit)),
+            Kind::Kept | Kind::Gone => Ok(()),
         }
-        Ok(())
     }
 
     fn targets(&self, topic: &Text, routes: &mut RouteCache) -> Arc<Targets> {
@@ -184,6 +204,7 @@ impl Core {
                 true
             }
             Err(denial) => {
+                self.counts.refuse("will", denial.reason);
                 tracing::info!(client = %client.client_id, reason = ?denial.reason, text = denial.text, "will refused");
                 false
             }
@@ -192,16 +213,27 @@ impl Core {
 
     // ---- subscriptions
 
-    /// Adds or replaces a subscription that was allowed, and queues the retained messages that belong to it.
-    pub(crate) fn subscribe(&self, session: &Arc<Session>, filter: &Text, subscribed: Subscribed) {
+    /// Adds or replaces a subscription that was allowed, and queues the retained messages that belong to it. Names the
+    /// limit that keeps it out.
+    pub(crate) fn subscribe(
+        &self,
+        session: &Arc<Session>,
+        filter: &Text,
+        subscribed: Subscribed,
+    ) -> Result<(), Limit> {
         let (group, plain) = split(filter);
         let is_new = {
             let mut state = session.lock();
             if state.ended {
-                return;
+                return Ok(());
             }
             // Under the session's lock, so that an end of the session removes it.
-            self.trie.write().insert(plain, group, session, subscribed);
+            let mut trie = self.trie.write();
+            if !trie.has_room(plain, self.config.limits.filters_max) {
+                return Err(Limit::Filters);
+            }
+            trie.insert(plain, group, session, subscribed);
+            drop(trie);
             self.trie_version.fetch_add(1, Ordering::Release);
             if state.kept == Kept::Whole {
                 self.store.put_subscription(session.key, filter, subscribed);
@@ -214,12 +246,12 @@ impl Core {
             RetainHandling::DoNotSend => false,
         };
         if !wanted || group.is_some() {
-            return;
+            return Ok(());
         }
         let ids = subscribed.id.map(|id| Arc::from([id]));
         let found = self.retained.read().matching(plain, self.clock.now());
         if found.is_empty() {
-            return;
+            return Ok(());
         }
         let own = |message: &Message| {
             message.publisher.as_ref().is_some_and(|publisher| publisher.client_id == session.client_id)
@@ -238,7 +270,7 @@ impl Core {
             .collect();
         let mut state = session.lock();
         if state.ended {
-            return;
+            return Ok(());
         }
         let whole = state.kept == Kept::Whole;
         let mut waiting = Vec::new();
@@ -259,6 +291,7 @@ impl Core {
         for (queued, reason) in &left_out {
             session.tell_dropped(&self.hooks, queued, *reason);
         }
+        Ok(())
     }
 
     /// Removes a subscription; whether there was one.
@@ -301,7 +334,7 @@ impl Core {
                     return Err(Denial::new(ReasonCode::ClientIdentifierNotValid, text));
                 }
             } else if sessions.len() >= self.config.limits.sessions_max {
-                return Err(Denial::new(ReasonCode::QuotaExceeded, "too many sessions"));
+                return Err(self.exceeds(Limit::Sessions));
             }
             let is_new = existing.is_none() || clean_start;
             if is_new && expiry != Some(Duration::ZERO) && self.store.is_failing() {
@@ -417,6 +450,20 @@ impl Core {
     /// All sessions, connected or stored.
     pub(crate) fn sessions(&self) -> Vec<Arc<Session>> {
         self.sessions.lock().values().cloned().collect()
+    }
+
+    pub(crate) fn session_count(&self) -> usize {
+        self.sessions.lock().len()
+    }
+
+    /// Distinct filters, and subscriptions to them.
+    pub(crate) fn subscription_counts(&self) -> (usize, usize) {
+        self.trie.read().counts()
+    }
+
+    /// Retained messages and their bytes.
+    pub(crate) fn retained_counts(&self) -> (usize, usize) {
+        self.retained.read().counts()
     }
 
     pub(crate) fn session(&self, client_id: &str) -> Option<Arc<Session>> {

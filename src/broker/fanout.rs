@@ -6,11 +6,11 @@ use super::{
     config::Limits,
     hooks::Hooks,
     message::Message,
-    session::{Session, outgoing::Queued},
+    session::{Pushed, Session, outgoing::Queued},
     store::Store,
     trie::{Grant, Targets},
 };
-use crate::mqtt::{QoS, ReasonCode};
+use crate::mqtt::{QoS, ReasonCode, Version};
 
 /// An accepted message with everybody who gets it.
 #[derive(Debug)]
@@ -48,7 +48,7 @@ impl AckToken {
         let row = store.clone();
         store.after(wakers, move |kept, wakers| match kept {
             true => self.complete(reason, wakers),
-            false => self.session.refuse_ack(&self, &row, wakers),
+            false => self.session.refuse_ack(&self, "the broker cannot store it now", &row, wakers),
         });
     }
 
@@ -71,6 +71,7 @@ pub(crate) fn fan_out(batch: Vec<Routed>, limits: &Limits, store: &Store, hooks:
     let mut wakers = Vec::new();
     for routed in batch {
         let mut kept = store.is_there() && routed.is_kept();
+        let (mut taken, mut no_room) = (routed.is_kept(), false);
         let together = store.together();
         let Routed { message, targets, from, ack, will_of } = routed;
         let queued = |grant: &Grant| Queued {
@@ -81,18 +82,26 @@ pub(crate) fn fan_out(batch: Vec<Routed>, limits: &Limits, store: &Store, hooks:
             retained: false,
             ids: grant.ids.clone(),
         };
+        let mut note = |pushed| {
+            kept |= pushed == Pushed::Kept;
+            taken |= matches!(pushed, Pushed::Kept | Pushed::Taken);
+            no_room |= pushed == Pushed::NoRoom;
+        };
         for target in &targets.each {
             let grant = if target.session.key == from { target.own.as_ref() } else { Some(&target.grant) };
             if let Some(grant) = grant {
-                kept |= target.session.push(queued(grant), limits, store, hooks, &mut wakers);
+                note(target.session.push(queued(grant), limits, store, hooks, &mut wakers));
             }
         }
         for group in &targets.groups {
-            if let Some((session, grant)) = group.next() {
-                kept |= session.push(queued(&grant), limits, store, hooks, &mut wakers);
+            if let Some((session, grant)) = group.next(message.queue_bytes(), limits) {
+                note(session.push(queued(&grant), limits, store, hooks, &mut wakers));
             }
         }
-        if let Some(ack) = &ack {
+        // Nobody who should have it has it. MQTT 3.1.1 has no words for that.
+        let is_v5 = || message.publisher.as_ref().is_some_and(|publisher| publisher.version == Version::V5);
+        let refused = no_room && !taken && is_v5();
+        if let Some(ack) = ack.as_ref().filter(|_| !refused) {
             ack.note_received(store);
         }
         if let Some(session) = &will_of {
@@ -100,6 +109,10 @@ pub(crate) fn fan_out(batch: Vec<Routed>, limits: &Limits, store: &Store, hooks:
         }
         drop(together);
         match ack {
+            Some(ack) if refused => {
+                let text = "the queue of every subscriber is full";
+                ack.session.refuse_ack(&ack, text, store, &mut wakers);
+            }
             Some(ack) if kept => ack.complete_when_kept(store, ReasonCode::Success, &mut wakers),
             Some(ack) => ack.complete(ReasonCode::Success, &mut wakers),
             None => {}

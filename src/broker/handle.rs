@@ -9,8 +9,8 @@ use super::{
     handshake::{self, Peer},
     hook::Denial,
     message::{Message, Publication},
+    metrics::Metrics,
     session::Session,
-    transport::Stream,
 };
 use crate::mqtt::{PublishProperties, QoS, ReasonCode, Text, topic_is_valid};
 
@@ -110,7 +110,9 @@ impl BrokerHandle {
     where
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
     {
-        serve(self.core.clone(), stream, Peer { address, certificates: None }).await;
+        let ticket = self.core.gate.enter_freely();
+        let peer = Peer { address, certificates: None };
+        handshake::serve(self.core.clone(), stream, peer, ticket).await;
     }
 
     /// Ends every connection with a reason; sessions stay.
@@ -120,31 +122,14 @@ impl BrokerHandle {
         }
     }
 
+    /// What the broker and its hooks count.
+    pub fn metrics(&self) -> &Metrics {
+        &self.core.metrics
+    }
+
     /// Connections at the moment, those not yet let in included.
     pub fn connections(&self) -> usize {
-        self.core.connections.load(Ordering::SeqCst)
-    }
-}
-
-/// Serves one stream and counts it.
-pub(crate) async fn serve<S: Stream>(core: Arc<Core>, stream: S, peer: Peer) {
-    let _counted = Counted::new(core.clone());
-    handshake::serve(core, stream, peer).await;
-}
-
-/// Counts one connection while it lives.
-pub(crate) struct Counted(Arc<Core>);
-
-impl Counted {
-    pub(crate) fn new(core: Arc<Core>) -> Self {
-        core.connections.fetch_add(1, Ordering::SeqCst);
-        Self(core)
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, Ordering::SeqCst);
+        self.core.gate.open()
     }
 }
 

@@ -7,15 +7,18 @@ use std::{
 };
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use super::{
     Timestamp,
     config::Limits,
     connection::{Admitted, Connection},
     core::{Attaching, Core},
+    gate::Ticket,
     hook::{Admission, Client, ConnectRequest, Denial, SubscribeRequest},
+    limits::Limit,
     message::{Message, Origin, Publication},
-    outbound::Outbound,
+    outbound::{DROPPED_PROPERTY, Outbound},
     session::{Control, Kept, PendingWill, Session},
     transport::{Stream, Transport},
 };
@@ -38,49 +41,123 @@ struct Refusal {
 }
 
 /// Serves a stream from CONNECT to its end.
-pub(crate) async fn serve<S: Stream>(core: Arc<Core>, stream: S, peer: Peer) {
+pub(crate) async fn serve<S: Stream>(core: Arc<Core>, stream: S, peer: Peer, mut ticket: Ticket) {
     let mut transport = Transport::new(stream);
     let number = core.next_connection();
     let address = peer.address;
-    let deadline = core.config.limits.connect_timeout;
-    match tokio::time::timeout(deadline, admit(&core, &mut transport, number, peer)).await {
-        Ok(Ok(admission)) => admission.into_connection(core, transport).run().await,
-        Ok(Err(Some(refusal))) => {
-            let Refusal { version, denial } = refusal;
-            tracing::info!(connection = number, %address, reason = ?denial.reason, text = denial.text, "connection refused");
-            if let Some(version) = version {
-                let mut properties = ConnackProperties::default();
-                if !denial.text.is_empty() {
-                    properties.reason_string = Some(denial.text.into());
-                }
-                let connack = Connack { session_present: false, reason: denial.reason, properties };
-                transport.queue(&Packet::Connack(Box::new(connack)), version);
+    let deadline = Instant::now() + core.config.limits.connect_timeout;
+    let read = tokio::time::timeout_at(deadline, read_connect(&core, &mut transport));
+    let connect = tokio::select! {
+        read = read => match read {
+            Ok(read) => read,
+            Err(_) => {
+                core.counts.connect("timeout");
+                core.counts.hit(Limit::ConnectTimeout);
+                return tracing::debug!(connection = number, %address, "no CONNECT in time");
             }
-            let _ = tokio::time::timeout(core.config.limits.close_timeout, transport.close()).await;
+        },
+        () = ticket.evicted() => {
+            core.counts.connect("evicted");
+            return tracing::debug!(connection = number, %address, "closed before CONNECT for a newer connection");
         }
-        Ok(Err(None)) => tracing::debug!(connection = number, %address, "gone before CONNECT"),
-        Err(_) => tracing::debug!(connection = number, %address, "no CONNECT in time"),
+    };
+    ticket.connected();
+    let admitted = match connect {
+        Ok(connect) => {
+            let admitting = admit(&core, &mut transport, number, peer, &connect);
+            let version = connect.version;
+            let admitted = tokio::time::timeout_at(deadline, admitting).await;
+            admitted
+                .unwrap_or_else(|_| {
+                    core.counts.connect("timeout");
+                    Err(core.exceeds(Limit::ConnectTimeout))
+                })
+                .map_err(|denial| Some(Refusal { version: Some(version), denial }))
+        }
+        Err(refusal) => Err(refusal),
+    };
+    match admitted {
+        Ok(welcome) => {
+            core.counts.connect("accepted");
+            welcome.into_connection(core, transport).run().await;
+        }
+        Err(Some(refusal)) => refuse(&core, transport, number, address, refusal).await,
+        Err(None) => {
+            core.counts.connect("gone");
+            tracing::debug!(connection = number, %address, "gone before CONNECT");
+        }
     }
+}
+
+/// Waits for CONNECT, for a moment, to say why there is no room.
+pub(crate) async fn turn_away<S: Stream>(core: Arc<Core>, stream: S, peer: Peer, limit: Limit) {
+    let mut transport = Transport::new(stream);
+    let time = core.config.limits.close_timeout;
+    let connect = tokio::time::timeout(time, read_connect(&core, &mut transport)).await;
+    if let Ok(Ok(connect)) = connect {
+        let reason = limit.reasons().first().copied().unwrap_or(ReasonCode::QuotaExceeded);
+        let denial = Denial::new(reason, format!("beyond the broker's `{}`", limit.name()));
+        let refusal = Refusal { version: Some(connect.version), denial };
+        refuse(&core, transport, 0, peer.address, refusal).await;
+    }
+}
+
+async fn refuse<S: Stream>(
+    core: &Core,
+    mut transport: Transport<S>,
+    connection: u64,
+    address: SocketAddr,
+    refusal: Refusal,
+) {
+    let Refusal { version, denial } = refusal;
+    core.counts.connect_refused(denial.reason);
+    tracing::info!(connection, %address, reason = ?denial.reason, text = denial.text, "connection refused");
+    if let Some(version) = version {
+        let mut properties = ConnackProperties::default();
+        if !denial.text.is_empty() {
+            properties.reason_string = Some(denial.text.into());
+        }
+        let connack = Connack { session_present: false, reason: denial.reason, properties };
+        transport.queue(&Packet::Connack(Box::new(connack)), version);
+    }
+    transport.close(core).await;
 }
 
 /// A connection that was let in and whose CONNACK is queued.
 struct Welcome {
     client: Arc<Client>,
-    session: Arc<Session>,
+    attached: Attached,
     control: Arc<Control>,
     keep_alive: Option<Duration>,
     outbound: Outbound,
     session_expiry_secs: u32,
 }
 
+/// The session of a connection that was not let in yet: detached again if it never is.
+struct Attached {
+    core: Arc<Core>,
+    session: Arc<Session>,
+    connection: u64,
+    stands: bool,
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        if !self.stands {
+            self.core.discard_link(&self.session, self.connection);
+        }
+    }
+}
+
 impl Welcome {
     fn into_connection<S: Stream>(self, core: Arc<Core>, transport: Transport<S>) -> Connection<S> {
-        let Self { client, session, control, keep_alive, outbound, session_expiry_secs } = self;
+        let Self { client, mut attached, control, keep_alive, outbound, session_expiry_secs } = self;
+        attached.stands = true;
         Connection::new(Admitted {
             core,
             transport,
             client,
-            session,
+            session: attached.session.clone(),
             control,
             keep_alive,
             outbound,
@@ -94,11 +171,10 @@ async fn admit<S: Stream>(
     transport: &mut Transport<S>,
     connection: u64,
     peer: Peer,
-) -> Result<Welcome, Option<Refusal>> {
-    let connect = read_connect(core, transport).await?;
+    connect: &Connect,
+) -> Result<Welcome, Denial> {
     let version = connect.version;
-    let refuse = |denial| Some(Refusal { version: Some(version), denial });
-    check(&connect, &core.config.limits).map_err(refuse)?;
+    check(core, connect)?;
     let request = ConnectRequest {
         connection,
         peer: peer.address,
@@ -112,24 +188,23 @@ async fn admit<S: Stream>(
         will: connect.will.clone(),
     };
     let revocations = core.revocations.load(Ordering::SeqCst);
-    let mut admission = core.hooks.connect(&request).await.map_err(refuse)?;
+    let mut admission = core.hooks.connect(&request).await?;
     let user_properties = std::mem::take(&mut admission.user_properties);
     let assigned =
         connect.client_id.is_empty().then(|| admission.client_id.clone().unwrap_or_else(random_id));
-    let client = client(&connect, request, admission, assigned.clone());
-    let will = will(core, &connect, &client).map_err(refuse)?;
-    let (welcome, mut connack) = settle(core, &connect, client, will, assigned).map_err(refuse)?;
+    let client = client(connect, request, admission, assigned.clone());
+    let will = will(core, connect, &client)?;
+    let (welcome, mut connack) = settle(core, connect, client, will, assigned)?;
     connack.properties.user.extend(user_properties);
     // What CONNACK says of the session is to be true after a crash as well. Where it cannot be written, a session that
     // was there before goes on all the same: its client came for what waits in it.
-    if welcome.session.lock().kept != Kept::Not && !core.store.settled().await && !connack.session_present {
-        core.discard_link(&welcome.session, welcome.client.connection);
-        return Err(refuse(Denial::new(ReasonCode::QuotaExceeded, "the broker cannot store it now")));
+    let is_kept = welcome.attached.session.lock().kept != Kept::Not;
+    if is_kept && !core.store.settled().await && !connack.session_present {
+        return Err(Denial::new(ReasonCode::QuotaExceeded, "the broker cannot store it now"));
     }
     if core.revocations.load(Ordering::SeqCst) != revocations {
         // Somebody was revoked while the hooks looked at this one. Whoever it was, the client may simply try again.
-        core.discard_link(&welcome.session, welcome.client.connection);
-        return Err(refuse(Denial::new(ReasonCode::ServerBusy, "try again")));
+        return Err(Denial::new(ReasonCode::ServerBusy, "try again"));
     }
     tracing::info!(client = %welcome.client.client_id, connection, identity = ?welcome.client.identity, "connected");
     transport.queue(&Packet::Connack(Box::new(connack)), version);
@@ -156,6 +231,9 @@ async fn read_connect<S: Stream>(
                 Ok(_) => {}
             },
             Err(error) => {
+                if matches!(error, DecodeError::TooLarge { .. }) {
+                    core.counts.hit(Limit::ConnectBytes);
+                }
                 let version = match (&error, version) {
                     (DecodeError::UnsupportedVersion { level }, _) if *level > 5 => Some(Version::V5),
                     (DecodeError::UnsupportedVersion { .. } | DecodeError::ClientIdMissing, _) => {
@@ -184,7 +262,8 @@ fn announced_version(input: &[u8]) -> Option<Version> {
     }
 }
 
-fn check(connect: &Connect, limits: &Limits) -> Result<(), Denial> {
+fn check(core: &Core, connect: &Connect) -> Result<(), Denial> {
+    let limits = &core.config.limits;
     if connect.properties.authentication_method.is_some() {
         return Err(Denial::new(
             ReasonCode::BadAuthenticationMethod,
@@ -192,15 +271,12 @@ fn check(connect: &Connect, limits: &Limits) -> Result<(), Denial> {
         ));
     }
     if connect.client_id.len() > limits.client_id_bytes_max {
-        return Err(Denial::new(ReasonCode::ClientIdentifierNotValid, "client id too long"));
+        return Err(core.exceeds(Limit::ClientIdBytes));
     }
-    let too_long = |will: &Will| {
-        will.topic.len() > limits.topic_bytes_max || will.topic.levels().count() > limits.topic_levels_max
-    };
-    if connect.will.as_ref().is_some_and(too_long) {
-        return Err(Denial::new(ReasonCode::TopicNameInvalid, "topic of the will too long"));
+    match connect.will.as_ref().and_then(|will| limits.of_topic(&will.topic)) {
+        Some(limit) => Err(core.exceeds(limit)),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 fn client(
@@ -285,11 +361,19 @@ fn settle(
         inflight_max: asked.receive_max.unwrap_or(u16::MAX).min(limits.inflight_messages_max),
         will,
     };
+    let connection = client.connection;
     let (session, session_present) = core.attach(attaching)?;
+    let attached = Attached { core: core.clone(), session: session.clone(), connection, stands: false };
     if session_present {
         ask_again(core, &client, &session);
     }
     let keep_alive = keep_alive(connect, limits);
+    let less = [
+        (Limit::KeepAlive, keep_alive != Some(connect.keep_alive_secs)),
+        (Limit::SessionExpiry, expiry != session_expiry(session_expiry_secs, &Limits::default())),
+        (Limit::TopicAliasOut, asked.topic_alias_max.unwrap_or(0) > limits.topic_alias_out_max),
+    ];
+    less.iter().filter(|(_, is_less)| *is_less).for_each(|(limit, _)| core.counts.hit(*limit));
     let mut properties = ConnackProperties::default();
     if v5 {
         let granted_secs =
@@ -304,13 +388,20 @@ fn settle(
             ..ConnackProperties::default()
         };
     }
+    // What happened to the session while its client was away. One that takes only small packets is told later.
+    if v5 && asked.packet_bytes_max.is_none_or(|bytes| bytes >= CONNACK_BYTES_MAX) {
+        let dropped = session.lock().outgoing.take_untold();
+        if dropped > 0 {
+            properties.user.push((DROPPED_PROPERTY.into(), dropped.to_string().into()));
+        }
+    }
     let outbound = Outbound::new(
         asked.packet_bytes_max.map_or(usize::MAX, |bytes| bytes as usize),
         asked.topic_alias_max.unwrap_or(0).min(limits.topic_alias_out_max),
         asked.request_problem.unwrap_or(true),
     );
     let keep_alive = keep_alive.filter(|secs| *secs != 0).map(|secs| Duration::from_secs(secs.into()));
-    let welcome = Welcome { client, session, control, keep_alive, outbound, session_expiry_secs };
+    let welcome = Welcome { client, attached, control, keep_alive, outbound, session_expiry_secs };
     Ok((welcome, Connack { session_present, reason: ReasonCode::Success, properties }))
 }
 
@@ -358,6 +449,9 @@ fn keep_alive(connect: &Connect, limits: &Limits) -> Option<u16> {
     let max = u16::try_from(max.as_secs()).unwrap_or(u16::MAX);
     Some(if asked == 0 { max } else { asked.min(max) })
 }
+
+/// A CONNACK of the broker's own properties is smaller than this.
+const CONNACK_BYTES_MAX: u32 = 1_024;
 
 /// A client id that nobody can guess.
 fn random_id() -> Text {

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use super::{
     events::{Disconnection, Dropped, Whose},
     message::{Attachment, Delivery, Message, Publication},
+    metrics::Metrics,
 };
 use crate::mqtt::{ReasonCode, SubscriptionOptions, Text, UserProperties, Version, Will};
 
@@ -220,6 +221,9 @@ pub trait Hook: Send + Sync + 'static {
     fn name(&self) -> &'static str {
         std::any::type_name::<Self>()
     }
+
+    /// The broker is being made: what this hook counts may be registered, to be shown with what the broker counts.
+    fn metrics(&self, metrics: &Metrics) {}
 
     /// A client wants to connect. May take its time, within [`Limits::connect_timeout`](super::Limits::connect_timeout).
     fn connect<'a>(&'a self, request: &'a ConnectRequest) -> HookFuture<'a, ConnectVerdict> {

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{
+    counts::Counts,
     events::{Disconnection, Dropped, Whose},
     hook::{
         Admission, Client, ConnectRequest, ConnectVerdict, DeliverVerdict, Denial, Hook, Point,
         SubscribeRequest, Verdict,
     },
     message::{Attachment, Delivery, Message, Publication},
+    metrics::Metrics,
 };
 use crate::mqtt::ReasonCode;
 
@@ -24,18 +26,26 @@ struct Asked {
     publish: Vec<Arc<dyn Hook>>,
     deliver: Vec<Arc<dyn Hook>>,
     dropped: Vec<Arc<dyn Hook>>,
+    counts: Arc<Counts>,
     allow_by_default: bool,
 }
 
 impl Hooks {
-    pub(crate) fn new(hooks: Vec<Box<dyn Hook>>, allow_by_default: bool) -> Self {
+    pub(crate) fn new(
+        hooks: Vec<Box<dyn Hook>>,
+        allow_by_default: bool,
+        metrics: &Metrics,
+        counts: Arc<Counts>,
+    ) -> Self {
         let all: Vec<Arc<dyn Hook>> = hooks.into_iter().map(Arc::from).collect();
+        tell(&all, |hook| hook.metrics(metrics));
         let at =
             |point| all.iter().filter(|hook| hook.points().contains(&point)).cloned().collect::<Vec<_>>();
         Self(Arc::new(Asked {
             publish: at(Point::Publish),
             deliver: at(Point::Deliver),
             dropped: at(Point::Dropped),
+            counts,
             all,
             allow_by_default,
         }))
@@ -103,6 +113,7 @@ impl Hooks {
 
     /// Whatever a session does not get passes here, once. No lock of a session or of the registry is held.
     pub(crate) fn dropped(&self, dropped: &Dropped<'_>) {
+        self.0.counts.message_dropped(dropped.reason);
         tell(&self.0.dropped, |hook| hook.dropped(dropped));
     }
 

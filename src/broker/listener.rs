@@ -1,11 +1,6 @@
 //! Accepts connections. TLS handshakes happen in each connection's own task.
 
-use std::{
-    io,
-    net::SocketAddr,
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{fmt::Display, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use parking_lot::RwLock;
@@ -16,8 +11,9 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::{
     core::Core,
-    handle::Counted,
+    gate::Entry,
     handshake::{self, Peer},
+    limits::Limit,
     transport::Stream,
     websocket::{Asking, Origins, UpgradeError, WebSocket, upgrade},
 };
@@ -102,30 +98,21 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 }
 
 fn accept(core: &Arc<Core>, stream: TcpStream, address: SocketAddr, listening: &Listening) {
-    if core.connections.load(Ordering::SeqCst) >= core.config.limits.connections_max {
-        tracing::warn!(%address, "too many connections");
+    let entry = core.gate.enter(address.ip(), &core.config.limits);
+    if let Some(limit) = entry.limit() {
+        core.counts.hit(limit);
+        tracing::debug!(%address, limit = limit.name(), "at the door");
+    }
+    if matches!(entry, Entry::Refused(_)) && !core.gate.may_tell() {
         return;
     }
-    let counted = Counted::new(core.clone());
     prepare(&stream);
-    let core = core.clone();
+    let coming = Coming { core: core.clone(), stream, address, entry };
     let tls = listening.tls.as_ref().map(TlsSettings::current);
     match (tls, &listening.websocket) {
-        (None, None) => tokio::spawn(async move {
-            let _counted = counted;
-            handshake::serve(core, stream, Peer { address, certificates: None }).await;
-        }),
-        (Some(config), None) => tokio::spawn(async move {
-            let _counted = counted;
-            serve_tls(core, stream, address, config).await;
-        }),
-        (tls, Some(origins)) => {
-            let origins = origins.clone();
-            tokio::spawn(async move {
-                let _counted = counted;
-                serve_websocket(core, stream, address, tls, &origins).await;
-            })
-        }
+        (None, None) => tokio::spawn(coming.serve_tcp()),
+        (Some(config), None) => tokio::spawn(coming.serve_tls(config)),
+        (tls, Some(origins)) => tokio::spawn(coming.serve_websocket(tls, origins.clone())),
     };
 }
 
@@ -141,32 +128,76 @@ fn prepare(stream: &TcpStream) {
     let _ = SockRef::from(stream).set_tcp_keepalive(&keepalive);
 }
 
-async fn serve_tls(core: Arc<Core>, stream: TcpStream, address: SocketAddr, config: Arc<ServerConfig>) {
-    let handshake = TlsAcceptor::from(config).accept(stream);
-    match tokio::time::timeout(core.config.limits.handshake_timeout, handshake).await {
-        Ok(Ok(stream)) => {
-            let certificates = certificates(&stream);
-            handshake::serve(core, stream, Peer { address, certificates }).await;
-        }
-        Ok(Err(error)) => tracing::info!(%address, %error, "TLS handshake failed"),
-        Err(_) => tracing::info!(%address, "TLS handshake took too long"),
-    }
-}
-
-async fn serve_websocket(
+/// A connection that was accepted.
+struct Coming {
     core: Arc<Core>,
     stream: TcpStream,
     address: SocketAddr,
-    tls: Option<Arc<ServerConfig>>,
-    origins: &Origins,
-) {
-    let opening = Box::pin(open_websocket(stream, tls, origins));
-    match tokio::time::timeout(core.config.limits.handshake_timeout, opening).await {
-        Ok(Ok((stream, certificates))) => {
-            handshake::serve(core, WebSocket::new(stream), Peer { address, certificates }).await;
+    entry: Entry,
+}
+
+impl Coming {
+    async fn serve_tcp(self) {
+        let Self { core, stream, address, entry } = self;
+        serve(core, stream, Peer { address, certificates: None }, entry).await;
+    }
+
+    async fn serve_tls(self, config: Arc<ServerConfig>) {
+        let Self { core, stream, address, mut entry } = self;
+        let handshake = TlsAcceptor::from(config).accept(stream);
+        if let Some(stream) = shake(&core, address, "tls", &mut entry, handshake).await {
+            let certificates = certificates(&stream);
+            serve(core, stream, Peer { address, certificates }, entry).await;
         }
-        Ok(Err(error)) => tracing::info!(%address, %error, "WebSocket handshake failed"),
-        Err(_) => tracing::info!(%address, "WebSocket handshake took too long"),
+    }
+
+    async fn serve_websocket(self, tls: Option<Arc<ServerConfig>>, origins: Arc<Origins>) {
+        let Self { core, stream, address, mut entry } = self;
+        let opening = Box::pin(open_websocket(stream, tls, &origins));
+        if let Some((stream, certificates)) = shake(&core, address, "websocket", &mut entry, opening).await {
+            serve(core, WebSocket::new(stream), Peer { address, certificates }, entry).await;
+        }
+    }
+}
+
+/// What a handshake gives, if it succeeds in time.
+async fn shake<T, E: Display>(
+    core: &Core,
+    address: SocketAddr,
+    kind: &str,
+    entry: &mut Entry,
+    handshake: impl Future<Output = Result<T, E>>,
+) -> Option<T> {
+    let handshake = tokio::time::timeout(core.config.limits.handshake_timeout, handshake);
+    let (result, given) = tokio::select! {
+        shaken = handshake => match shaken {
+            Ok(Ok(given)) => ("done", Some(given)),
+            Ok(Err(error)) => {
+                tracing::info!(%address, kind, %error, "handshake failed");
+                ("failed", None)
+            }
+            Err(_) => {
+                core.counts.hit(Limit::HandshakeTimeout);
+                tracing::info!(%address, kind, "handshake took too long");
+                ("timeout", None)
+            }
+        },
+        () = entry.evicted() => {
+            tracing::debug!(%address, kind, "closed in its handshake for a newer connection");
+            ("evicted", None)
+        }
+    };
+    core.counts.handshake(kind, result);
+    given
+}
+
+/// From CONNECT on.
+async fn serve<S: Stream>(core: Arc<Core>, stream: S, peer: Peer, entry: Entry) {
+    match entry {
+        Entry::Free(ticket) | Entry::InPlaceOf(ticket, _) => {
+            handshake::serve(core, stream, peer, ticket).await;
+        }
+        Entry::Refused(limit) => handshake::turn_away(core, stream, peer, limit).await,
     }
 }
 

@@ -100,12 +100,15 @@ impl Message {
 
     /// What it counts for in a queue's limit of bytes.
     pub(crate) fn queue_bytes(&self) -> usize {
-        self.topic.len() + self.payload.len() + MESSAGE_OVERHEAD_BYTES
+        let properties = self.wire.bytes() + self.properties.user.len() * USER_PROPERTY_OVERHEAD_BYTES;
+        self.topic.len() + self.payload.len() + properties + MESSAGE_OVERHEAD_BYTES
     }
 }
 
 /// Bookkeeping of one message, roughly.
 const MESSAGE_OVERHEAD_BYTES: usize = 128;
+/// Bookkeeping of one user property: two texts.
+const USER_PROPERTY_OVERHEAD_BYTES: usize = 64;
 
 /// Payload and topic stay out of logs.
 impl fmt::Debug for Message {

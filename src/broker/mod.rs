@@ -7,15 +7,19 @@ mod clock;
 mod config;
 mod connection;
 mod core;
+mod counts;
 mod engine;
 mod events;
 mod fanout;
+mod gate;
 mod handle;
 mod handshake;
 mod hook;
 mod hooks;
+mod limits;
 mod listener;
 mod message;
+mod metrics;
 mod outbound;
 mod packets;
 mod retained;
@@ -28,15 +32,21 @@ mod trie;
 mod websocket;
 
 pub use clock::Timestamp;
-pub use config::{Config, DefaultVerdict, EngineKind, Limits};
+pub use config::{Config, DefaultVerdict, EngineKind};
 pub use events::{Disconnection, DropReason, Dropped, Whose};
 pub use handle::{BrokerHandle, NewMessage, Stored, Whom};
 pub use hook::{
     Admission, Client, ConnectRequest, ConnectVerdict, DeliverVerdict, Denial, Hook, HookFuture, Point,
     SubscribeRequest, Verdict,
 };
+pub use limits::{Limit, LimitError, Limits};
 pub use listener::TlsSettings;
 pub use message::{Attachment, Delivery, Message, Origin, Publication};
+pub use metrics::{
+    Counter, Counters, Gauge, Histogram, METRICS_CONTENT_TYPE, Metric, Metrics, OTHER, Readings, SERIES_MAX,
+    reading,
+};
+pub use outbound::DROPPED_PROPERTY;
 pub use server::{Broker, BrokerError};
 pub use store::StoreError;
 pub use websocket::{OriginError, Origins};

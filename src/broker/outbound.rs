@@ -5,6 +5,7 @@ use hashbrown::HashMap;
 
 use super::{
     core::Core,
+    counts::Tally,
     events::DropReason,
     hook::{Client, DeliverVerdict},
     message::Delivery,
@@ -21,11 +22,18 @@ pub(crate) struct Outbound {
     aliases: HashMap<Text, u16>,
     /// Whether reason strings may come with any packet.
     problem_information: bool,
+    /// Messages that the session's queue had no room for, and that the client has not been told of. The next message
+    /// tells.
+    pub(crate) untold: u64,
 }
+
+/// User property of a CONNACK or PUBLISH from the broker: how many messages for this session were dropped since it was
+/// told last, because its queue was full.
+pub const DROPPED_PROPERTY: &str = "smqtt-dropped";
 
 impl Outbound {
     pub(crate) fn new(packet_bytes_max: usize, alias_max: u16, problem_information: bool) -> Self {
-        Self { packet_bytes_max, alias_max, aliases: HashMap::new(), problem_information }
+        Self { packet_bytes_max, alias_max, aliases: HashMap::new(), problem_information, untold: 0 }
     }
 
     /// Removes what the client did not want, or has no room for, from an acknowledgement.
@@ -51,6 +59,7 @@ impl Outbound {
         client: &Client,
         sending: Sending,
         out: &mut BytesMut,
+        tally: &mut Tally,
     ) -> Result<(), (Queued, DropReason)> {
         match sending {
             Sending::Pubrel(packet_id) => {
@@ -59,9 +68,13 @@ impl Outbound {
                 let _ = packet.encode(client.version, out);
                 Ok(())
             }
-            Sending::Publish { queued, head } => {
-                self.publish(core, client, &queued, head, out).map_err(|reason| (queued, reason))
-            }
+            Sending::Publish { queued, head } => match self.publish(core, client, &queued, head, out) {
+                Ok(()) => {
+                    tally.sent(head.qos);
+                    Ok(())
+                }
+                Err(reason) => Err((queued, reason)),
+            },
         }
     }
 
@@ -97,6 +110,13 @@ impl Outbound {
         let (alias, known) = if v5 { self.alias(&message.topic) } else { (None, false) };
         own.topic_alias = alias;
         let topic = if known { &Text::default() } else { &message.topic };
+        let tells = v5 && self.untold > 0 && {
+            let bytes = head.encoded_bytes(client.version, topic, &message.wire, payload);
+            self.packet_bytes_max.saturating_sub(bytes) >= OWN_BYTES_MAX
+        };
+        if tells {
+            own.user.push((DROPPED_PROPERTY.into(), self.untold.to_string().into()));
+        }
         let with_own;
         let properties = if v5 && !own.is_empty() {
             with_own = message.wire.with_own(own);
@@ -113,6 +133,9 @@ impl Outbound {
                 .inspect_err(|error| tracing::error!(%error, "a message could not be encoded"))
                 .map_err(|_| DropReason::NotEncodable)
         };
+        if written.is_ok() && tells {
+            self.untold = 0;
+        }
         if written.is_err() {
             self.forget_alias(alias, known, &message.topic);
         }
@@ -142,6 +165,9 @@ impl Outbound {
         }
     }
 }
+
+/// Bytes of what the broker adds to a message, generously.
+const OWN_BYTES_MAX: usize = 512;
 
 /// Bytes of an acknowledgement beside its reason string, generously.
 const ACK_BYTES_MAX: usize = 32;

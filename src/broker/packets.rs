@@ -8,6 +8,7 @@ use super::{
     events::{DropReason, Dropped},
     fanout::{AckToken, Routed},
     hook::{Denial, SubscribeRequest},
+    limits::Limit,
     message::Publication,
     session::{
         Kept, SessionState, Subscribed,
@@ -118,6 +119,7 @@ impl<S: Stream> Connection<S> {
         self.resolve_alias(&mut publish)?;
         self.check_publish(&publish)?;
         let (qos, packet_id) = (publish.qos, publish.packet_id);
+        self.tally.received(qos);
         let number = match self.expect_ack(qos, packet_id)? {
             Expected::Repeated => return Ok(()),
             Expected::None => None,
@@ -180,7 +182,7 @@ impl<S: Stream> Connection<S> {
         };
         let index = usize::from(alias).wrapping_sub(1);
         if index >= usize::from(self.core.config.limits.topic_alias_max) {
-            return Err(Close::broker(ReasonCode::TopicAliasInvalid, "topic alias beyond the maximum"));
+            return Err(self.core.exceeds(Limit::TopicAlias).into());
         }
         let aliases = &mut self.inbound.aliases;
         if publish.topic.is_empty() {
@@ -203,12 +205,10 @@ impl<S: Stream> Connection<S> {
             return Err(Close::broker(ReasonCode::ProtocolError, "subscription identifier from a client"));
         }
         let limits = &self.core.config.limits;
-        if publish.topic.len() > limits.topic_bytes_max
-            || publish.topic.levels().count() > limits.topic_levels_max
-        {
-            return Err(Close::broker(ReasonCode::TopicNameInvalid, "topic too long"));
+        match limits.of_topic(&publish.topic) {
+            Some(limit) => Err(self.core.exceeds(limit).into()),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Makes a place for the acknowledgement, in order.
@@ -241,10 +241,7 @@ impl<S: Stream> Connection<S> {
         let number = link.acks.expect(packet_id, qos);
         let received = state.received.len() + usize::from(qos == QoS::ExactlyOnce);
         if self.client.version == Version::V5 && link.acks.exceeds(receive_max, received) {
-            return Err(Close::broker(
-                ReasonCode::ReceiveMaximumExceeded,
-                "too many unacknowledged messages",
-            ));
+            return Err(self.core.exceeds(Limit::Receive).into());
         }
         if qos == QoS::ExactlyOnce {
             state.received.insert(packet_id, Taken::UnderWay { connection: own, number });
@@ -270,6 +267,7 @@ impl<S: Stream> Connection<S> {
         number: Option<u64>,
     ) -> Result<(), Close> {
         tracing::info!(client = %self.client.client_id, reason = ?denial.reason, text = denial.text, "message refused");
+        self.core.counts.refuse("publish", denial.reason);
         let text = Text::from(denial.text);
         if qos == QoS::ExactlyOnce {
             // A refused message is over: its identifier is free again.
@@ -364,7 +362,11 @@ impl<S: Stream> Connection<S> {
                     return Err(Close::Broker(denial.reason, denial.text.into()));
                 }
                 Err(denial) => {
-                    tracing::info!(client = %self.client.client_id, reason = ?denial.reason, text = denial.text, "subscription refused");
+                    self.core.counts.refuse("subscribe", denial.reason);
+                    // One line for a packet: it may hold very many filters.
+                    if reason_string.is_none() {
+                        tracing::info!(client = %self.client.client_id, reason = ?denial.reason, text = denial.text, "subscription refused");
+                    }
                     let fits = SUBACK_REASONS.contains(&denial.reason);
                     reasons.push(if fits { denial.reason } else { ReasonCode::ImplementationSpecificError });
                     reason_string.get_or_insert(Text::from(denial.text));
@@ -388,15 +390,15 @@ impl<S: Stream> Connection<S> {
         if !filter_is_valid(plain) {
             return Err(invalid("invalid topic filter"));
         }
-        if filter.len() > limits.topic_bytes_max || plain.split('/').count() > limits.topic_levels_max {
-            return Err(invalid("topic filter too long"));
+        if let Some(limit) = limits.of_topic(filter) {
+            return Err(Denial { reason: ReasonCode::TopicFilterInvalid, ..self.core.exceeds(limit) });
         }
         let full = self.on_own_session(|state| {
             let known = state.subscriptions.contains_key(filter);
             !known && state.subscriptions.len() >= limits.subscriptions_per_session_max
         });
         if full {
-            return Err(Denial::new(ReasonCode::QuotaExceeded, "too many subscriptions"));
+            return Err(self.core.exceeds(Limit::SubscriptionsPerSession));
         }
         if self.core.store.is_failing() && self.session.is_kept() {
             return Err(Denial::new(ReasonCode::QuotaExceeded, "the broker cannot store it now"));
@@ -408,8 +410,10 @@ impl<S: Stream> Connection<S> {
             return Ok(granted(options.qos));
         }
         let subscribed = Subscribed { options: *options, id: packet.properties.subscription_id };
-        self.core.subscribe(&self.session, filter, subscribed);
-        Ok(granted(options.qos))
+        match self.core.subscribe(&self.session, filter, subscribed) {
+            Ok(()) => Ok(granted(options.qos)),
+            Err(limit) => Err(self.core.exceeds(limit)),
+        }
     }
 
     fn on_unsubscribe(&mut self, unsubscribe: Unsubscribe) {

@@ -4,7 +4,11 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
-use super::{Timestamp, config::Limits, message::Message};
+use super::{
+    Timestamp,
+    limits::{Limit, Limits},
+    message::Message,
+};
 use crate::mqtt::Text;
 
 #[derive(Debug, Default)]
@@ -21,8 +25,8 @@ pub(crate) enum Kind {
     Kept,
     /// Nothing, as it was empty.
     Gone,
-    /// Nothing, as there was no room.
-    NoRoom,
+    /// Nothing, as this limit left no room.
+    NoRoom(Limit),
 }
 
 /// The retained messages of all topics.
@@ -53,10 +57,11 @@ impl Retained {
             return (before, Kind::Gone);
         }
         let bytes = message.queue_bytes();
-        if self.messages >= limits.retained_messages_max
-            || self.bytes.saturating_add(bytes) > limits.retained_bytes_max
-        {
-            return (before, Kind::NoRoom);
+        if self.messages >= limits.retained_messages_max {
+            return (before, Kind::NoRoom(Limit::RetainedMessages));
+        }
+        if self.bytes.saturating_add(bytes) > limits.retained_bytes_max {
+            return (before, Kind::NoRoom(Limit::RetainedBytes));
         }
         let mut at = ROOT;
         for level in message.topic.levels() {
@@ -69,6 +74,11 @@ impl Retained {
         self.messages += 1;
         self.bytes += bytes;
         (before, Kind::Kept)
+    }
+
+    /// Messages and their bytes.
+    pub(crate) fn counts(&self) -> (usize, usize) {
+        (self.messages, self.bytes)
     }
 
     fn add(&mut self, parent: usize, level: &str) -> usize {

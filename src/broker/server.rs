@@ -7,12 +7,14 @@ use tokio::{net::TcpListener, task::JoinSet};
 use super::{
     config::{Config, DefaultVerdict, EngineKind},
     core::Core,
+    counts::{self, Counts},
     engine::{Direct, Engine, Rumqttd, Sink},
     fanout,
     handle::BrokerHandle,
     hook::Hook,
     hooks::Hooks,
     listener::{self, Listening, TlsSettings},
+    metrics::Metrics,
     store::{self, StoreError},
     timers,
     websocket::Origins,
@@ -61,12 +63,14 @@ impl Broker {
         let allow_by_default = config.default_verdict == DefaultVerdict::Allow;
         let kind = config.engine;
         let limits = config.limits.clone();
-        let hooks = Hooks::new(hooks, allow_by_default);
+        let metrics = Metrics::default();
+        let counts = Counts::new(&metrics);
+        let hooks = Hooks::new(hooks, allow_by_default, &metrics, counts.clone());
         let (store, restored) = match &config.data {
             Some(dir) => store::restore(store::open(dir)?, &hooks)?,
             None => Default::default(),
         };
-        let core = Arc::new(Core::new(config, hooks.clone(), store.clone()));
+        let core = Arc::new(Core::new(config, hooks.clone(), store.clone(), metrics, counts));
         let sink: Sink = Arc::new(move |batch| fanout::fan_out(batch, &limits, &store, &hooks));
         let engine: Box<dyn Engine> = match kind {
             EngineKind::Direct => Box::new(Direct::new(sink)),
@@ -75,6 +79,7 @@ impl Broker {
             }
         };
         let _ = core.engine.set(engine);
+        counts::register_readings(&core);
         core.adopt(restored);
         Ok(Self { core, listeners: Vec::new() })
     }

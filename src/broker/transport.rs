@@ -10,6 +10,7 @@ use std::{
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::{core::Core, counts::Tally, limits::Limit};
 use crate::mqtt::{DecodeError, Limits, Packet, Version, split_frame};
 
 /// What a connection runs over.
@@ -32,11 +33,14 @@ pub(crate) struct Transport<S> {
     input: BytesMut,
     pub(crate) out: BytesMut,
     unflushed: bool,
+    /// Bytes read and written since they were last counted.
+    read: u64,
+    written: u64,
 }
 
 impl<S: Stream> Transport<S> {
     pub(crate) fn new(stream: S) -> Self {
-        Self { stream, input: BytesMut::new(), out: BytesMut::new(), unflushed: false }
+        Self { stream, input: BytesMut::new(), out: BytesMut::new(), unflushed: false, read: 0, written: 0 }
     }
 
     /// The next packet that has arrived entirely. It has memory of its own, so that keeping it keeps nothing else.
@@ -74,6 +78,7 @@ impl<S: Stream> Transport<S> {
             let mut buffer = ReadBuf::new(scratch);
             ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
             self.input.extend_from_slice(buffer.filled());
+            self.read += buffer.filled().len() as u64;
             Poll::Ready(Ok(buffer.filled().len()))
         })
     }
@@ -86,6 +91,7 @@ impl<S: Stream> Transport<S> {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.out.advance(written);
+            self.written += written as u64;
             self.unflushed = true;
         }
         if self.unflushed {
@@ -107,9 +113,23 @@ impl<S: Stream> Transport<S> {
         }
     }
 
-    /// Writes the rest and says goodbye to the stream.
-    pub(crate) async fn close(mut self) {
-        let _ = std::future::poll_fn(|cx| self.poll_write(cx)).await;
-        let _ = std::future::poll_fn(|cx| Pin::new(&mut self.stream).poll_shutdown(cx)).await;
+    /// Counts what was read and written since the last time.
+    pub(crate) fn count(&mut self, tally: &mut Tally) {
+        tally.bytes_received += std::mem::take(&mut self.read);
+        tally.bytes_sent += std::mem::take(&mut self.written);
+    }
+
+    /// Writes the rest and says goodbye to the stream, as long as the peer takes it.
+    pub(crate) async fn close(mut self, core: &Core) {
+        let closing = async {
+            let _ = std::future::poll_fn(|cx| self.poll_write(cx)).await;
+            let _ = std::future::poll_fn(|cx| Pin::new(&mut self.stream).poll_shutdown(cx)).await;
+        };
+        if tokio::time::timeout(core.config.limits.close_timeout, closing).await.is_err() {
+            core.counts.hit(Limit::CloseTimeout);
+        }
+        let mut tally = Tally::default();
+        self.count(&mut tally);
+        tally.flush(&core.counts);
     }
 }

@@ -10,7 +10,10 @@ use std::sync::{
 
 use hashbrown::HashMap;
 
-use super::session::{Session, Subscribed, outgoing::SubscriptionIds};
+use super::{
+    limits::Limits,
+    session::{Session, Subscribed, outgoing::SubscriptionIds},
+};
 use crate::mqtt::QoS;
 
 /// Everybody who gets the messages of one topic. Kept by publishers between messages.
@@ -77,13 +80,14 @@ pub(crate) struct GroupTarget {
 }
 
 impl GroupTarget {
-    /// Whose turn it is: the next member that is connected, or just the next.
-    pub(crate) fn next(&self) -> Option<(&Arc<Session>, Grant)> {
+    /// Whose turn it is: the next member that is connected and has room for a message that counts for so many bytes, or
+    /// just the next.
+    pub(crate) fn next(&self, bytes: usize, limits: &Limits) -> Option<(&Arc<Session>, Grant)> {
         let count = self.members.len();
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let members = (0..count).map(|offset| &self.members[turn.wrapping_add(offset) % count]);
-        let connected = members.clone().find(|entry| entry.session.is_connected());
-        let entry = connected.or_else(|| members.clone().next())?;
+        let ready = members.clone().find(|entry| entry.session.is_ready(bytes, limits));
+        let entry = ready.or_else(|| members.clone().next())?;
         Some((&entry.session, Grant::new(&entry.subscribed)))
     }
 }
@@ -114,6 +118,11 @@ impl Node {
             && self.each.is_empty()
             && self.groups.is_empty()
     }
+
+    /// Whether somebody subscribes to just this.
+    fn is_filter(&self) -> bool {
+        !self.each.is_empty() || !self.groups.is_empty()
+    }
 }
 
 /// All subscriptions of all sessions.
@@ -122,13 +131,16 @@ pub(crate) struct Trie {
     /// The first is the root. Removed nodes are in `free`.
     nodes: Vec<Node>,
     free: Vec<usize>,
+    /// Nodes that are somebody's filter.
+    filters: usize,
+    subscriptions: usize,
 }
 
 const ROOT: usize = 0;
 
 impl Default for Trie {
     fn default() -> Self {
-        Self { nodes: vec![Node::default()], free: Vec::new() }
+        Self { nodes: vec![Node::default()], free: Vec::new(), filters: 0, subscriptions: 0 }
     }
 }
 
@@ -149,18 +161,21 @@ impl Trie {
             };
         }
         let node = &mut self.nodes[at];
+        self.filters += usize::from(!node.is_filter());
         let entry = Entry { session: session.clone(), subscribed };
         match group {
             None => {
-                node.each.insert(session.key, entry);
+                self.subscriptions += usize::from(node.each.insert(session.key, entry).is_none());
             }
             Some(name) => {
                 let group = node
                     .groups
                     .entry(name.into())
                     .or_insert_with(|| GroupTarget { members: Arc::new([]), turn: Arc::default() });
+                let before = group.members.len();
                 let others = group.members.iter().filter(|member| member.session.key != session.key).cloned();
                 group.members = others.chain([entry]).collect();
+                self.subscriptions += group.members.len() - before;
             }
         }
     }
@@ -173,23 +188,27 @@ impl Trie {
             at = child;
         }
         let node = &mut self.nodes[at];
+        let was_filter = node.is_filter();
         match group {
             None => {
-                node.each.remove(&session_key);
+                self.subscriptions -= usize::from(node.each.remove(&session_key).is_some());
             }
             Some(name) => {
                 let Some(group) = node.groups.get_mut(name) else { return };
+                let before = group.members.len();
                 group.members = group
                     .members
                     .iter()
                     .filter(|member| member.session.key != session_key)
                     .cloned()
                     .collect();
+                self.subscriptions -= before - group.members.len();
                 if group.members.is_empty() {
                     node.groups.remove(name);
                 }
             }
         }
+        self.filters -= usize::from(was_filter && !node.is_filter());
         let levels: Vec<&str> = filter.split('/').collect();
         for level in levels.into_iter().rev() {
             if at == ROOT || !self.nodes[at].is_unused() {
@@ -208,6 +227,17 @@ impl Trie {
             }
             at = parent;
         }
+    }
+
+    /// Whether a subscription to this filter makes no more than `filters_max` distinct ones.
+    pub(crate) fn has_room(&self, filter: &str, filters_max: usize) -> bool {
+        let there = || filter.split('/').try_fold(ROOT, |at, level| self.child(at, level));
+        self.filters < filters_max || there().is_some_and(|at| self.nodes[at].is_filter())
+    }
+
+    /// Distinct filters, and subscriptions to them.
+    pub(crate) fn counts(&self) -> (usize, usize) {
+        (self.filters, self.subscriptions)
     }
 
     fn child(&self, at: usize, level: &str) -> Option<usize> {
@@ -341,12 +371,16 @@ mod tests {
             for filter in ["a/b/c", "a/+/#", "a/b", "#"] {
                 trie.insert(filter, None, &session, subscribed(1));
                 trie.insert(filter, Some("g"), &session, subscribed(1));
+                trie.insert(filter, Some("g"), &session, subscribed(2));
             }
+            assert_eq!(trie.counts(), (4, 8));
+            assert!(trie.has_room("a/b", 4) && !trie.has_room("a/b/d", 4) && !trie.has_room("a/+", 4));
+            assert!(trie.has_room("a/b/d", 5));
             for filter in ["a/b", "#", "a/b/c", "a/+/#", "not/there"] {
                 trie.remove(filter, Some("g"), session.key);
                 trie.remove(filter, None, session.key);
             }
-            assert_eq!(trie.len(), 1, "round {round}");
+            assert_eq!((trie.len(), trie.counts()), (1, (0, 0)), "round {round}");
         }
         assert!(trie.matches("a/b/c").is_empty());
     }

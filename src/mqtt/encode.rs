@@ -197,12 +197,14 @@ impl WireProperties {
         Ok(Self { shared: shared.freeze(), own: None })
     }
 
-    /// The same with what belongs to one delivery. Only expiry, alias and subscription identifiers of `own` may be set.
+    /// The same with what belongs to one delivery. Only expiry, alias, subscription identifiers and user properties of
+    /// `own` may be set.
     pub fn with_own(&self, own: PublishProperties) -> Self {
         Self { shared: self.shared.clone(), own: (!own.is_empty()).then(|| Box::new(own)) }
     }
 
-    fn bytes(&self) -> usize {
+    /// Bytes on the wire, without their length.
+    pub fn bytes(&self) -> usize {
         self.shared.len() + self.own.as_ref().map_or(0, |own| own.bytes())
     }
 }

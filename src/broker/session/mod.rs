@@ -145,6 +145,19 @@ pub(crate) struct Ending {
     pub(crate) discard_will: bool,
 }
 
+/// What became of a message for a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pushed {
+    /// It waits, and will be on disk.
+    Kept,
+    /// It waits.
+    Taken,
+    /// The queue is full, of a session that should not lose any.
+    NoRoom,
+    /// It was of no use to the session, or of QoS 0.
+    Gone,
+}
+
 /// What remains to be done after a connection has ended.
 #[derive(Debug, Default)]
 pub(crate) struct Aftermath {
@@ -214,12 +227,13 @@ impl Session {
         }
     }
 
-    /// Whether somebody is connected.
-    pub(crate) fn is_connected(&self) -> bool {
-        self.lock().link.is_some()
+    /// Whether somebody is connected, and a message that counts for so many bytes has room.
+    pub(crate) fn is_ready(&self, bytes: usize, limits: &Limits) -> bool {
+        let state = self.lock();
+        state.link.is_some() && state.outgoing.full(bytes, limits).is_none()
     }
 
-    /// Queues a message; whether it is noted to be kept. Wakers that must be woken once the batch is done are added to
+    /// Queues a message. Wakers that must be woken once the batch is done are added to
     /// `wakers`.
     pub(crate) fn push(
         self: &Arc<Self>,
@@ -228,7 +242,7 @@ impl Session {
         store: &Store,
         hooks: &Hooks,
         wakers: &mut Vec<Waker>,
-    ) -> bool {
+    ) -> Pushed {
         let mut state = self.lock();
         let qos = queued.qos;
         let keep = qos != QoS::AtMostOnce && state.kept == Kept::Whole;
@@ -244,13 +258,12 @@ impl Session {
                 let full = state.outgoing.dropped();
                 drop(state);
                 // Every power of two, so that a log says it without being flooded.
-                if full.is_power_of_two()
-                    && matches!(reason, DropReason::QueueMessages | DropReason::QueueBytes)
-                {
+                let no_room = matches!(reason, DropReason::QueueMessages | DropReason::QueueBytes);
+                if no_room && full.is_power_of_two() {
                     tracing::warn!(client = %self.client_id, dropped = full, "queue full, message dropped");
                 }
                 self.tell_dropped(hooks, &queued, reason);
-                return false;
+                return if no_room && qos != QoS::AtMostOnce { Pushed::NoRoom } else { Pushed::Gone };
             }
             Ok(queued) => {
                 if keep {
@@ -264,7 +277,7 @@ impl Session {
         if keep && qos == QoS::ExactlyOnce {
             self.send_when_kept(seq, store, hooks, wakers);
         }
-        keep
+        if keep { Pushed::Kept } else { Pushed::Taken }
     }
 
     /// Tells the hooks what the session does not get. Call without its lock.
@@ -333,8 +346,7 @@ impl Session {
 
     /// Tells the publisher that its message could not be kept. MQTT 3.1.1 knows no such answer: the connection ends, and
     /// the message comes again.
-    pub(crate) fn refuse_ack(&self, token: &AckToken, store: &Store, wakers: &mut Vec<Waker>) {
-        let text = "the broker cannot store it now";
+    pub(crate) fn refuse_ack(&self, token: &AckToken, text: &str, store: &Store, wakers: &mut Vec<Waker>) {
         let mut state = self.lock();
         // A refused message is over: its identifier is free again.
         let waiting = state.waiting(token, None);

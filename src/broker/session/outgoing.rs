@@ -42,6 +42,16 @@ enum Stage {
     Released,
 }
 
+impl Stage {
+    /// What it counts for in the limit of bytes.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Sent(queued) => queued.message.queue_bytes(),
+            Self::Released => 0,
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Inflight {
     seq: u64,
@@ -82,7 +92,8 @@ pub(crate) enum Recorded {
 #[derive(Debug, Default)]
 pub(crate) struct Outgoing {
     queue: VecDeque<Queued>,
-    queue_bytes: usize,
+    /// Of all messages here, those sent and not yet acknowledged included.
+    held_bytes: usize,
     /// Retained messages in the queue.
     retained_waiting: usize,
     inflight: VecDeque<Inflight>,
@@ -95,7 +106,9 @@ pub(crate) struct Outgoing {
     committed: Option<u64>,
     /// What [`newly_sent`](Self::newly_sent) gave last.
     sent: u64,
+    /// Messages that found no room, and how many of them the client was told of.
     dropped: u64,
+    told: u64,
 }
 
 /// Packet identifiers that there are.
@@ -116,16 +129,25 @@ impl Outgoing {
     /// Appends a message and numbers it, unless that would exceed the limits.
     pub(crate) fn offer(&mut self, queued: Queued, limits: &Limits) -> Result<&Queued, (Queued, DropReason)> {
         let bytes = queued.message.queue_bytes();
-        let full = if self.queue.len() >= limits.queue_messages_max {
-            Some(DropReason::QueueMessages)
-        } else {
-            (self.queue_bytes + bytes > limits.queue_bytes_max).then_some(DropReason::QueueBytes)
-        };
-        if let Some(reason) = full {
+        if let Some(reason) = self.full(bytes, limits) {
             self.dropped += 1;
             return Err((queued, reason));
         }
         Ok(self.number_and_push(queued, bytes))
+    }
+
+    /// Why a message that counts for so many bytes has no room, if it has none. One that is alone always has.
+    pub(crate) fn full(&self, bytes: usize, limits: &Limits) -> Option<DropReason> {
+        if self.queue.len() >= limits.queue_messages_max {
+            return Some(DropReason::QueueMessages);
+        }
+        let too_many = self.held_bytes > 0 && self.held_bytes + bytes > limits.queue_bytes_max;
+        too_many.then_some(DropReason::QueueBytes)
+    }
+
+    /// How many messages found no room since this was asked last.
+    pub(crate) fn take_untold(&mut self) -> u64 {
+        self.dropped - std::mem::replace(&mut self.told, self.dropped)
     }
 
     /// Appends the retained messages for a new subscription; `taken` hears of each that found room, and the others come
@@ -175,6 +197,7 @@ impl Outgoing {
     }
 
     fn restore_inflight(&mut self, seq: u64, stage: Stage) {
+        self.held_bytes += stage.bytes();
         self.inflight.push_back(Inflight { seq, stage, written: false, dup: true, received: false });
         self.unwritten += 1;
     }
@@ -202,20 +225,23 @@ impl Outgoing {
         let of_seq = |queued: &Queued| queued.seq == seq && queued.qos != QoS::AtMostOnce;
         let index = self.queue.iter().position(of_seq)?;
         let queued = self.queue.remove(index)?;
-        self.queue_bytes -= queued.message.queue_bytes();
+        self.held_bytes -= queued.message.queue_bytes();
         self.retained_waiting -= usize::from(queued.retained);
         Some(queued)
     }
 
     fn push(&mut self, queued: Queued, bytes: usize) {
-        self.queue_bytes += bytes;
+        self.held_bytes += bytes;
         self.retained_waiting += usize::from(queued.retained);
         self.queue.push_back(queued);
     }
 
+    /// Takes the first, which goes out: one of QoS 1 or 2 is held until it is acknowledged.
     fn pop(&mut self) -> Option<Queued> {
         let queued = self.queue.pop_front()?;
-        self.queue_bytes -= queued.message.queue_bytes();
+        if queued.qos == QoS::AtMostOnce {
+            self.held_bytes -= queued.message.queue_bytes();
+        }
         self.retained_waiting -= usize::from(queued.retained);
         if self.queue.is_empty() && self.queue.capacity() > QUEUE_CAPACITY_KEPT {
             self.queue = VecDeque::new();
@@ -239,6 +265,12 @@ impl Outgoing {
             return room;
         }
         self.queue.front().is_some_and(|next| next.qos == QoS::AtMostOnce || (room && self.may_send(next)))
+    }
+
+    /// Whether messages wait only because the client has not acknowledged enough of those before.
+    pub(crate) fn waits_for_acks(&self, inflight_max: u16) -> bool {
+        let full = self.inflight.len() - self.unwritten >= usize::from(inflight_max);
+        full && (self.unwritten > 0 || self.queue.front().is_some_and(|next| next.qos != QoS::AtMostOnce))
     }
 
     /// Whether the next message may go out: its packet identifier is free, and it is on disk if it must be.
@@ -319,7 +351,7 @@ impl Outgoing {
     /// The client has the message, and that is on disk where it must be: PUBREL may follow.
     pub(crate) fn release(&mut self, seq: u64) -> Option<u16> {
         let entry = self.inflight.iter_mut().find(|entry| entry.seq == seq && entry.written)?;
-        entry.stage = Stage::Released;
+        self.held_bytes -= std::mem::replace(&mut entry.stage, Stage::Released).bytes();
         Some(packet_id(seq))
     }
 
@@ -338,13 +370,16 @@ impl Outgoing {
     }
 
     fn remove(&mut self, index: usize) -> Inflight {
-        self.inflight.remove(index).expect("an entry that was just found")
+        let entry = self.inflight.remove(index).expect("an entry that was just found");
+        self.held_bytes -= entry.stage.bytes();
+        entry
     }
 
     /// Takes out QoS 0 messages: nobody is connected to take them.
     pub(crate) fn disconnected(&mut self) -> Vec<Queued> {
         let queue = std::mem::take(&mut self.queue);
-        (self.queue_bytes, self.retained_waiting) = (0, 0);
+        self.held_bytes = self.inflight.iter().map(|entry| entry.stage.bytes()).sum();
+        self.retained_waiting = 0;
         let mut lost = Vec::new();
         for queued in queue {
             if queued.qos == QoS::AtMostOnce {
@@ -361,6 +396,11 @@ impl Outgoing {
     pub(crate) fn into_undelivered(self) -> Vec<Queued> {
         let sent = self.inflight.into_iter().filter(|entry| !entry.received).filter_map(Inflight::message);
         sent.chain(self.queue).collect()
+    }
+
+    /// Messages that wait, bytes that are held, messages sent and not acknowledged.
+    pub(crate) fn held(&self) -> (usize, usize, usize) {
+        (self.queue.len(), self.held_bytes, self.inflight.len())
     }
 
     /// Messages dropped because the queue was full.

@@ -1,0 +1,321 @@
+//! Each limit over the wire: it holds, the client is told with the reason code that the table promises, and the metric
+//! of its name counts.
+
+mod broker_support;
+
+use std::time::Duration;
+
+use broker_support::*;
+use smqtt::{
+    broker::{BrokerHandle, Config, Limit},
+    mqtt::*,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// The value of a metric, labels included; 0 if it is not there.
+fn metric(handle: &BrokerHandle, name: &str) -> f64 {
+    let text = handle.metrics().render();
+    let value = |line: &str| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok();
+    text.lines().find_map(value).unwrap_or(0.0)
+}
+
+fn hits(handle: &BrokerHandle, limit: Limit) -> f64 {
+    metric(handle, &format!("smqtt_limit_hits_total{{limit=\"{}\"}}", limit.name()))
+}
+
+/// Expects that the limit has taken effect, and that the table promises this reason for it.
+fn expect(broker: &TestBroker, limit: Limit, reason: ReasonCode) {
+    assert!(hits(&broker.handle, limit) >= 1.0, "{}", limit.name());
+    assert!(limit.reasons().contains(&reason), "{} has no {reason:?}", limit.name());
+}
+
+async fn limited(set: impl FnOnce(&mut Config)) -> TestBroker {
+    let mut config = Config::default();
+    set(&mut config);
+    TestBroker::with(config, vec![]).await
+}
+
+/// The reason of the CONNACK.
+async fn refused(broker: &TestBroker, connect: Connect) -> ReasonCode {
+    let mut client = broker.raw().await;
+    client.version = connect.version;
+    client.send(Packet::Connect(Box::new(connect))).await;
+    let reason = client.connack().await.reason;
+    assert_eq!(client.next().await, None);
+    reason
+}
+
+#[tokio::test]
+async fn connections() {
+    let broker = limited(|config| config.limits.connections_max = 1).await;
+    let _first = broker.v5("first").await;
+    let reason = refused(&broker, connect(Version::V5, "second")).await;
+    assert_eq!(reason, ReasonCode::QuotaExceeded);
+    expect(&broker, Limit::Connections, reason);
+}
+
+#[tokio::test]
+async fn connections_that_say_nothing_make_room_for_who_speaks() {
+    let broker = limited(|config| config.limits.connections_pending_max = 3).await;
+    let mut silent = Vec::new();
+    for _ in 0..3 {
+        silent.push(broker.raw().await);
+    }
+    until(|| metric(&broker.handle, "smqtt_connections_pending") == 3.0).await;
+    // Whoever comes before they are a second old is asked to try again, and then gets in.
+    let reason = refused(&broker, connect(Version::V5, "honest")).await;
+    assert_eq!(reason, ReasonCode::ServerBusy);
+    let mut hello = bytes::BytesMut::new();
+    let connect = Packet::Connect(Box::new(connect(Version::V5, "honest")));
+    connect.encode(Version::V5, &mut hello).unwrap();
+    loop {
+        let mut client = broker.raw().await;
+        // Only so many a second are told; the others are just closed.
+        let _ = client.stream.write_all(&hello).await;
+        match client.next().await {
+            Some(Packet::Connack(connack)) if connack.reason == ReasonCode::Success => break,
+            Some(Packet::Connack(connack)) => assert_eq!(connack.reason, ReasonCode::ServerBusy),
+            _ => {}
+        }
+    }
+    expect(&broker, Limit::ConnectionsPending, ReasonCode::ServerBusy);
+    assert_eq!(silent[0].next().await, None);
+    assert_eq!(metric(&broker.handle, "smqtt_connects_total{result=\"evicted\"}"), 1.0);
+}
+
+#[tokio::test]
+async fn connections_a_second_from_one_address() {
+    let broker = limited(|config| config.limits.connection_rate_per_address_max = 1).await;
+    let reason = loop {
+        let mut client = broker.raw().await;
+        client.send(Packet::Connect(Box::new(connect(Version::V5, "client")))).await;
+        match client.connack().await.reason {
+            ReasonCode::Success => continue,
+            reason => break reason,
+        }
+    };
+    assert_eq!(reason, ReasonCode::ConnectionRateExceeded);
+    expect(&broker, Limit::ConnectionRate, reason);
+}
+
+#[tokio::test(start_paused = true)]
+async fn time_until_connect() {
+    let broker = limited(|_| ()).await;
+    let mut silent = broker.pipe();
+    assert_eq!(
+        silent.stream.read_u8().await.map_err(|error| error.kind()),
+        Err(std::io::ErrorKind::UnexpectedEof)
+    );
+    assert_eq!(hits(&broker.handle, Limit::ConnectTimeout), 1.0);
+    assert_eq!(metric(&broker.handle, "smqtt_connects_total{result=\"timeout\"}"), 1.0);
+}
+
+#[tokio::test]
+async fn packets_and_connects_have_a_size() {
+    let broker = limited(|config| {
+        config.limits.packet_bytes_max = 200;
+        config.limits.connect_bytes_max = 300;
+    })
+    .await;
+    let (mut client, connack) = broker.connect(connect(Version::V5, "client")).await;
+    assert_eq!(connack.properties.packet_bytes_max, Some(200));
+    client.send(Packet::Publish(message("a", &"x".repeat(200), QoS::AtMostOnce))).await;
+    assert_eq!(client.closed().await, Some(ReasonCode::PacketTooLarge));
+    expect(&broker, Limit::PacketBytes, ReasonCode::PacketTooLarge);
+    let mut hello = connect(Version::V5, "client");
+    hello.will = Some(will("a", &"x".repeat(300)));
+    assert_eq!(refused(&broker, hello).await, ReasonCode::PacketTooLarge);
+    expect(&broker, Limit::ConnectBytes, ReasonCode::PacketTooLarge);
+}
+
+#[tokio::test]
+async fn topics_and_filters_have_a_length_and_levels() {
+    let broker = limited(|config| {
+        config.limits.topic_bytes_max = 10;
+        config.limits.topic_levels_max = 3;
+    })
+    .await;
+    for (topic, limit) in [("0123456789a", Limit::TopicBytes), ("a/b/c/d", Limit::TopicLevels)] {
+        let mut client = broker.v5("client").await;
+        let options = SubscriptionOptions::default();
+        assert_eq!(client.subscribe_with(topic, options, None).await, [ReasonCode::TopicFilterInvalid]);
+        expect(&broker, limit, ReasonCode::TopicFilterInvalid);
+        let before = hits(&broker.handle, limit);
+        client.send(Packet::Publish(message(topic, "x", QoS::AtMostOnce))).await;
+        assert_eq!(client.closed().await, Some(ReasonCode::TopicNameInvalid));
+        let mut hello = connect(Version::V5, "client");
+        hello.will = Some(will(topic, "x"));
+        assert_eq!(refused(&broker, hello).await, ReasonCode::TopicNameInvalid);
+        assert_eq!(hits(&broker.handle, limit), before + 2.0);
+        expect(&broker, limit, ReasonCode::TopicNameInvalid);
+    }
+    let mut client = broker.v5("client").await;
+    client.subscribe("a/b/c", QoS::AtMostOnce).await;
+    client.subscribe("0123456789", QoS::AtMostOnce).await;
+}
+
+#[tokio::test]
+async fn client_ids_have_a_length() {
+    let broker = limited(|config| config.limits.client_id_bytes_max = 4).await;
+    broker.v5("four").await;
+    let reason = refused(&broker, connect(Version::V5, "fives")).await;
+    assert_eq!(reason, ReasonCode::ClientIdentifierNotValid);
+    expect(&broker, Limit::ClientIdBytes, reason);
+}
+
+#[tokio::test]
+async fn sessions() {
+    let broker = limited(|config| config.limits.sessions_max = 1).await;
+    let (away, _) = broker.connect(persistent(Version::V5, "first")).await;
+    away.disconnect().await;
+    let reason = refused(&broker, connect(Version::V5, "second")).await;
+    assert_eq!(reason, ReasonCode::QuotaExceeded);
+    expect(&broker, Limit::Sessions, reason);
+    broker.v5("first").await;
+}
+
+#[tokio::test]
+async fn subscriptions_of_a_session_and_distinct_filters_of_all() {
+    let broker = limited(|config| {
+        config.limits.subscriptions_per_session_max = 2;
+        config.limits.filters_max = 3;
+    })
+    .await;
+    let mut first = broker.v5("first").await;
+    let options = SubscriptionOptions::default();
+    first.subscribe("a", QoS::AtMostOnce).await;
+    first.subscribe("b/+", QoS::AtMostOnce).await;
+    assert_eq!(first.subscribe_with("c", options, None).await, [ReasonCode::QuotaExceeded]);
+    expect(&broker, Limit::SubscriptionsPerSession, ReasonCode::QuotaExceeded);
+    // Anew, with other options, is no further one.
+    first.subscribe("a", QoS::AtLeastOnce).await;
+
+    let mut second = broker.v5("second").await;
+    second.subscribe("c", QoS::AtMostOnce).await;
+    assert_eq!(hits(&broker.handle, Limit::Filters), 0.0);
+    assert_eq!(second.subscribe_with("d", options, None).await, [ReasonCode::QuotaExceeded]);
+    expect(&broker, Limit::Filters, ReasonCode::QuotaExceeded);
+    // A filter that somebody has is no further one, nor is a group on it.
+    second.subscribe("$share/g/b/+", QoS::AtMostOnce).await;
+    assert_eq!(metric(&broker.handle, "smqtt_filters"), 3.0);
+    assert_eq!(metric(&broker.handle, "smqtt_subscriptions"), 4.0);
+    first.disconnect().await;
+    until(|| metric(&broker.handle, "smqtt_subscriptions") == 2.0).await;
+    // `b/+` stays: the group has it.
+    let mut third = broker.v5("third").await;
+    third.subscribe("d", QoS::AtMostOnce).await;
+    assert_eq!(metric(&broker.handle, "smqtt_filters"), 3.0);
+    assert_eq!(
+        metric(&broker.handle, "smqtt_refusals_total{point=\"subscribe\",reason=\"quota_exceeded\"}"),
+        2.0
+    );
+}
+
+#[tokio::test]
+async fn unacknowledged_messages_from_a_client() {
+    let broker = limited(|config| config.limits.receive_max = 2).await;
+    let (mut client, connack) = broker.connect(connect(Version::V5, "client")).await;
+    assert_eq!(connack.properties.receive_max, Some(2));
+    for packet_id in 1..=3 {
+        let publish = Publish { packet_id, ..message("a", "x", QoS::ExactlyOnce) };
+        client.send(Packet::Publish(publish)).await;
+    }
+    assert_eq!(client.closed().await, Some(ReasonCode::ReceiveMaximumExceeded));
+    expect(&broker, Limit::Receive, ReasonCode::ReceiveMaximumExceeded);
+}
+
+#[tokio::test]
+async fn unacknowledged_messages_to_a_client() {
+    let broker = limited(|config| config.limits.inflight_messages_max = 2).await;
+    let mut reader = broker.v5("reader").await;
+    reader.subscribe("a", QoS::AtLeastOnce).await;
+    let mut writer = broker.v5("writer").await;
+    for number in 0..4 {
+        writer.publish(message("a", &number.to_string(), QoS::AtLeastOnce)).await;
+    }
+    let first = reader.message().await;
+    reader.message().await;
+    assert_eq!(reader.until_ping().await, []);
+    until(|| hits(&broker.handle, Limit::InflightMessages) >= 1.0).await;
+    reader.send(Packet::Puback(Ack::new(first.packet_id, ReasonCode::Success))).await;
+    assert_eq!(reader.payload().await, "2");
+}
+
+#[tokio::test]
+async fn topic_aliases() {
+    let broker = limited(|config| {
+        config.limits.topic_alias_max = 1;
+        config.limits.topic_alias_out_max = 1;
+    })
+    .await;
+    let mut hello = connect(Version::V5, "client");
+    hello.properties.topic_alias_max = Some(9);
+    let (mut client, _) = broker.connect(hello).await;
+    assert_eq!(hits(&broker.handle, Limit::TopicAliasOut), 1.0);
+    client.subscribe("+", QoS::AtMostOnce).await;
+    let mut publish = message("a", "x", QoS::AtMostOnce);
+    publish.properties.topic_alias = Some(1);
+    client.send(Packet::Publish(publish.clone())).await;
+    assert_eq!(client.message().await.properties.topic_alias, Some(1));
+    client.send(Packet::Publish(message("b", "x", QoS::AtMostOnce))).await;
+    assert_eq!(client.message().await.properties.topic_alias, None);
+    publish.properties.topic_alias = Some(2);
+    client.send(Packet::Publish(publish)).await;
+    assert_eq!(client.closed().await, Some(ReasonCode::TopicAliasInvalid));
+    expect(&broker, Limit::TopicAlias, ReasonCode::TopicAliasInvalid);
+}
+
+#[tokio::test]
+async fn retained_messages_and_their_bytes() {
+    let broker = limited(|config| {
+        config.limits.retained_messages_max = 2;
+        config.limits.retained_bytes_max = 2_000;
+    })
+    .await;
+    let mut client = broker.v5("client").await;
+    let retained =
+        |topic: &str, bytes| Publish { retain: true, ..message(topic, &"x".repeat(bytes), QoS::AtLeastOnce) };
+    assert!(!client.publish(retained("a", 100)).await.is_error());
+    assert_eq!(client.publish(retained("b", 2_000)).await, ReasonCode::QuotaExceeded);
+    expect(&broker, Limit::RetainedBytes, ReasonCode::QuotaExceeded);
+    // User properties count.
+    let mut heavy = retained("b", 1);
+    heavy.properties.user = vec![("k".into(), "v".into()); 40];
+    assert_eq!(client.publish(heavy).await, ReasonCode::QuotaExceeded);
+    assert_eq!(hits(&broker.handle, Limit::RetainedBytes), 2.0);
+    assert!(!client.publish(retained("b", 100)).await.is_error());
+    assert_eq!(client.publish(retained("c", 1)).await, ReasonCode::QuotaExceeded);
+    expect(&broker, Limit::RetainedMessages, ReasonCode::QuotaExceeded);
+    assert_eq!(metric(&broker.handle, "smqtt_retained_messages"), 2.0);
+    // In the place of another there is room.
+    assert!(!client.publish(retained("b", 200)).await.is_error());
+    assert!(!client.publish(retained("b", 0)).await.is_error());
+    assert_eq!(metric(&broker.handle, "smqtt_retained_messages"), 1.0);
+}
+
+#[tokio::test]
+async fn a_client_is_told_of_a_shorter_keep_alive_and_session() {
+    let broker = limited(|config| {
+        config.limits.keep_alive_max = Some(Duration::from_secs(60));
+        config.limits.session_expiry_max = Some(Duration::from_secs(100));
+    })
+    .await;
+    let (_client, connack) = broker.connect(persistent(Version::V5, "client")).await;
+    assert_eq!(connack.properties.server_keep_alive_secs, Some(60));
+    assert_eq!(connack.properties.session_expiry_secs, Some(100));
+    assert_eq!(hits(&broker.handle, Limit::KeepAlive), 1.0);
+    assert_eq!(hits(&broker.handle, Limit::SessionExpiry), 1.0);
+}
+
+#[tokio::test]
+async fn every_limit_shows_its_value() {
+    let broker = TestBroker::start().await;
+    let text = broker.handle.metrics().render();
+    for limit in Limit::ALL {
+        let name = limit.name();
+        let set = text.contains(&format!("smqtt_limit{{limit=\"{name}\"}} "));
+        // What is off by default has no value.
+        assert_eq!(set, !["keep_alive_max_seconds", "session_expiry_max_seconds"].contains(&name), "{name}");
+        assert!(text.contains(&format!("smqtt_limit_hits_total{{limit=\"{name}\"}} 0\n")), "{name}");
+    }
+}

@@ -114,7 +114,7 @@ fn an_interrupt_keeps_an_earlier_report_where_nothing_was_measured_yet() {
     let json = report.join(files::JSON);
     let before = std::fs::read(&json).unwrap();
     let mut command = smqtt(home.path());
-    command.args(["bench", "--quick", "--only", "mqtt", "--out", "report"]);
+    command.args(["bench", "--quick", "--only", "mqtt", "--out", "report"]).env("TMPDIR", home.path());
     let running = Running::spawn(&mut command);
     until("a process of the bench", DEADLINE, || (!children(running.pid()).is_empty()).then_some(()));
     running.signal("TERM");

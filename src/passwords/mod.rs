@@ -22,7 +22,7 @@ pub use accounts::{
 };
 
 use crate::broker::{
-    Admission, BrokerHandle, Client, ConnectRequest, ConnectVerdict, Denial, Hook, HookFuture, Origin,
+    Admission, BrokerHandle, Client, ConnectRequest, ConnectVerdict, Denial, Hook, HookFuture, Origin, Point,
     Publication, Stored, Verdict,
 };
 use crate::mqtt::ReasonCode;
@@ -172,6 +172,14 @@ impl Drop for Place {
 }
 
 impl Hook for Passwords {
+    fn points(&self) -> &'static [Point] {
+        &[Point::Publish]
+    }
+
+    fn name(&self) -> &'static str {
+        "passwords"
+    }
+
     fn connect<'a>(&'a self, request: &'a ConnectRequest) -> HookFuture<'a, ConnectVerdict> {
         Box::pin(async move {
             // Its certificate says who it is.

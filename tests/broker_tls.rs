@@ -2,7 +2,10 @@
 
 mod broker_support;
 
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use broker_support::*;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
@@ -12,10 +15,14 @@ use rustls::{
     server::WebPkiClientVerifier,
 };
 use smqtt::{
-    broker::{Broker, Config, ConnectRequest, ConnectVerdict, Hook, HookFuture, TlsSettings},
+    broker::{Broker, Config, ConnectRequest, ConnectVerdict, Hook, HookFuture, Origins, TlsSettings},
     mqtt::*,
 };
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    time::timeout,
+};
 use tokio_rustls::TlsConnector;
 
 struct Authority(CertifiedIssuer<'static, KeyPair>);
@@ -109,4 +116,43 @@ async fn certificates_reach_the_hooks_and_nobody_waits_for_a_silent_handshake() 
     let stream =
         TlsConnector::from(Arc::new(builder)).connect("localhost".try_into().unwrap(), stream).await.unwrap();
     assert_eq!(stream.get_ref().1.peer_certificates().unwrap()[0], second_leaf);
+}
+
+#[tokio::test]
+async fn half_handshakes_are_ended_and_hold_nobody_up() {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let authority = Authority::new();
+    let settings = TlsSettings::from(authority.server(authority.issue("localhost")));
+    let mut config = Config::default();
+    config.limits.handshake_timeout = Duration::from_secs(1);
+    let mut broker = Broker::new(config, vec![]).unwrap();
+    let mut addresses = Vec::new();
+    for websocket in [false, true] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        addresses.push(listener.local_addr().unwrap());
+        match websocket {
+            false => broker.listen_tls(listener, settings.clone()),
+            true => broker.listen_websocket(listener, Some(settings.clone()), Origins::default()),
+        }
+    }
+    let handle = broker.handle();
+    tokio::spawn(broker.run(std::future::pending()));
+    let mut half = Vec::new();
+    for number in 0..100 {
+        let mut stream = TcpStream::connect(addresses[number % 2]).await.unwrap();
+        // The beginning of a ClientHello.
+        stream.write_all(&b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..number % 12]).await.unwrap();
+        half.push(stream);
+    }
+    let mut honest = authority.client(addresses[0], None).await;
+    honest.send(Packet::Connect(Box::new(connect(Version::V5, "honest")))).await;
+    assert_eq!(honest.connack().await.reason, ReasonCode::Success);
+    // One that is through with TLS, and then says nothing of HTTP.
+    let _silent = authority.client(addresses[1], None).await;
+    for mut stream in half {
+        let mut rest = Vec::new();
+        let _ = timeout(DEADLINE, stream.read_to_end(&mut rest)).await.expect("it is ended");
+    }
+    until(|| handle.connections() == 1).await;
+    assert_eq!(honest.until_ping().await, []);
 }

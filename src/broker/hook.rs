@@ -63,8 +63,7 @@ impl Verdict {
     }
 }
 
-/// A CONNECT before it is answered.
-#[derive(Debug)]
+/// A CONNECT before it is answered. What it shows for [`Debug`](std::fmt::Debug) has no password in it.
 #[non_exhaustive]
 pub struct ConnectRequest {
     /// Number of the connection, never given twice while the process runs.
@@ -88,6 +87,19 @@ pub struct ConnectRequest {
     pub user_properties: UserProperties,
     /// The will. It also passes [`Hook::publish`] before CONNECT is accepted.
     pub will: Option<Will>,
+}
+
+impl std::fmt::Debug for ConnectRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ConnectRequest")
+            .field("connection", &self.connection)
+            .field("peer", &self.peer)
+            .field("version", &self.version)
+            .field("client_id", &self.client_id)
+            .field("user_name", &self.user_name)
+            .field("clean_start", &self.clean_start)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What a hook thinks of a CONNECT.

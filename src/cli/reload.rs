@@ -1,6 +1,7 @@
 //! Files that are read again while the broker runs: when they change, and on SIGHUP.
 
 use std::future::pending;
+use std::io::IsTerminal;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -57,12 +58,13 @@ impl Watched {
 
 /// Looks after them for as long as it is polled.
 pub async fn watch(mut watched: Vec<Watched>) {
-    if watched.is_empty() {
-        return pending().await;
+    // With nothing to read, who closes the terminal of a broker means to end it; a service is only asked to reload.
+    if watched.is_empty() && std::io::stdin().is_terminal() {
+        return;
     }
+    let mut hangups = signal(SignalKind::hangup()).ok();
     let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut hangups = signal(SignalKind::hangup()).ok();
     loop {
         let hangup = async {
             match &mut hangups {
@@ -71,7 +73,7 @@ pub async fn watch(mut watched: Vec<Watched>) {
             }
         };
         tokio::select! {
-            _ = ticks.tick() => tokio::task::block_in_place(|| watched.iter_mut().for_each(Watched::look)),
+            _ = ticks.tick(), if !watched.is_empty() => tokio::task::block_in_place(|| watched.iter_mut().for_each(Watched::look)),
             _ = hangup => tokio::task::block_in_place(|| watched.iter_mut().for_each(Watched::read)),
         }
     }

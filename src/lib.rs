@@ -4,6 +4,10 @@
 //! for sealed messages, [`passwords`] the one for names and passwords; [`mqtt`] is the wire format.
 #![forbid(unsafe_code)]
 
+// The unit tests share clients with the tests in `tests/`, to which this crate is `smqtt`.
+#[cfg(test)]
+extern crate self as smqtt;
+
 pub mod broker;
 pub mod mqtt;
 pub mod passwords;

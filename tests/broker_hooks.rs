@@ -4,7 +4,7 @@ mod broker_support;
 
 use std::sync::{
     Arc,
-    atomic::{AtomicUsize, Ordering},
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 use broker_support::*;
@@ -12,8 +12,8 @@ use bytes::Bytes;
 use smqtt::{
     broker::{
         Admission, Config, ConnectRequest, ConnectVerdict, DefaultVerdict, DeliverVerdict, Delivery, Denial,
-        Disconnection, DropReason, Dropped, Hook, HookFuture, NewMessage, Origin, Publication, Stored,
-        SubscribeRequest, Verdict, Whom,
+        Disconnection, DropReason, Dropped, EngineKind, Hook, HookFuture, NewMessage, Origin, Publication,
+        Stored, SubscribeRequest, Verdict, Whom,
     },
     mqtt::*,
 };
@@ -305,4 +305,45 @@ async fn a_hook_hears_of_what_was_too_large_to_write() {
     writer.publish(message("a", "small", QoS::AtLeastOnce)).await;
     assert_eq!(reader.payload().await, "small");
     assert_eq!(counts.each_ref().map(|count| count.load(Ordering::SeqCst)), [2, 1]);
+}
+
+/// Does not know at first whether a will may be published.
+#[derive(Clone, Default)]
+struct Undecided(Arc<AtomicBool>);
+
+impl Hook for Undecided {
+    fn publish(&self, _: &Peer, publication: &mut Publication) -> Verdict {
+        publication.user_properties_mut().push(("seen".into(), "once".into()));
+        let known = self.0.load(Ordering::SeqCst);
+        match publication.origin() {
+            Origin::Will if !known => Verdict::Deny(Denial::new(ReasonCode::ServerBusy, "not yet")),
+            _ => Verdict::Defer,
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_will_that_a_hook_puts_off_is_judged_again_as_it_was_sent() {
+    let hook = Undecided::default();
+    let mut config = Config::default();
+    config.engine = EngineKind::Direct;
+    let broker = TestBroker::with(config, vec![Box::new(hook.clone())]).await;
+    let (mut reader, _) = broker.pipe_connect(connect(Version::V5, "reader")).await;
+    reader.subscribe("will", QoS::AtMostOnce).await;
+    for client_id in ["sensor", "revoked"] {
+        let mut hello = persistent(Version::V5, client_id);
+        hello.will = Some(will("will", client_id));
+        let (client, _) = broker.pipe_connect(hello).await;
+        client.vanish(&broker).await;
+    }
+    tokio::time::sleep(std::time::Duration::from_secs(3_600)).await;
+    assert_eq!(reader.until_ping().await, []);
+    // Who is discarded meanwhile has no will any more.
+    broker.handle.disconnect(Whom::ClientId("revoked"), ReasonCode::NotAuthorized, "", Stored::Discard);
+    hook.0.store(true, Ordering::SeqCst);
+    let got = reader.message().await;
+    assert_eq!(&got.payload[..], b"sensor");
+    assert_eq!(got.properties.user, [("seen".into(), "once".into())]);
+    tokio::time::sleep(std::time::Duration::from_secs(60)).await;
+    assert_eq!(reader.until_ping().await, []);
 }

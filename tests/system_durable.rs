@@ -6,11 +6,13 @@
 mod broker_support;
 mod common;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use broker_support::load::{Publisher, Subscriber, scatter};
 use broker_support::{Client, message, persistent};
 use common::TempDir;
 use common::process::Running;
@@ -19,8 +21,6 @@ use smqtt::mqtt::*;
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
-/// Messages under way at a time.
-const WINDOW: usize = 20;
 const CYCLES: usize = 12;
 
 fn cycles() -> usize {
@@ -53,135 +53,12 @@ impl Broker {
     }
 }
 
-/// Writes a packet unless the broker is gone.
-async fn send(client: &mut Client, packet: Packet) -> Option<()> {
-    use tokio::io::AsyncWriteExt;
-    let mut out = bytes::BytesMut::new();
-    packet.encode(client.version, &mut out).unwrap();
-    client.stream.write_all(&out).await.ok()
-}
-
-/// Publishes numbers, at QoS 1 and 2 in turn, as the standard demands of a client with a session.
-#[derive(Default)]
-struct Publisher {
-    next: u64,
-    last_id: u16,
-    /// By packet identifier, in the order of sending: the number, and for QoS 2 whether PUBREC came.
-    under_way: BTreeMap<u64, (u16, bool)>,
-    acknowledged: Vec<u64>,
-}
-
-fn qos_of(number: u64) -> QoS {
-    if number.is_multiple_of(2) { QoS::ExactlyOnce } else { QoS::AtLeastOnce }
-}
-
-impl Publisher {
-    fn packet(number: u64, packet_id: u16, received: bool, dup: bool) -> Packet {
-        if received {
-            return Packet::Pubrel(Ack::new(packet_id, ReasonCode::Success));
-        }
-        let publish = message("load/1", &number.to_string(), qos_of(number));
-        Packet::Publish(Publish { packet_id, dup, ..publish })
-    }
-
-    /// Until the broker is gone.
-    async fn run(&mut self, mut client: Client) -> Option<()> {
-        let again: Vec<_> = self.under_way.iter().map(|(number, (id, rec))| (*number, *id, *rec)).collect();
-        for (number, id, received) in again {
-            send(&mut client, Self::packet(number, id, received, !received)).await?;
-        }
-        loop {
-            while self.under_way.len() < WINDOW {
-                let number = self.next;
-                self.next += 1;
-                loop {
-                    self.last_id = self.last_id.checked_add(1).unwrap_or(1);
-                    if self.under_way.values().all(|(id, _)| *id != self.last_id) {
-                        break;
-                    }
-                }
-                self.under_way.insert(number, (self.last_id, false));
-                send(&mut client, Self::packet(number, self.last_id, false, false)).await?;
-            }
-            let number_of = |id: u16, under_way: &BTreeMap<u64, (u16, bool)>| {
-                under_way.iter().find(|(_, (own, _))| *own == id).map(|(number, _)| *number)
-            };
-            match client.next().await? {
-                Packet::Puback(ack) | Packet::Pubcomp(ack) => {
-                    assert!(!ack.reason.is_error() || ack.reason == ReasonCode::PacketIdentifierNotFound);
-                    if let Some(number) = number_of(ack.packet_id, &self.under_way) {
-                        self.under_way.remove(&number);
-                        self.acknowledged.push(number);
-                    }
-                }
-                Packet::Pubrec(ack) => {
-                    assert!(!ack.reason.is_error(), "{ack:?}");
-                    if let Some(number) = number_of(ack.packet_id, &self.under_way) {
-                        self.under_way.insert(number, (ack.packet_id, true));
-                    }
-                    send(&mut client, Packet::Pubrel(Ack::new(ack.packet_id, ReasonCode::Success))).await?;
-                }
-                other => panic!("{other:?}"),
-            }
-        }
-    }
-}
-
-/// Takes what comes, as the standard demands of a client with a session.
-#[derive(Default)]
-struct Subscriber {
-    /// Packet identifiers of QoS 2 messages that were taken and not released.
-    taken: HashSet<u16>,
-    got: HashMap<u64, usize>,
-    order: Vec<u64>,
-}
-
-impl Subscriber {
-    async fn run(&mut self, client: &mut Client) -> Option<()> {
-        loop {
-            match client.next().await? {
-                Packet::Publish(publish) => {
-                    let id = publish.packet_id;
-                    let number: u64 = std::str::from_utf8(&publish.payload).unwrap().parse().unwrap();
-                    assert_eq!(publish.qos, qos_of(number));
-                    let fresh = publish.qos == QoS::AtLeastOnce || self.taken.insert(id);
-                    if fresh {
-                        let times = self.got.entry(number).or_default();
-                        *times += 1;
-                        if *times == 1 {
-                            self.order.push(number);
-                        }
-                    }
-                    let ack = Ack::new(id, ReasonCode::Success);
-                    let answer = match publish.qos {
-                        QoS::ExactlyOnce => Packet::Pubrec(ack),
-                        _ => Packet::Puback(ack),
-                    };
-                    send(client, answer).await?;
-                }
-                Packet::Pubrel(ack) => {
-                    self.taken.remove(&ack.packet_id);
-                    send(client, Packet::Pubcomp(Ack::new(ack.packet_id, ReasonCode::Success))).await?;
-                }
-                Packet::Pingresp => return Some(()),
-                other => panic!("{other:?}"),
-            }
-        }
-    }
-}
-
-/// A number that looks random and is the same in each run.
-fn scatter(n: u64) -> u64 {
-    let mut x = n.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_again_and_again_it_loses_nothing_and_repeats_nothing() {
     let home = TempDir::new();
-    let (mut publisher, mut subscriber) = (Publisher::default(), Subscriber::default());
+    let mut publisher = Publisher::new("load/1", &[QoS::ExactlyOnce, QoS::AtLeastOnce]);
+    let mut subscriber = Subscriber::default();
+    let running = AtomicBool::new(false);
     {
         let broker = Broker::start(home.path());
         let mut reader = broker.connect("reader").await.unwrap();
@@ -191,16 +68,16 @@ async fn killed_again_and_again_it_loses_nothing_and_repeats_nothing() {
     for cycle in 0..cycles() {
         let mut broker = Broker::start(home.path());
         let (reader, writer) = (broker.connect("reader").await, broker.connect("writer").await);
-        let (mut reader, writer) = (reader.unwrap(), writer.unwrap());
+        let (mut reader, mut writer) = (reader.unwrap(), writer.unwrap());
         // Every third time the subscriber is away for half of it.
         let away = cycle % 3 == 2;
         let life = Duration::from_millis(20 + scatter(cycle as u64) % 180);
         let load = async {
-            tokio::join!(publisher.run(writer), async {
+            tokio::join!(publisher.run(&mut writer, &running), async {
                 if away {
                     sleep(life / 2).await;
                 }
-                subscriber.run(&mut reader).await
+                subscriber.run(&mut reader, |_| false).await
             });
         };
         let _ = timeout(life, load).await;
@@ -210,50 +87,15 @@ async fn killed_again_and_again_it_loses_nothing_and_repeats_nothing() {
     let broker = Broker::start(home.path());
     let mut writer = broker.connect("writer").await.unwrap();
     let mut reader = broker.connect("reader").await.unwrap();
-    let under_way: Vec<_> = publisher.under_way.iter().map(|(n, (id, rec))| (*n, *id, *rec)).collect();
-    for (number, id, received) in under_way {
-        send(&mut writer, Publisher::packet(number, id, received, !received)).await.unwrap();
-        loop {
-            match writer.packet().await {
-                Packet::Pubrec(ack) => {
-                    send(&mut writer, Packet::Pubrel(Ack::new(ack.packet_id, ReasonCode::Success)))
-                        .await
-                        .unwrap();
-                }
-                Packet::Puback(_) | Packet::Pubcomp(_) => break,
-                other => panic!("{other:?}"),
-            }
-        }
-        publisher.acknowledged.push(number);
-    }
-    let missing = |subscriber: &Subscriber| -> Vec<u64> {
-        publisher.acknowledged.iter().copied().filter(|n| !subscriber.got.contains_key(n)).collect()
-    };
-    let all = async {
-        while !missing(&subscriber).is_empty() {
-            send(&mut reader, Packet::Pingreq).await.unwrap();
-            subscriber.run(&mut reader).await.unwrap();
-        }
-    };
-    let done = timeout(Duration::from_secs(30), all).await;
-    let lost = missing(&subscriber);
-    assert!(
-        done.is_ok() && lost.is_empty(),
-        "{} of {} lost: {lost:?}",
-        lost.len(),
-        publisher.acknowledged.len()
-    );
-    let twice: Vec<_> =
-        subscriber.got.iter().filter(|(n, times)| qos_of(**n) == QoS::ExactlyOnce && **times > 1).collect();
-    assert!(twice.is_empty(), "{twice:?}");
-    let in_order = subscriber.order.windows(2).filter(|pair| pair[0] > pair[1]).count();
-    println!(
-        "{} cycles, {} acknowledged, {} delivered, {in_order} out of order after a retry",
-        cycles(),
-        publisher.acknowledged.len(),
-        subscriber.got.len()
-    );
-    assert!(publisher.acknowledged.len() > 10 * cycles(), "there was load");
+    publisher.run(&mut writer, &AtomicBool::new(true)).await.unwrap();
+    let done = timeout(Duration::from_secs(30), subscriber.drain(&mut reader, &[&publisher])).await;
+    let lost = subscriber.missing(&publisher);
+    let acknowledged = publisher.acknowledged.len();
+    assert!(done.is_ok() && lost.is_empty(), "{} of {acknowledged} lost: {lost:?}", lost.len());
+    subscriber.check(&[&publisher]);
+    let delivered = subscriber.count;
+    println!("{} cycles, {acknowledged} acknowledged, {delivered} delivered", cycles());
+    assert!(acknowledged > 10 * cycles(), "there was load");
 }
 
 #[tokio::test]

@@ -21,6 +21,7 @@ use super::{
     gate::Gate,
     hook::{Client, Denial},
     hooks::Hooks,
+    late_wills::LateWills,
     limits::Limit,
     message::{Message, Origin, Publication},
     metrics::Metrics,
@@ -37,6 +38,7 @@ pub(crate) struct Core {
     pub(crate) hooks: Hooks,
     pub(crate) clock: Clock,
     pub(crate) timers: Timers,
+    pub(crate) late_wills: LateWills,
     pub(crate) engine: OnceLock<Box<dyn Engine>>,
     pub(crate) store: Store,
     pub(crate) metrics: Metrics,
@@ -82,6 +84,7 @@ impl Core {
             hooks,
             clock: Clock::new(),
             timers: Timers::default(),
+            late_wills: LateWills::default(),
             engine: OnceLock::new(),
             store,
             counts,
@@ -191,23 +194,41 @@ impl Core {
         Ok(())
     }
 
-    /// Whether it went out to somebody; what the session is now is then noted with it.
-    fn publish_will(&self, will: PendingWill, session: &Arc<Session>) -> bool {
-        let PendingWill { mut publication, client, expiry, .. } = will;
-        publication.origin = Origin::Will;
-        publication.message.expires_at = expiry.map(|expiry| self.clock.now().after(expiry));
-        match self.accept(publication, &client, &mut RouteCache::default()) {
-            Ok((_, targets)) if targets.is_empty() => false,
+    /// Publishes a will, now or as soon as it can be. What its session is now is noted after it or with it: a broker that
+    /// is killed in between publishes the will twice rather than never.
+    fn publish_will(&self, will: PendingWill, session: &Arc<Session>) {
+        let mut publication = will.publication.copied(Origin::Will);
+        publication.message.expires_at = will.expiry.map(|expiry| self.clock.now().after(expiry));
+        match self.accept(publication, &will.client, &mut RouteCache::default()) {
+            Ok((_, targets)) if targets.is_empty() => session.note_present(&self.store),
             Ok((message, targets)) => {
                 let will_of = Some(session.clone());
                 self.submit(vec![Routed { message, targets, from: session.key, ack: None, will_of }]);
-                true
             }
             Err(denial) => {
+                if self.may_come_later(&denial) && self.late_wills.add(will, session) {
+                    return self.timers.wake();
+                }
                 self.counts.refuse("will", denial.reason);
-                tracing::info!(client = %client.client_id, reason = ?denial.reason, text = denial.text, "will refused");
-                false
+                tracing::info!(client = %session.client_id, reason = ?denial.reason, text = denial.text, "will refused");
+                session.note_present(&self.store);
             }
+        }
+    }
+
+    /// Whether what was refused may be taken a moment later: a disk that is full, or a hook that does not know yet.
+    fn may_come_later(&self, denial: &Denial) -> bool {
+        match denial.reason {
+            ReasonCode::ServerBusy => true,
+            ReasonCode::QuotaExceeded => self.store.is_failing(),
+            _ => false,
+        }
+    }
+
+    /// Tries again to publish the wills that could not be.
+    pub(crate) fn publish_late_wills(&self) {
+        for (will, session) in self.late_wills.take() {
+            self.publish_will(will, &session);
         }
     }
 
@@ -440,10 +461,9 @@ impl Core {
         if let Some(at) = aftermath.look_again_at {
             self.timers.add(at, session);
         }
-        // What the session is now is noted after its will, or with it: a broker that is killed in between publishes the
-        // will twice rather than never.
-        if !aftermath.will.is_some_and(|will| self.publish_will(will, session)) {
-            session.note_present(&self.store);
+        match aftermath.will {
+            Some(will) => self.publish_will(will, session),
+            None => session.note_present(&self.store),
         }
     }
 
@@ -479,6 +499,7 @@ impl Core {
             state.end()
         };
         aftermath.will = None;
+        self.late_wills.forget(|other| other.key == session.key);
         self.settle(session, aftermath);
     }
 

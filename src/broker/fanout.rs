@@ -74,6 +74,8 @@ pub(crate) fn fan_out(batch: Vec<Routed>, limits: &Limits, store: &Store, hooks:
         let (mut taken, mut no_room) = (routed.is_kept(), false);
         let together = store.together();
         let Routed { message, targets, from, ack, will_of } = routed;
+        let durable =
+            store.is_there() && message.qos == QoS::ExactlyOnce && (message.retain || targets.any_kept());
         let queued = |grant: &Grant| Queued {
             seq: 0,
             message: message.clone(),
@@ -90,12 +92,12 @@ pub(crate) fn fan_out(batch: Vec<Routed>, limits: &Limits, store: &Store, hooks:
         for target in &targets.each {
             let grant = if target.session.key == from { target.own.as_ref() } else { Some(&target.grant) };
             if let Some(grant) = grant {
-                note(target.session.push(queued(grant), limits, store, hooks, &mut wakers));
+                note(target.session.push(queued(grant), durable, limits, store, hooks, &mut wakers));
             }
         }
         for group in &targets.groups {
             if let Some((session, grant)) = group.next(message.queue_bytes(), limits) {
-                note(session.push(queued(&grant), limits, store, hooks, &mut wakers));
+                note(session.push(queued(&grant), durable, limits, store, hooks, &mut wakers));
             }
         }
         // Nobody who should have it has it. MQTT 3.1.1 has no words for that.

@@ -47,6 +47,7 @@ impl BrokerHandle {
     pub fn disconnect(&self, whom: Whom<'_>, reason: ReasonCode, text: &str, stored: Stored) -> usize {
         match whom {
             Whom::ClientId(id) => {
+                self.forget_late_wills(stored, |session| session.client_id == id);
                 self.disconnect_sessions(reason, text, stored, || self.core.session(id).into_iter().collect())
             }
             Whom::Identity(identity) => {
@@ -63,11 +64,20 @@ impl BrokerHandle {
         stored: Stored,
         whose: impl Fn(&str) -> bool,
     ) -> usize {
+        let is_meant = |session: &Session| session.owner.as_deref().is_some_and(&whose);
+        self.forget_late_wills(stored, is_meant);
         self.disconnect_sessions(reason, text, stored, || {
             let mut sessions = self.core.sessions();
-            sessions.retain(|session| session.owner.as_deref().is_some_and(&whose));
+            sessions.retain(|session| is_meant(session));
             sessions
         })
+    }
+
+    /// Also of sessions that are over but for their will.
+    fn forget_late_wills(&self, stored: Stored, whose: impl FnMut(&Session) -> bool) {
+        if stored == Stored::Discard {
+            self.core.late_wills.forget(whose);
+        }
     }
 
     fn disconnect_sessions(
@@ -125,6 +135,20 @@ impl BrokerHandle {
     /// What the broker and its hooks count.
     pub fn metrics(&self) -> &Metrics {
         &self.core.metrics
+    }
+
+    /// How often the engine's router died and was replaced since the start. Clients notice no more than a pause; whoever
+    /// runs the broker wants to know.
+    pub fn engine_restarts(&self) -> u64 {
+        self.core.engine.get().map_or(0, |engine| engine.restarts())
+    }
+
+    /// Makes the engine's router die, as no client can. For tests of what happens then.
+    #[doc(hidden)]
+    pub fn break_engine(&self) {
+        if let Some(engine) = self.core.engine.get() {
+            engine.break_down();
+        }
     }
 
     /// Connections at the moment, those not yet let in included.

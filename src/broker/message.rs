@@ -129,7 +129,8 @@ pub enum Origin {
     Publish,
     /// The will in a CONNECT. Nothing is published yet; a refusal refuses the CONNECT.
     WillAtConnect,
-    /// A will that is now due. Its client is gone; a refusal drops it.
+    /// A will that is now due. Its client is gone. A refusal drops it, unless the reason is
+    /// [`ReasonCode::ServerBusy`](crate::mqtt::ReasonCode::ServerBusy): then the hook is asked again.
     Will,
 }
 
@@ -166,6 +167,14 @@ impl Publication {
     pub fn set_attachment(&mut self, attachment: Attachment, keepsake: Option<Bytes>) {
         self.message.attachment = Some(attachment);
         self.message.keepsake = keepsake;
+    }
+
+    /// The same once more, untouched by hooks.
+    pub(crate) fn copied(&self, origin: Origin) -> Self {
+        let Message { topic, payload, qos, retain, properties, publisher, .. } = &self.message;
+        let message = Message::new(topic.clone(), payload.clone(), *qos, *retain);
+        let (properties, publisher) = (properties.clone(), publisher.clone());
+        Self { message: Message { properties, publisher, ..message }, origin }
     }
 
     /// One that hooks have nothing to do with.

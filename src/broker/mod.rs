@@ -16,6 +16,7 @@ mod handle;
 mod handshake;
 mod hook;
 mod hooks;
+mod late_wills;
 mod limits;
 mod listener;
 mod message;

@@ -15,7 +15,7 @@ use super::{
     hooks::Hooks,
     listener::{self, Listening, TlsSettings},
     metrics::Metrics,
-    store::{self, StoreError},
+    store::{self, Disk, StoreError},
     timers,
     websocket::Origins,
 };
@@ -60,14 +60,24 @@ impl Broker {
     /// # Errors
     /// The engine does not start, or the stored state cannot be used.
     pub fn new(config: Config, hooks: Vec<Box<dyn Hook>>) -> Result<Self, BrokerError> {
+        let disk = config.data.as_deref().map(store::open).transpose()?;
+        Self::over(disk, config, hooks)
+    }
+
+    /// [`new`](Self::new) over a store that is open already.
+    pub(crate) fn over(
+        disk: Option<Disk>,
+        config: Config,
+        hooks: Vec<Box<dyn Hook>>,
+    ) -> Result<Self, BrokerError> {
         let allow_by_default = config.default_verdict == DefaultVerdict::Allow;
         let kind = config.engine;
         let limits = config.limits.clone();
         let metrics = Metrics::default();
         let counts = Counts::new(&metrics);
         let hooks = Hooks::new(hooks, allow_by_default, &metrics, counts.clone());
-        let (store, restored) = match &config.data {
-            Some(dir) => store::restore(store::open(dir)?, &hooks)?,
+        let (store, restored) = match disk {
+            Some(disk) => store::restore(disk, &hooks)?,
             None => Default::default(),
         };
         let core = Arc::new(Core::new(config, hooks.clone(), store.clone(), metrics, counts));

@@ -14,6 +14,9 @@ use super::{Timestamp, core::Core, session::Session};
 /// How often expired retained messages are looked for. They are never delivered, also before that.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 
+/// How often wills that could not be published are tried again.
+const LATE_WILLS_INTERVAL: Duration = Duration::from_millis(500);
+
 #[derive(Default)]
 pub(crate) struct Timers {
     entries: Mutex<Entries>,
@@ -41,6 +44,11 @@ impl Timers {
         }
     }
 
+    /// Has everything looked at that may be due.
+    pub(crate) fn wake(&self) {
+        self.changed.notify_one();
+    }
+
     fn due(&self, now: Timestamp) -> Vec<Arc<Session>> {
         let mut entries = self.entries.lock();
         let later = entries.sessions.split_off(&(Timestamp(now.0.saturating_add(1)), 0));
@@ -58,6 +66,8 @@ impl Timers {
 /// Runs for as long as the broker.
 pub(crate) async fn run(core: Arc<Core>) {
     let mut sweep = time::interval(SWEEP_INTERVAL);
+    let mut late_wills = time::interval(LATE_WILLS_INTERVAL);
+    late_wills.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
     loop {
         let next = core.timers.next().map(|at| core.clock.instant(at));
         tokio::select! {
@@ -66,6 +76,7 @@ pub(crate) async fn run(core: Arc<Core>) {
                 core.timers.due(core.clock.now()).iter().for_each(|session| core.look_again(session));
             }
             _ = sweep.tick() => core.sweep(),
+            _ = late_wills.tick(), if core.late_wills.any() => core.publish_late_wills(),
         }
     }
 }

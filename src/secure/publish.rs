@@ -38,6 +38,11 @@ impl SecurePublish {
         }
         let rule = bundle.rule_for(&topic);
         if let Some(rule) = rule.filter(|rule| !self.satisfies(session.device, &rule.publishers)) {
+            // A broker that has just started may have a will to publish before it knows anybody. It is asked again.
+            if publication.origin() == Origin::Will && !self.view.has_directory() {
+                let text = "the broker has no directory yet";
+                return Err(Refused::new("no-directory", ReasonCode::ServerBusy, text));
+            }
             let text = format!("the rule `{}` does not let you publish", rule.filter);
             return Err(Refused::new("not-allowed", ReasonCode::NotAuthorized, text));
         }

@@ -90,6 +90,11 @@ impl View {
         read(&self.known).by_id.get(&id).cloned()
     }
 
+    /// Whether the directory was ever read. It has the broker itself at least.
+    pub fn has_directory(&self) -> bool {
+        read(&self.known).revision > 0
+    }
+
     /// Whose name (or identifier) this is.
     pub fn owner_of(&self, name: &str) -> Option<DeviceId> {
         let known = read(&self.known);

@@ -1,6 +1,8 @@
 //! A broker on a free port, and a client that speaks packets or bytes.
 #![allow(dead_code)]
 
+pub mod load;
+
 use std::{net::SocketAddr, time::Duration};
 
 use bytes::{Bytes, BytesMut};
@@ -65,6 +67,30 @@ impl TestBroker {
     pub async fn shutdown(mut self) {
         let _ = self.stop.take().unwrap().send(());
         timeout(DEADLINE, self.task).await.unwrap().unwrap();
+    }
+
+    /// Lets people in and delivers, whatever somebody has done to it.
+    pub async fn works(&self) {
+        for version in [Version::V3, Version::V5] {
+            let (mut client, _) = self.connect(connect(version, "probe")).await;
+            client.subscribe("probe", QoS::AtLeastOnce).await;
+            let publish = Publish { packet_id: 9, ..message("probe", "x", QoS::AtLeastOnce) };
+            client.send(Packet::Publish(publish)).await;
+            let (first, second) = (client.packet().await, client.packet().await);
+            let kinds = [first, second].map(|packet| matches!(packet, Packet::Publish(_)));
+            assert_eq!(kinds.iter().filter(|is_message| **is_message).count(), 1);
+            client.disconnect().await;
+        }
+    }
+
+    /// One for each engine.
+    pub async fn of_each_engine() -> [Self; 2] {
+        let of = |engine| {
+            let mut config = Config::default();
+            config.engine = engine;
+            Self::with(config, vec![])
+        };
+        [of(EngineKind::Rumqttd).await, of(EngineKind::Direct).await]
     }
 
     pub async fn raw(&self) -> Client {
@@ -168,6 +194,13 @@ impl Client {
         let mut out = BytesMut::new();
         packet.encode(self.version, &mut out).unwrap();
         self.send_bytes(&out).await;
+    }
+
+    /// Writes a packet unless the broker is gone.
+    pub async fn try_send(&mut self, packet: Packet) -> Option<()> {
+        let mut out = BytesMut::new();
+        packet.encode(self.version, &mut out).unwrap();
+        self.stream.write_all(&out).await.ok()
     }
 
     pub async fn send_bytes(&mut self, bytes: &[u8]) {

@@ -30,6 +30,14 @@ pub(crate) trait Engine: Send + Sync + 'static {
         true
     }
 
+    /// How often what it runs on died and was replaced.
+    fn restarts(&self) -> u64 {
+        0
+    }
+
+    /// Makes what it runs on die, as a client must never be able to. For tests.
+    fn break_down(&self) {}
+
     /// Waits until it is not full.
     fn room(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
         Box::pin(std::future::ready(()))

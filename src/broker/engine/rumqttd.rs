@@ -10,7 +10,10 @@ use std::{
     collections::VecDeque,
     future::Future,
     pin::{Pin, pin},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll, Waker},
     time::Duration,
 };
@@ -48,6 +51,7 @@ struct Shared {
     way: Mutex<Way>,
     room: Notify,
     sink: Sink,
+    restarts: AtomicU64,
 }
 
 /// What was handed to the router and has not come back.
@@ -73,7 +77,8 @@ impl Rumqttd {
             underway_bytes: 0,
             delivering: false,
         };
-        let shared = Arc::new(Shared { way: Mutex::new(way), room: Notify::new(), sink });
+        let shared =
+            Arc::new(Shared { way: Mutex::new(way), room: Notify::new(), sink, restarts: AtomicU64::new(0) });
         let pump = tokio::spawn(pump(shared.clone(), rx));
         Ok(Self { shared, pump })
     }
@@ -123,6 +128,18 @@ impl Engine for Rumqttd {
     fn is_idle(&self) -> bool {
         let way = self.shared.way.lock();
         way.underway.is_empty() && !way.delivering
+    }
+
+    fn restarts(&self) -> u64 {
+        self.shared.restarts.load(Ordering::Acquire)
+    }
+
+    fn break_down(&self) {
+        // A topic that does not begin with an ASCII character panics rumqttd 0.20.
+        let poison = Publish::new(Bytes::from_static("é".as_bytes()), Bytes::new(), false);
+        if let Some(link) = &mut self.shared.way.lock().link {
+            let _ = now(link.send(Packet::Publish(poison, None)));
+        }
     }
 
     fn room(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
@@ -192,6 +209,7 @@ async fn pump(shared: Arc<Shared>, mut rx: LinkRx) {
                     let mut way = shared.way.lock();
                     way.next_offset = 0;
                     way.link = Some(tx);
+                    shared.restarts.fetch_add(1, Ordering::Release);
                     break rx;
                 }
                 _ => tokio::time::sleep(RESTART_PAUSE).await,
@@ -310,16 +328,13 @@ mod tests {
         let engine = Rumqttd::start(sink).expect("a router starts");
         engine.submit(vec![routed("0".into())]);
         expect(&seen, 1).await;
-        // The topic that panics rumqttd 0.20.
-        let poison =
-            Packet::Publish(Publish::new(Bytes::from_static("é".as_bytes()), Bytes::new(), false), None);
-        let _ = engine.shared.way.lock().link.as_mut().map(|link| now(link.send(poison)));
+        engine.break_down();
         for number in 1..100 {
             engine.submit(vec![routed(number.to_string())]);
         }
         expect(&seen, 100).await;
         let replaced = async {
-            while engine.shared.way.lock().link.is_none() {
+            while engine.restarts() == 0 {
                 tokio::task::yield_now().await;
             }
         };

@@ -233,11 +233,12 @@ impl Session {
         state.link.is_some() && state.outgoing.full(bytes, limits).is_none()
     }
 
-    /// Queues a message. Wakers that must be woken once the batch is done are added to
+    /// Queues a message. `durable`: somebody keeps it. Wakers that must be woken once the batch is done are added to
     /// `wakers`.
     pub(crate) fn push(
         self: &Arc<Self>,
         queued: Queued,
+        durable: bool,
         limits: &Limits,
         store: &Store,
         hooks: &Hooks,
@@ -272,9 +273,13 @@ impl Session {
                 queued.seq
             }
         };
+        let wait = qos == QoS::ExactlyOnce && (durable || state.outgoing.is_holding());
+        if wait {
+            state.outgoing.hold(seq);
+        }
         wakers.extend(state.link.as_mut().and_then(|link| link.waker.take()));
         drop(state);
-        if keep && qos == QoS::ExactlyOnce {
+        if wait {
             self.send_when_kept(seq, store, hooks, wakers);
         }
         if keep { Pushed::Kept } else { Pushed::Taken }
@@ -303,7 +308,7 @@ impl Session {
             } else {
                 // Its publisher is told that it was refused.
                 withdrawn = state.outgoing.withdraw(seq);
-                row.remove_queued(session.key, seq);
+                session.forget_row(&state, seq, &row);
             }
             wakers.extend(state.link.as_mut().and_then(|link| link.waker.take()));
             drop(state);

@@ -104,6 +104,8 @@ pub(crate) struct Outgoing {
     /// Up to which number messages are on disk, where they are kept at all: one of QoS 2 must be there before it is
     /// sent, since a broker that forgot it would take it from its publisher once more.
     committed: Option<u64>,
+    /// Whether that is so for good; otherwise only until what waits is on disk.
+    kept: bool,
     /// What [`newly_sent`](Self::newly_sent) gave last.
     sent: u64,
     /// Messages that found no room, and how many of them the client was told of.
@@ -124,6 +126,18 @@ impl Outgoing {
     /// From now on the messages are kept on disk.
     pub(crate) fn keep(&mut self) {
         self.committed = Some(0);
+        self.kept = true;
+    }
+
+    /// A QoS 2 message that is not kept here waits for the disk all the same, since others keep it: if it cannot be
+    /// written there, its publisher is told that it was refused, and may send it again.
+    pub(crate) fn hold(&mut self, seq: u64) {
+        self.committed.get_or_insert(seq - 1);
+    }
+
+    /// Whether QoS 2 messages wait for the disk.
+    pub(crate) fn is_holding(&self) -> bool {
+        self.committed.is_some()
     }
 
     /// Appends a message and numbers it, unless that would exceed the limits.
@@ -218,6 +232,9 @@ impl Outgoing {
     /// Messages up to this number are on disk.
     pub(crate) fn committed(&mut self, seq: u64) {
         self.committed = self.committed.map(|before| before.max(seq));
+        if !self.kept && self.committed >= Some(self.last_seq) {
+            self.committed = None;
+        }
     }
 
     /// A message that could not be written to disk, of QoS 2 and so not sent yet: as if it had never come.

@@ -5,6 +5,7 @@ use std::{
     fmt::Write,
     fs, io,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
 };
 
@@ -49,6 +50,9 @@ pub enum StoreError {
     /// The file cannot be read or written, or is damaged.
     #[error("cannot use the stored state")]
     File(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The database failed where it should not be able to.
+    #[error("the database panicked; standard error says where")]
+    Panicked,
 }
 
 impl StoreError {
@@ -238,12 +242,14 @@ impl Disk {
         changes: &HashMap<Key, Option<Bytes>>,
         ended: &[u64],
     ) -> Result<(), StoreError> {
-        let database = match self.database.take() {
-            Some(database) => database,
-            None => (self.open)()?,
-        };
-        Self::write(&database, changes, ended).map_err(StoreError::file)?;
-        self.database = Some(database);
+        let (opened, open) = (self.database.take(), &mut self.open);
+        // Whoever waits for the commit must hear of a panic, too. The database goes with it: it is opened anew.
+        let write = AssertUnwindSafe(|| {
+            let database = opened.map_or_else(open, Ok)?;
+            Self::write(&database, changes, ended).map_err(StoreError::file)?;
+            Ok(database)
+        });
+        self.database = Some(catch_unwind(write).unwrap_or(Err(StoreError::Panicked))?);
         Ok(())
     }
 

@@ -9,6 +9,8 @@
 //! and as long as it fails nothing new is taken that would have to be kept ([`Store::is_failing`]).
 
 mod disk;
+#[cfg(test)]
+mod power_cut;
 mod record;
 mod restore;
 #[cfg(test)]
@@ -16,6 +18,7 @@ mod tests;
 
 use std::{
     collections::HashMap,
+    panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
     sync::{
         Arc,
@@ -30,8 +33,9 @@ use bytes::Bytes;
 use parking_lot::{Condvar, Mutex, RwLock, RwLockReadGuard};
 use tokio::sync::{Notify, oneshot};
 
+pub(crate) use self::disk::Disk;
+use self::disk::Key;
 pub use self::disk::StoreError;
-use self::disk::{Disk, Key};
 pub(crate) use self::{
     record::{SessionRecord, WillRecord},
     restore::{Restored, restore},
@@ -145,7 +149,7 @@ impl Store {
         let thread = std::thread::Builder::new().name("store".into());
         let writer = {
             let shared = shared.clone();
-            thread.spawn(move || shared.write(disk))?
+            thread.spawn(move || shared.run(disk))?
         };
         *shared.writer.lock() = Some(writer);
         Ok(Self(Some(shared)))
@@ -361,8 +365,25 @@ impl Shared {
         blob
     }
 
-    /// The thread.
-    fn write(self: Arc<Self>, mut disk: Disk) {
+    /// The thread. Should it panic, everybody who waits is told that nothing is kept any more.
+    fn run(self: Arc<Self>, disk: Disk) {
+        let writing = AssertUnwindSafe(|| self.write(disk));
+        if catch_unwind(writing).is_ok() {
+            return;
+        }
+        tracing::error!(
+            "the store's thread panicked: what must be kept is refused until the broker is restarted"
+        );
+        self.failing.store(true, Ordering::Release);
+        let after = {
+            let mut pending = self.pending.lock();
+            pending.closed = true;
+            std::mem::take(&mut pending.after)
+        };
+        tell(after, false);
+    }
+
+    fn write(&self, mut disk: Disk) {
         loop {
             {
                 let mut pending = self.pending.lock();
@@ -400,9 +421,7 @@ impl Shared {
             if failed && !closing {
                 self.again(changes, ended);
             }
-            let mut wakers = Vec::new();
-            after.into_iter().for_each(|then| then(!failed, &mut wakers));
-            wakers.into_iter().for_each(Waker::wake);
+            tell(after, !failed);
             if closing {
                 return;
             }
@@ -425,6 +444,17 @@ impl Shared {
         ended.append(&mut pending.ended);
         pending.ended = ended;
     }
+}
+
+/// Tells everybody who waited, also if one of them panics.
+fn tell(after: Vec<After>, kept: bool) {
+    let mut wakers = Vec::new();
+    for then in after {
+        if catch_unwind(AssertUnwindSafe(|| then(kept, &mut wakers))).is_err() {
+            tracing::error!("what waited for the store panicked");
+        }
+    }
+    wakers.into_iter().for_each(Waker::wake);
 }
 
 /// Opens the file in `dir`; see [`restore`] for what is in it.

@@ -7,8 +7,9 @@ use std::{
     sync::{Arc, mpsc},
 };
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use redb::{Database, StorageBackend};
+use tokio::sync::Notify;
 
 use super::{
     Store, StoreError,
@@ -25,66 +26,124 @@ struct Inner {
     /// Writes since the last sync, in order.
     writes: Vec<(u64, Vec<u8>)>,
     full: bool,
+    /// Whether whatever writes next panics.
+    panics: bool,
+    /// The how-manieth sync from now on is held.
+    hold_in: Option<u64>,
 }
 
+impl Inner {
+    fn check(&mut self) -> io::Result<()> {
+        assert!(!std::mem::take(&mut self.panics), "as a bug in the database would");
+        if self.full { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+    }
+}
+
+/// Puts data in its place, unless the file has become shorter since.
+fn put(file: &mut [u8], offset: u64, data: &[u8]) {
+    let at = offset as usize;
+    if let Some(place) = file.get_mut(at..at + data.len()) {
+        place.copy_from_slice(data);
+    }
+}
+
+/// A disk that can be full, and can be told to lose its power.
 #[derive(Debug, Clone, Default)]
-struct Storage(Arc<Mutex<Inner>>);
+pub(super) struct Storage {
+    inner: Arc<Mutex<Inner>>,
+    /// A sync is held.
+    held: Arc<Notify>,
+    let_go: Arc<(Mutex<bool>, Condvar)>,
+}
 
 impl StorageBackend for Storage {
     fn len(&self) -> io::Result<u64> {
-        Ok(self.0.lock().now.len() as u64)
+        Ok(self.inner.lock().now.len() as u64)
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         let at = offset as usize;
-        let inner = self.0.lock();
+        let inner = self.inner.lock();
         let bytes = inner.now.get(at..at + out.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
         out.copy_from_slice(bytes);
         Ok(())
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.lock().now.resize(len as usize, 0);
+        self.inner.lock().now.resize(len as usize, 0);
         Ok(())
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        let mut inner = self.0.lock();
-        if inner.full {
-            return Err(io::ErrorKind::StorageFull.into());
+        let held = {
+            let mut inner = self.inner.lock();
+            inner.check()?;
+            let held = inner.hold_in == Some(1);
+            if !held {
+                inner.hold_in = inner.hold_in.map(|count| count - 1);
+                let Inner { synced, now, writes, .. } = &mut *inner;
+                synced.resize(now.len(), 0);
+                writes.drain(..).for_each(|(offset, data)| put(synced, offset, &data));
+            }
+            held
+        };
+        if held {
+            self.held.notify_one();
+            let (gone, changed) = &*self.let_go;
+            changed.wait_while(&mut gone.lock(), |gone| !*gone);
+            return Err(io::ErrorKind::BrokenPipe.into());
         }
-        inner.synced = inner.now.clone();
-        inner.writes.clear();
         Ok(())
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        let mut inner = self.0.lock();
-        if inner.full {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
+        let mut inner = self.inner.lock();
+        inner.check()?;
         let at = offset as usize;
-        inner.now[at..at + data.len()].copy_from_slice(data);
+        inner.now.get_mut(at..at + data.len()).ok_or(io::ErrorKind::UnexpectedEof)?.copy_from_slice(data);
         inner.writes.push((offset, data.to_vec()));
         Ok(())
     }
 }
 
 impl Storage {
-    /// What is left after the power went: all that was synced, and of the rest what `survives` says.
-    fn cut(&self, mut survives: impl FnMut() -> bool) -> Self {
-        let inner = self.0.lock();
-        let mut now = inner.synced.clone();
-        now.resize(inner.now.len().max(now.len()), 0);
-        for (offset, data) in &inner.writes {
-            if survives() {
-                now[*offset as usize..*offset as usize + data.len()].copy_from_slice(data);
-            }
-        }
-        Self(Arc::new(Mutex::new(Inner { synced: now.clone(), now, writes: Vec::new(), full: false })))
+    /// Has a sync hang, before it has done anything: the `count`th from now.
+    pub(super) fn hold_sync(&self, count: u64) {
+        self.inner.lock().hold_in = Some(count);
     }
 
-    fn disk(&self) -> Disk {
+    /// Waits until a sync hangs.
+    pub(super) async fn held(&self) {
+        self.held.notified().await;
+    }
+
+    /// Lets a sync that hangs fail.
+    pub(super) fn let_go(&self) {
+        *self.let_go.0.lock() = true;
+        self.let_go.1.notify_all();
+    }
+
+    /// Whether there is no room, from now on.
+    pub(super) fn fill(&self, full: bool) {
+        self.inner.lock().full = full;
+    }
+
+    /// Whether something was written and not synced.
+    pub(super) fn has_unsynced(&self) -> bool {
+        !self.inner.lock().writes.is_empty()
+    }
+
+    /// What is left after the power went: all that was synced, and of the rest what `survives` says.
+    pub(super) fn cut(&self, mut survives: impl FnMut() -> bool) -> Self {
+        let inner = self.inner.lock();
+        let mut now = inner.synced.clone();
+        now.resize(inner.now.len().max(now.len()), 0);
+        inner.writes.iter().filter(|_| survives()).for_each(|(offset, data)| put(&mut now, *offset, data));
+        let inner = Inner { synced: now.clone(), now, ..Inner::default() };
+        Self { inner: Arc::new(Mutex::new(inner)), ..Self::default() }
+    }
+
+    pub(super) fn disk(&self) -> Disk {
         let storage = self.clone();
         let open = move || {
             Database::builder()
@@ -172,18 +231,44 @@ fn a_full_disk_is_told_and_tried_again() {
     let store = Store::start(storage.disk()).unwrap();
     store.put_subscription(1, "before", SUBSCRIBED);
     assert!(kept(&store) && !store.is_failing());
-    storage.0.lock().full = true;
+    storage.fill(true);
     store.put_subscription(1, "while", SUBSCRIBED);
     store.remove_subscription(1, "before");
     assert!(!kept(&store) && store.is_failing());
     store.put_subscription(1, "after", SUBSCRIBED);
     assert!(!kept(&store), "it is tried again and fails again");
-    storage.0.lock().full = false;
+    storage.fill(false);
     assert!(kept(&store) && !store.is_failing(), "there is room again");
     store.close();
     let mut found = storage.subscriptions().remove(&1).unwrap();
     found.sort();
     assert_eq!(found, ["after", "while"], "nothing that was noted meanwhile is lost");
+}
+
+#[test]
+fn a_database_that_panics_is_told_and_opened_anew() {
+    let storage = Storage::default();
+    let store = Store::start(storage.disk()).unwrap();
+    store.put_subscription(1, "before", SUBSCRIBED);
+    assert!(kept(&store));
+    storage.inner.lock().panics = true;
+    store.put_subscription(1, "while", SUBSCRIBED);
+    assert!(!kept(&store) && store.is_failing());
+    assert!(kept(&store) && !store.is_failing(), "it is opened anew");
+    store.close();
+    let mut found = storage.subscriptions().remove(&1).unwrap();
+    found.sort();
+    assert_eq!(found, ["before", "while"]);
+}
+
+#[test]
+fn who_panics_when_told_keeps_nobody_else_waiting() {
+    let store = Store::start(Storage::default().disk()).unwrap();
+    {
+        let _together = store.together();
+        store.after(&mut Vec::new(), |_, _| panic!("as a bug in the broker would"));
+    }
+    assert!(kept(&store) && kept(&store));
 }
 
 #[test]

@@ -1,0 +1,226 @@
+//! Whole sessions over the wire, on a disk that is full, or that forgets what was not synced when the power goes, again and
+//! again: nothing acknowledged is lost, nothing of QoS 2 comes twice, each topic keeps its order.
+//!
+//! `SMQTT_CRASH_CYCLES=1000` runs it for longer than the checks do.
+
+// The clients of the tests in `tests/`.
+#[path = "../../../tests/broker_support/mod.rs"]
+mod broker_support;
+
+use std::{sync::atomic::AtomicBool, time::Duration};
+
+use tokio::{
+    runtime::{Builder, Runtime},
+    time::timeout,
+};
+
+use self::broker_support::{
+    Client, connect,
+    load::{Publisher, Subscriber, scatter},
+    message, persistent, will,
+};
+use super::tests::Storage;
+use crate::{
+    broker::{Broker, BrokerHandle, Config, EngineKind},
+    mqtt::{Ack, Connect, Packet, QoS, ReasonCode, Version},
+};
+
+const CYCLES: usize = 25;
+
+fn cycles() -> usize {
+    std::env::var("SMQTT_CRASH_CYCLES").ok().and_then(|text| text.parse().ok()).unwrap_or(CYCLES)
+}
+
+/// A broker on a disk, with threads of its own, so that it can go at once and entirely.
+struct Life {
+    storage: Storage,
+    runtime: Runtime,
+    handle: BrokerHandle,
+}
+
+impl Life {
+    fn begin(storage: Storage) -> Self {
+        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let mut config = Config::default();
+        config.engine = EngineKind::Direct;
+        // Nothing may be dropped because a reader is slower than the writers.
+        (config.limits.queue_messages_max, config.limits.queue_bytes_max) = (usize::MAX, usize::MAX);
+        let _inside = runtime.enter();
+        let broker = Broker::over(Some(storage.disk()), config, vec![]).expect("it starts");
+        let handle = broker.handle();
+        runtime.spawn(broker.run(std::future::pending()));
+        drop(_inside);
+        Self { storage, runtime, handle }
+    }
+
+    async fn connect(&self, version: Version, client_id: &str) -> Client {
+        self.connect_with(persistent(version, client_id)).await
+    }
+
+    async fn connect_with(&self, connect: Connect) -> Client {
+        let (ours, theirs) = tokio::io::duplex(1 << 16);
+        let handle = self.handle.clone();
+        self.runtime.spawn(async move { handle.serve(theirs, ([127, 0, 0, 1], 1).into()).await });
+        let mut client = Client::over(ours);
+        client.version = connect.version;
+        client.send(Packet::Connect(Box::new(connect))).await;
+        assert_eq!(client.connack().await.reason, ReasonCode::Success);
+        client
+    }
+
+    /// The power goes: what the disk has afterwards.
+    fn end(self, survives: impl FnMut() -> bool) -> Storage {
+        let after = self.storage.cut(survives);
+        self.storage.let_go();
+        drop(self.handle);
+        self.runtime.shutdown_background();
+        after
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_power_goes_again_and_again_and_nothing_acknowledged_is_lost() {
+    let versions = [Version::V5, Version::V3];
+    let mut publishers =
+        versions.map(|v| Publisher::new(&format!("load/{v:?}"), &[QoS::ExactlyOnce, QoS::AtLeastOnce]));
+    let mut subscribers = versions.map(|_| Subscriber::default());
+    let mut storage = Storage::default();
+    let running = AtomicBool::new(false);
+    let (mut within_a_sync, mut unsynced) = (0, 0);
+    {
+        let life = Life::begin(storage);
+        for version in versions {
+            let mut reader = life.connect(version, &format!("reader {version:?}")).await;
+            reader.subscribe("load/+", QoS::ExactlyOnce).await;
+        }
+        storage = life.end(|| false);
+    }
+    for cycle in 0..cycles() as u64 {
+        let life = Life::begin(storage);
+        let mut clients = Vec::new();
+        for version in versions {
+            clients.push(life.connect(version, &format!("reader {version:?}")).await);
+            clients.push(life.connect(version, &format!("writer {version:?}")).await);
+        }
+        let [r0, w0, r1, w1] = &mut clients[..] else { unreachable!() };
+        let ([p0, p1], [s0, s1]) = (&mut publishers, &mut subscribers);
+        let load = async {
+            tokio::join!(
+                p0.run(w0, &running),
+                p1.run(w1, &running),
+                s0.run(r0, |_| false),
+                s1.run(r1, |_| false)
+            )
+        };
+        // In turn: within a sync, before it has done anything, and at any moment.
+        let within = cycle % 2 == 0;
+        let cut = async {
+            if within {
+                life.storage.hold_sync(1 + scatter(cycle) % 12);
+                life.storage.held().await;
+            } else {
+                tokio::time::sleep(Duration::from_micros(scatter(cycle) % 20_000)).await;
+            }
+        };
+        // From here on the clients hear nothing more.
+        tokio::select! {
+            biased;
+            () = cut => {}
+            ended = load => panic!("{ended:?}"),
+        }
+        within_a_sync += usize::from(within);
+        unsynced += usize::from(life.storage.has_unsynced());
+        let mut random = cycle;
+        storage = life.end(|| {
+            random += 1;
+            scatter(random) % 2 == 0
+        });
+    }
+    let life = Life::begin(storage);
+    let stop = AtomicBool::new(true);
+    for (publisher, version) in publishers.iter_mut().zip(versions) {
+        let mut writer = life.connect(version, &format!("writer {version:?}")).await;
+        publisher.run(&mut writer, &stop).await.expect("the connection stays open");
+    }
+    let publishers: Vec<&Publisher> = publishers.iter().collect();
+    for (subscriber, version) in subscribers.iter_mut().zip(versions) {
+        let mut reader = life.connect(version, &format!("reader {version:?}")).await;
+        let drained = timeout(broker_support::DEADLINE, subscriber.drain(&mut reader, &publishers)).await;
+        let lost: Vec<_> = publishers.iter().map(|publisher| subscriber.missing(publisher)).collect();
+        assert!(drained.is_ok(), "lost: {lost:?}");
+        subscriber.check(&publishers);
+    }
+    life.end(|| false);
+    let acknowledged: usize = publishers.iter().map(|publisher| publisher.acknowledged.len()).sum();
+    println!(
+        "{} power cuts, {within_a_sync} of them within a sync, {unsynced} with writes unsynced; {acknowledged} acknowledged",
+        cycles()
+    );
+    assert!(acknowledged > 10 * cycles() && unsynced >= within_a_sync, "there was something to lose");
+}
+
+#[tokio::test]
+async fn a_qos_2_message_that_cannot_be_kept_reaches_nobody_and_may_come_again() {
+    for version in [Version::V5, Version::V3] {
+        let life = Life::begin(Storage::default());
+        let mut absent = life.connect(Version::V5, "absent").await;
+        absent.subscribe("a", QoS::ExactlyOnce).await;
+        let mut live = life.connect_with(connect(Version::V5, "live")).await;
+        live.subscribe("a", QoS::ExactlyOnce).await;
+        let mut writer = life.connect(version, "writer").await;
+        life.storage.fill(true);
+        let once = || crate::mqtt::Publish { packet_id: 9, ..message("a", "once", QoS::ExactlyOnce) };
+        writer.send(Packet::Publish(once())).await;
+        match (version, writer.next().await) {
+            (Version::V5, Some(Packet::Pubrec(ack))) => assert_eq!(ack.reason, ReasonCode::QuotaExceeded),
+            // MQTT 3.1.1 knows no such answer.
+            (Version::V3, None) => writer = life.connect(version, "writer").await,
+            (_, other) => panic!("{other:?}"),
+        }
+        assert_eq!(live.until_ping().await, []);
+        life.storage.fill(false);
+        // Until the disk is found writable again, it is refused again.
+        loop {
+            writer.send(Packet::Publish(once())).await;
+            match writer.next().await {
+                Some(Packet::Pubrec(ack)) if ack.reason.is_error() => {}
+                Some(Packet::Pubrec(_)) => break,
+                None => writer = life.connect(version, "writer").await,
+                other => panic!("{other:?}"),
+            }
+        }
+        for reader in [&mut live, &mut absent] {
+            let got = reader.message().await;
+            assert_eq!((&got.payload[..], got.qos), (&b"once"[..], QoS::ExactlyOnce));
+            reader.send(Packet::Pubrec(Ack::new(got.packet_id, ReasonCode::Success))).await;
+            assert!(matches!(reader.packet().await, Packet::Pubrel(_)));
+            assert_eq!(reader.until_ping().await, []);
+        }
+        life.end(|| false);
+    }
+}
+
+#[tokio::test]
+async fn a_will_that_a_full_disk_refuses_is_published_when_there_is_room() {
+    let life = Life::begin(Storage::default());
+    let mut reader = life.connect(Version::V5, "reader").await;
+    reader.subscribe("wills/#", QoS::AtLeastOnce).await;
+    let mut sensor = persistent(Version::V5, "sensor");
+    sensor.will = Some(crate::mqtt::Will { qos: QoS::AtLeastOnce, retain: true, ..will("wills/1", "gone") });
+    let sensor = life.connect_with(sensor).await;
+    life.storage.fill(true);
+    let mut writer = life.connect_with(connect(Version::V5, "writer")).await;
+    let refused = writer.publish(message("wills/2", "x", QoS::AtLeastOnce)).await;
+    assert_eq!(refused, ReasonCode::QuotaExceeded);
+    // QoS 1 goes out before it is known whether it can be kept; it is not over for that.
+    assert_eq!(reader.payload().await, "x");
+    drop(sensor);
+    broker_support::until(|| life.handle.connections() == 2).await;
+    assert_eq!(reader.until_ping().await, []);
+    life.storage.fill(false);
+    assert_eq!(reader.payload().await, "gone");
+    let mut late = life.connect_with(connect(Version::V5, "late")).await;
+    late.subscribe("wills/1", QoS::AtMostOnce).await;
+    assert_eq!(late.payload().await, "gone");
+    life.end(|| false);
+}

@@ -119,6 +119,21 @@ impl Running {
         self.child.id()
     }
 
+    /// Memory that it has now, by `/proc`.
+    pub fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+    }
+
+    /// Processor time that it has used, in ticks of a hundredth of a second, by `/proc`.
+    pub fn cpu_ticks(&self) -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
+        // The name, in brackets, may hold anything; user and system time are the 14th and 15th field.
+        let after_name = stat.rsplit_once(") ").unwrap().1;
+        after_name.split(' ').skip(11).take(2).map(|field| field.parse::<u64>().unwrap()).sum()
+    }
+
     /// Writes to its input, which stays open.
     pub fn write(&mut self, bytes: &[u8]) {
         let stdin = self.stdin.as_mut().expect("its input is closed");

@@ -440,10 +440,11 @@ pub(crate) fn session_expiry(secs: u32, limits: &Limits) -> Option<Duration> {
     }
 }
 
-/// The keep alive in force, in seconds. Only MQTT 5.0 can be told another than it asked for.
+/// The keep alive in force, in seconds. MQTT 3.1.1 cannot be told another than it asked for, and gets it all the same
+/// (section 3.1.2.10 allows a server to cut off who is inactive for long).
 fn keep_alive(connect: &Connect, limits: &Limits) -> Option<u16> {
     let asked = connect.keep_alive_secs;
-    let Some(max) = limits.keep_alive_max.filter(|_| connect.version == Version::V5) else {
+    let Some(max) = limits.keep_alive_max else {
         return Some(asked);
     };
     let max = u16::try_from(max.as_secs()).unwrap_or(u16::MAX);

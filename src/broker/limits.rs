@@ -73,7 +73,7 @@ limits! {
     /// Time a connection gets to take what is still to be written when it ends. 2 s.
     #[serde(with = "seconds")]
     CloseTimeout "close_timeout_seconds" close_timeout: Duration = Duration::from_secs(2), [];
-    /// Longest keep alive; a v5 client that asks for more, or for none, is told this one. `None` leaves it to clients.
+    /// Longest keep alive, also for a client that asks for more, or for none. A v5 client is told. `None` leaves it to clients.
     #[serde(with = "optional_seconds")]
     KeepAlive "keep_alive_max_seconds" keep_alive_max: Option<Duration> = None, [KeepAliveTimeout];
     /// Size of a packet from a client, fixed header included. 1 MiB and 64 KiB.

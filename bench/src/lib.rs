@@ -1,4 +1,4 @@
-//! The evaluation behind `smqtt bench`: five questions, each answered by measurement.
+//! The evaluation behind `smqtt bench`: six questions, each answered by measurement.
 //!
 //! Everything measured is a [`Figure`](result::Figure); reports, tables and comparisons are made of nothing else.
 //! The schemes of other libraries live here and nowhere else: nothing that seals, opens, issues or carries links
@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod broker;
 pub mod compare;
 pub mod counters;
 pub mod files;

@@ -20,11 +20,14 @@ pub enum Question {
     Subscribers,
     /// What does a small device pay?
     Device,
+    /// What does the broker cost, beside others?
+    Broker,
 }
 
 impl Question {
     /// All of them, in the order of the report.
-    pub const ALL: [Self; 5] = [Self::Schemes, Self::Mode, Self::Mqtt, Self::Subscribers, Self::Device];
+    pub const ALL: [Self; 6] =
+        [Self::Schemes, Self::Mode, Self::Mqtt, Self::Subscribers, Self::Device, Self::Broker];
 
     /// The name on the command line and in files.
     pub fn name(self) -> &'static str {
@@ -34,6 +37,7 @@ impl Question {
             Self::Mqtt => "mqtt",
             Self::Subscribers => "subscribers",
             Self::Device => "device",
+            Self::Broker => "broker",
         }
     }
 
@@ -45,6 +49,7 @@ impl Question {
             Self::Mqtt => "What does sealing add to MQTT end to end?",
             Self::Subscribers => "What does one more subscriber cost the publisher?",
             Self::Device => "What does a small device pay?",
+            Self::Broker => "What does the broker cost, beside others?",
         }
     }
 }

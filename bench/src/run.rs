@@ -12,7 +12,7 @@ use crate::questions::{Context, device, mode, schemes, subscribers};
 use crate::result::{FORMAT, Part, Question, Report};
 use crate::role::Roles;
 
-/// Measures MQTT end to end. An error is said in the report, beside what was measured before it, and the rest goes on.
+/// Measures what needs processes of the whole program. An error is said in the report, beside what was measured before it, and the rest goes on.
 pub type Mqtt<'a> = dyn FnMut(&Plan, &dyn Progress) -> (Part, Result<(), Box<dyn Error>>) + 'a;
 
 /// What a run does.
@@ -31,13 +31,15 @@ pub struct Options<'a> {
     pub roles: Roles,
     /// Question 3.
     pub mqtt: Option<&'a mut Mqtt<'a>>,
+    /// Question 6.
+    pub broker: Option<&'a mut Mqtt<'a>>,
 }
 
 /// Answers the questions in the thread of the caller. Ends early where `progress` says so; the report has what there
 /// is and says that it was interrupted.
 pub fn run(options: Options<'_>, progress: &dyn Progress) -> Report {
     let began = Instant::now();
-    let Options { plan, questions, slow, command, started, roles, mut mqtt } = options;
+    let Options { plan, questions, slow, command, started, roles, mut mqtt, mut broker } = options;
     let counters = Counters::new();
     let machine = machine::describe(&counters);
     let mut context = Context { plan: &plan, progress, counters, roles: &roles, slow, omitted: Vec::new() };
@@ -55,19 +57,8 @@ pub fn run(options: Options<'_>, progress: &dyn Progress) -> Report {
             Question::Mode => mode::run(&mut context),
             Question::Subscribers => subscribers::run(&mut context),
             Question::Device => device::run(&mut context),
-            Question::Mqtt => match &mut mqtt {
-                Some(mqtt) => {
-                    let (part, done) = mqtt(&plan, progress);
-                    // Whoever ended it knows.
-                    let error = done.err().filter(|_| !progress.stopped());
-                    failed.extend(error.map(|error| format!("MQTT end to end: {}", with_causes(&*error))));
-                    part
-                }
-                None => {
-                    context.omitted.push("MQTT end to end: not in this build".to_owned());
-                    Part::default()
-                }
-            },
+            Question::Mqtt => whole(&mut context, "MQTT end to end", &mut mqtt, &mut failed),
+            Question::Broker => whole(&mut context, "the broker", &mut broker, &mut failed),
         }));
         match answered {
             Ok(part) => all.extend(part),
@@ -91,6 +82,24 @@ pub fn run(options: Options<'_>, progress: &dyn Progress) -> Report {
         targets: all.targets,
         figures: all.figures,
     }
+}
+
+/// What needs processes of the whole program.
+fn whole(
+    context: &mut Context<'_>,
+    name: &str,
+    measure: &mut Option<&mut Mqtt<'_>>,
+    failed: &mut Vec<String>,
+) -> Part {
+    let Some(measure) = measure else {
+        context.omitted.push(format!("{name}: not in this build"));
+        return Part::default();
+    };
+    let (part, done) = measure(context.plan, context.progress);
+    // Whoever ended it knows.
+    let error = done.err().filter(|_| !context.progress.stopped());
+    failed.extend(error.map(|error| format!("{name}: {}", with_causes(&*error))));
+    part
 }
 
 /// What went wrong, and what was behind it.

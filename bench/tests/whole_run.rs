@@ -18,6 +18,7 @@ fn options<'a>(questions: &[Question], mqtt: Option<&'a mut Mqtt<'a>>) -> Option
         started: "2026-11-22T10:00:00Z".to_owned(),
         roles: Roles::none(),
         mqtt,
+        broker: None,
     }
 }
 
@@ -33,7 +34,14 @@ fn a_run_answers_every_question() {
         let lost = Figure::new(Question::Mqtt, "latency", "lost", at, "ms", Spread::exact(f64::NAN));
         (Part { figures: vec![figure, lost], ..Part::default() }, Ok(()))
     };
-    let report = run(options(&Question::ALL, Some(&mut mqtt)), &Silent);
+    let mut broker = |_: &Plan, _: &dyn Progress| {
+        let at = ("payload bytes", 256.0);
+        let spread = Spread::exact(1.0);
+        let figure = Figure::new(Question::Broker, "deliveries", "smqtt", at, "messages/s", spread);
+        (Part { figures: vec![figure], ..Part::default() }, Ok(()))
+    };
+    let options = Options { broker: Some(&mut broker), ..options(&Question::ALL, Some(&mut mqtt)) };
+    let report = run(options, &Silent);
     assert!(!report.interrupted && report.failed.is_empty());
     for scheme in ["fabeo-cp", "fabeo-kp", "bsw", "ac17-cp", "ac17-kp", "lsw", "ghw11", "yct14"] {
         for measure in ["setup", "keygen", "encapsulate", "decapsulate", "params", "key", "encapsulation"] {

@@ -23,7 +23,7 @@ impl Default for Config {
         Self {
             limits: Limits::default(),
             default_verdict: DefaultVerdict::Allow,
-            engine: EngineKind::Rumqttd,
+            engine: EngineKind::Direct,
             data: None,
         }
     }

@@ -1,16 +1,18 @@
 //! `smqtt bench`: what it costs, measured here.
 
 use std::collections::BTreeSet;
+use std::net::ToSocketAddrs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::{Args, Subcommand, ValueEnum};
+use smqtt_bench::broker::{self, Peer, Subject};
 use smqtt_bench::compare::{Comparison, Verdict, compare};
 use smqtt_bench::files::{self, FilesError};
 use smqtt_bench::plan::Plan;
 use smqtt_bench::progress::{Bars, Progress};
 use smqtt_bench::report::{amount, significant, target_table};
-use smqtt_bench::result::{Part, Question, Target};
+use smqtt_bench::result::{Part, Question, Report, Target};
 use smqtt_bench::role::{self, Roles};
 use smqtt_bench::run::{self, Options};
 use smqtt_bench::{leftovers, mqtt};
@@ -57,6 +59,63 @@ pub struct BenchArgs {
 enum BenchCommand {
     /// Hold two reports against each other
     Compare(CompareArgs),
+    /// What the broker costs, beside mosquitto and stock rumqttd
+    Broker(BrokerBenchArgs),
+}
+
+/// Arguments of `smqtt bench broker`.
+#[derive(Args)]
+struct BrokerBenchArgs {
+    /// Whom to hold it against: `mosquitto`, which is started, or HOST:PORT, of whom nobody tells what it costs
+    #[arg(long, value_name = "PEER", default_value = "mosquitto", value_parser = peer)]
+    peer: Peer,
+    /// About a minute
+    #[arg(long)]
+    quick: bool,
+    /// Where the report goes; made if missing [default: smqtt-bench-DATE]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Only these
+    #[arg(long, value_name = "SUBJECTS", value_delimiter = ',')]
+    only: Vec<AskedOfBroker>,
+    /// Exit with 1 if a target is not met
+    #[arg(long)]
+    strict: bool,
+}
+
+/// The subjects as arguments.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+enum AskedOfBroker {
+    Throughput,
+    Latency,
+    Durable,
+    Memory,
+    Scale,
+    Hook,
+    Engine,
+}
+
+impl AskedOfBroker {
+    fn subject(self) -> Subject {
+        match self {
+            Self::Throughput => Subject::Throughput,
+            Self::Latency => Subject::Latency,
+            Self::Durable => Subject::Durable,
+            Self::Memory => Subject::Memory,
+            Self::Scale => Subject::Scale,
+            Self::Hook => Subject::Hook,
+            Self::Engine => Subject::Engine,
+        }
+    }
+}
+
+fn peer(text: &str) -> Result<Peer, String> {
+    if text == "mosquitto" {
+        return Ok(Peer::Mosquitto);
+    }
+    let addresses =
+        text.to_socket_addrs().map_err(|error| format!("neither `mosquitto` nor HOST:PORT: {error}"))?;
+    addresses.into_iter().next().map(Peer::At).ok_or_else(|| "this name has no address".to_owned())
 }
 
 /// Arguments of `smqtt bench compare`.
@@ -114,6 +173,7 @@ impl From<FilesError> for Failure {
 pub async fn run(args: &BenchArgs) -> Result<(), Failure> {
     match &args.command {
         Some(BenchCommand::Compare(args)) => compare_reports(args),
+        Some(BenchCommand::Broker(args)) => measure_broker(args).await,
         None => measure(args).await,
     }
 }
@@ -123,6 +183,14 @@ pub async fn role(args: &RoleArgs) -> Result<(), Failure> {
     let failed = |error: &dyn std::error::Error| Failure::new(error.to_string()).because(error);
     if matches!(&args.arguments[..], [name] if name == "publisher" || name == "subscriber") {
         return mqtt::role(&args.arguments).await.map_err(|error| failed(&error));
+    }
+    match &args.arguments[..] {
+        [name] if name == "load" => return broker::load::main().map_err(|error| failed(&error)),
+        [name, port] if name == "rumqttd" => {
+            let port = port.parse().map_err(|error| failed(&error))?;
+            return broker::rumqttd::main(port).map_err(|error| failed(&*error));
+        }
+        _ => {}
     }
     let printed = role::main(&args.arguments);
     print_line(printed.map_err(|error| failed(&error))?)
@@ -134,43 +202,89 @@ async fn measure(args: &BenchArgs) -> Result<(), Failure> {
         (_, true) => Plan::FULL,
         _ => Plan::STANDARD,
     };
+    let asked: BTreeSet<Asked> = args.only.iter().copied().collect();
+    let questions = match asked.is_empty() {
+        // The broker's is a command of its own.
+        true => Question::ALL.into_iter().filter(|question| *question != Question::Broker).collect(),
+        false => asked.into_iter().map(Asked::question).collect(),
+    };
+    let slow = args.slow;
+    report(args.out.as_ref(), args.strict, move |started, bars| {
+        let program = std::env::current_exe().ok();
+        let mut mqtt = |plan: &Plan, progress: &dyn Progress| {
+            let Some(program) = program.as_deref() else {
+                return (Part::default(), Err(NO_PROGRAM.into()));
+            };
+            let (part, done) = mqtt::part(program, plan, progress);
+            (part, done.map_err(Into::into))
+        };
+        run::run(
+            Options {
+                plan,
+                questions,
+                slow,
+                command: command_line(),
+                started,
+                roles: program.clone().map_or_else(Roles::none, Roles::with),
+                mqtt: Some(&mut mqtt),
+                broker: None,
+            },
+            bars,
+        )
+    })
+    .await
+}
+
+const NO_PROGRAM: &str = "the program does not know where it is";
+
+async fn measure_broker(args: &BrokerBenchArgs) -> Result<(), Failure> {
+    let mut plan = if args.quick { broker::Plan::quick() } else { broker::Plan::standard() };
+    if !args.only.is_empty() {
+        let asked: BTreeSet<AskedOfBroker> = args.only.iter().copied().collect();
+        plan.subjects = asked.into_iter().map(AskedOfBroker::subject).collect();
+    }
+    let (peer, named) = (args.peer, if args.quick { Plan::QUICK } else { Plan::STANDARD });
+    report(args.out.as_ref(), args.strict, move |started, bars| {
+        let mut broker = |_: &Plan, progress: &dyn Progress| {
+            let Ok(program) = std::env::current_exe() else {
+                return (Part::default(), Err(NO_PROGRAM.into()));
+            };
+            let (part, done) = broker::part(&program, &plan, peer, progress);
+            (part, done.map_err(Into::into))
+        };
+        run::run(
+            Options {
+                plan: named,
+                questions: vec![Question::Broker],
+                slow: None,
+                command: command_line(),
+                started,
+                roles: Roles::none(),
+                mqtt: None,
+                broker: Some(&mut broker),
+            },
+            bars,
+        )
+    })
+    .await
+}
+
+/// Measures in a thread of its own, and writes the report. Ctrl-C ends it after the measurement under way.
+async fn report(
+    out: Option<&PathBuf>,
+    strict: bool,
+    measure: impl FnOnce(String, &Bars) -> Report + Send + 'static,
+) -> Result<(), Failure> {
     let started = date(smqtt_client::system_now());
-    let out = args.out.clone().unwrap_or_else(|| {
+    let out = out.cloned().unwrap_or_else(|| {
         PathBuf::from(format!("smqtt-bench-{}", started.trim_end_matches('Z').replace(':', "-")))
     });
     files::prepare(&out)?;
-    let asked: BTreeSet<Asked> = args.only.iter().copied().collect();
-    let questions = match asked.is_empty() {
-        true => Question::ALL.to_vec(),
-        false => asked.into_iter().map(Asked::question).collect(),
-    };
     let bars = Arc::new(Bars::new());
-    let slow = args.slow;
     let thread = {
         let bars = bars.clone();
         // A thread of its own: nothing else runs on it while it measures.
-        std::thread::spawn(move || {
-            let program = std::env::current_exe().ok();
-            let mut mqtt = |plan: &Plan, progress: &dyn Progress| {
-                let Some(program) = program.as_deref() else {
-                    return (Part::default(), Err("the program does not know where it is".into()));
-                };
-                let (part, done) = mqtt::part(program, plan, progress);
-                (part, done.map_err(Into::into))
-            };
-            run::run(
-                Options {
-                    plan,
-                    questions,
-                    slow,
-                    command: command_line(),
-                    started,
-                    roles: program.clone().map_or_else(Roles::none, Roles::with),
-                    mqtt: Some(&mut mqtt),
-                },
-                &*bars,
-            )
-        })
+        std::thread::spawn(move || measure(started, &bars))
     };
     let interrupts = tokio::spawn({
         let bars = bars.clone();
@@ -208,7 +322,7 @@ async fn measure(args: &BenchArgs) -> Result<(), Failure> {
             Err(Failure::new(format!("not measured to the end: {}", report.failed.join("; ")))
                 .hint("the report has the rest"))
         }
-        () if args.strict && missed > 0 => Err(Failure::new(format!("{missed} targets are not met"))),
+        () if strict && missed > 0 => Err(Failure::new(format!("{missed} targets are not met"))),
         () => Ok(()),
     }
 }

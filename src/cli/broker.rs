@@ -16,7 +16,7 @@ use smqtt_client::tls::provider;
 use tokio::io::AsyncReadExt;
 
 use super::authority::stop_signal;
-use super::config::{BrokerConfig, SiteArgs};
+use super::config::{BrokerConfig, EngineName, SiteArgs};
 use super::failure::Failure;
 use super::listeners::ListenerArgs;
 use super::password::{self, PasswordArgs};
@@ -45,6 +45,9 @@ pub struct BrokerArgs {
     /// forgets everything at its end without `--data`
     #[arg(long, conflicts_with = "dir")]
     open: bool,
+    /// What fans messages out [default: direct]
+    #[arg(long, value_name = "ENGINE")]
+    engine: Option<EngineName>,
     /// End when standard input does
     #[arg(long, hide = true)]
     until_stdin_ends: bool,
@@ -81,7 +84,8 @@ pub async fn run(args: &BrokerArgs) -> Result<(), Failure> {
     let passwords = passwords(args, &config.broker)?;
     let mut hooks: Vec<Box<dyn Hook>> = vec![Box::new(hook)];
     hooks.extend(passwords.iter().map(|(_, hook)| Box::new(hook.clone()) as Box<dyn Hook>));
-    let mut broker = start(hooks, Some(dir.join("state")))?;
+    let engine = args.engine.unwrap_or(config.broker.engine);
+    let mut broker = start(engine, hooks, Some(dir.join("state")))?;
     let watched = passwords.map(|passwords| watch_passwords(passwords, &broker.handle()));
     listeners.serve(&mut broker, Some(&tls))?;
 
@@ -135,7 +139,8 @@ async fn run_open(
         tracing::warn!("WHOEVER REACHES THIS BROKER MAY PUBLISH AND READ EVERYTHING: see `--passwords`");
     }
     let hooks = passwords.iter().map(|(_, hook)| Box::new(hook.clone()) as Box<dyn Hook>);
-    let mut broker = start(hooks.collect(), args.site.data.as_ref().map(|data| data.join("state")))?;
+    let engine = args.engine.unwrap_or(config.engine);
+    let mut broker = start(engine, hooks.collect(), args.site.data.as_ref().map(|data| data.join("state")))?;
     watched.extend(passwords.map(|passwords| watch_passwords(passwords, &broker.handle())));
     listeners.serve(&mut broker, tls.as_ref())?;
     let watching = tokio::spawn(watch(watched));
@@ -161,12 +166,13 @@ fn watch_passwords((file, passwords): (PathBuf, Passwords), broker: &BrokerHandl
     })
 }
 
-fn start(hooks: Vec<Box<dyn Hook>>, data: Option<PathBuf>) -> Result<Broker, Failure> {
+fn start(engine: EngineName, hooks: Vec<Box<dyn Hook>>, data: Option<PathBuf>) -> Result<Broker, Failure> {
     let mut config = smqtt::broker::Config::default();
     if data.is_none() {
         tracing::warn!("without `--data`, sessions and retained messages end with the process");
     }
     config.data = data;
+    config.engine = engine.kind();
     Broker::new(config, hooks).map_err(|error| Failure::new("cannot start the broker").because(&error))
 }
 

@@ -3,8 +3,9 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde::Deserialize;
+use smqtt::broker::EngineKind;
 use smqtt_client::files::read_bounded;
 
 use super::failure::Failure;
@@ -43,6 +44,29 @@ pub struct BrokerConfig {
     pub plain_anywhere: bool,
     /// Names and addresses of the broker's certificate, besides this machine's own.
     pub hosts: Vec<String>,
+    /// What fans messages out.
+    pub engine: EngineName,
+}
+
+/// What fans messages out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum EngineName {
+    /// The task of whoever publishes
+    #[default]
+    Direct,
+    /// rumqttd's router, embedded
+    Rumqttd,
+}
+
+impl EngineName {
+    /// As the broker calls it.
+    pub fn kind(self) -> EngineKind {
+        match self {
+            Self::Direct => EngineKind::Direct,
+            Self::Rumqttd => EngineKind::Rumqttd,
+        }
+    }
 }
 
 impl Default for BrokerConfig {
@@ -56,6 +80,7 @@ impl Default for BrokerConfig {
             passwords: None,
             plain_anywhere: false,
             hosts: Vec::new(),
+            engine: EngineName::default(),
         }
     }
 }

@@ -33,11 +33,13 @@ pub struct TestBroker {
 }
 
 impl TestBroker {
+    /// Every other test runs with the router, so that both ways are used.
     pub async fn start() -> Self {
-        Self::with(Config::default(), vec![]).await
+        let mut config = Config::default();
+        config.engine = EngineKind::Rumqttd;
+        Self::with(config, vec![]).await
     }
 
-    /// Every other test runs without the router, so that both ways are used.
     pub async fn direct() -> Self {
         let mut config = Config::default();
         config.engine = EngineKind::Direct;

@@ -59,6 +59,17 @@ pub enum MqttBenchError {
     /// A process of the bench said something that makes no sense.
     #[error("the {0} said something unexpected")]
     Unexpected(&'static str),
+    /// A load of the broker's bench could not do what it was told.
+    #[error("the load of {broker} failed: {what}")]
+    Load {
+        /// Of which broker.
+        broker: &'static str,
+        /// What it says.
+        what: String,
+    },
+    /// There is none.
+    #[error("mosquitto is not installed")]
+    NoMosquitto,
     /// There is no connection for it.
     #[error("no connection for `{}`", mode.name())]
     NoLine {
@@ -88,7 +99,7 @@ pub enum MqttBenchError {
 }
 
 impl MqttBenchError {
-    pub(super) fn io(verb: &'static str) -> impl FnOnce(io::Error) -> Self {
+    pub(crate) fn io(verb: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { verb, source }
     }
 }

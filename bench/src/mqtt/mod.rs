@@ -6,14 +6,15 @@
 //! subscriber's application has the payload, by the clock that both processes share; one message at a time. Rates and
 //! CPU time are of streams with a window. Bytes are counted by relays, in runs of their own that nothing is timed in.
 
-mod cpu;
+pub(crate) mod cpu;
 mod error;
 mod orders;
 pub mod payload;
 mod plan;
+pub(crate) mod process;
 mod relay;
 mod role;
-mod site;
+pub(crate) mod site;
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::Duration;
 
 use rustls_pki_types::pem::PemObject;
@@ -10,22 +9,18 @@ use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use serde::Deserialize;
 use smqtt_client::authority::Authority;
 use smqtt_client::enrol::enrol;
-use smqtt_client::files::{private_dir, read_bounded};
+use smqtt_client::files::read_bounded;
 use smqtt_client::tls;
 use smqtt_core::api::{NewToken, Rule, RuleSet, TokenRequest};
 use smqtt_core::token::Token;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use zeroize::Zeroizing;
 
-use super::orders::{Answer, LINE_BYTES_MAX, Line, Order, Setup, to_line};
+use super::orders::{Answer, Line, Order, Setup};
+use super::process::{Process, START_TIMEOUT, TempDir, program};
 use super::relay::Relays;
-use super::{MODES, Mode, MqttBenchError, cpu};
-use crate::leftovers::{Noted, remove};
+use super::{MODES, Mode, MqttBenchError};
 use crate::role::SUBCOMMAND;
 
-/// Nothing takes longer to start, or to end.
-const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// Largest file of an administrator's directory.
 const FILE_BYTES_MAX: usize = 64 << 10;
 /// The policy of the demo's smart home.
@@ -37,28 +32,6 @@ const POLICY_PER_TOPIC: &str =
 const READER: [&str; 2] = ["role=ac-controller", "location=home-7"];
 /// What the publishers are.
 const SENSOR: [&str; 2] = ["role=sensor", "location=home-7"];
-
-/// A directory that goes away.
-struct TempDir {
-    path: PathBuf,
-    _noted: Noted,
-}
-
-impl TempDir {
-    fn new() -> Result<Self, MqttBenchError> {
-        let random: [u8; 8] = smqtt_core::crypto::random();
-        let path = std::env::temp_dir().join(format!("smqtt-bench-{:016x}", u64::from_be_bytes(random)));
-        let _noted = Noted::directory(&path);
-        private_dir(&path).map_err(MqttBenchError::File)?;
-        Ok(Self { path, _noted })
-    }
-}
-
-impl Drop for TempDir {
-    fn drop(&mut self) {
-        remove(&self.path);
-    }
-}
 
 /// A running authority and broker, and devices enrolled with them.
 pub struct Site {
@@ -76,7 +49,7 @@ impl Site {
     /// Starts both on free loopback ports, sets the rules, and enrols everybody: `publishers` devices that publish.
     pub async fn start(exe: &Path, publishers: usize) -> Result<Self, MqttBenchError> {
         let dir = TempDir::new()?;
-        let data = dir.path.join("site");
+        let data = dir.path().join("site");
         let mut command = program(exe);
         command.arg("authority").arg("--data").arg(&data).arg("--until-stdin-ends");
         command.args(["--listen", "127.0.0.1:0"]);
@@ -98,7 +71,7 @@ impl Site {
             };
             let _: RuleSet = admin.put("/v1/rules", &rule).await?;
         }
-        let keyring = dir.path.join("broker");
+        let keyring = dir.path().join("broker");
         device(&admin, "broker", "broker", &[], &keyring).await?;
         let mut command = program(exe);
         command.arg("broker").arg("--dir").arg(&keyring).arg("--until-stdin-ends");
@@ -113,7 +86,7 @@ impl Site {
             device(&admin, &name, "device", &READER, &keyring).await?;
         }
         for n in 0..publishers.max(1) {
-            let keyring = site.dir.path.join(format!("publisher-{n}"));
+            let keyring = site.dir.path().join(format!("publisher-{n}"));
             device(&admin, &format!("publisher-{n}"), "device", &SENSOR, &keyring).await?;
             site.publishers.push(keyring);
         }
@@ -123,7 +96,7 @@ impl Site {
     /// The reader of a mode: each keeps its replay windows in a keyring of its own, as devices do.
     fn reader(&self, mode: Mode) -> (String, PathBuf) {
         let name = format!("reader-{}", mode.name());
-        let keyring = self.dir.path.join(&name);
+        let keyring = self.dir.path().join(&name);
         (name, keyring)
     }
 
@@ -143,7 +116,7 @@ impl Site {
             _ => format!("mqtts://{tls}"),
         };
         let random: [u8; 4] = smqtt_core::crypto::random();
-        let echo = self.dir.path.join(format!("echo-{:08x}", u32::from_be_bytes(random)));
+        let echo = self.dir.path().join(format!("echo-{:08x}", u32::from_be_bytes(random)));
         let psk: [u8; 32] = smqtt_core::crypto::random();
         let reads = MODES.map(|mode| {
             let (name, keyring) = self.reader(mode);
@@ -211,90 +184,13 @@ impl Pair {
     }
 }
 
-/// A child process that is spoken to in lines; killed when dropped.
-struct Process {
-    name: &'static str,
-    child: Child,
-    input: Option<ChildStdin>,
-    output: BufReader<ChildStdout>,
-    _noted: Option<Noted>,
-}
-
-impl Process {
-    fn spawn(name: &'static str, command: &mut Command) -> Result<Self, MqttBenchError> {
-        // A Ctrl-C in the terminal is for the bench, which then ends its processes in their order.
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0).kill_on_drop(true);
-        let mut child = command.spawn().map_err(MqttBenchError::io("start a process"))?;
-        let _noted = child.id().map(Noted::process);
-        let (input, output) = (child.stdin.take(), child.stdout.take());
-        let output = output.ok_or(MqttBenchError::Unexpected(name))?;
-        Ok(Self { name, child, input, output: BufReader::new(output), _noted })
-    }
-
-    async fn say(&mut self, what: &impl serde::Serialize) -> Result<(), MqttBenchError> {
-        let line = Zeroizing::new(to_line(what)?);
-        let input = self.input.as_mut().ok_or(MqttBenchError::Unexpected(self.name))?;
-        input.write_all(&line).await.map_err(|_| MqttBenchError::ProcessEnded(self.name))
-    }
-
-    async fn line(&mut self, timeout: Duration) -> Result<Vec<u8>, MqttBenchError> {
-        let mut line = Vec::new();
-        let mut bounded = (&mut self.output).take(LINE_BYTES_MAX as u64);
-        let read = tokio::time::timeout(timeout, bounded.read_until(b'\n', &mut line)).await;
-        match read.map_err(|_| MqttBenchError::Silent(self.name))? {
-            Ok(1..) => Ok(line),
-            _ => Err(MqttBenchError::ProcessEnded(self.name)),
-        }
-    }
-
-    async fn answer(&mut self, timeout: Duration) -> Result<Answer, MqttBenchError> {
-        serde_json::from_slice(&self.line(timeout).await?).map_err(MqttBenchError::Answer)
-    }
-
-    /// Reads on to a line that begins with `word`.
-    async fn line_of(&mut self, word: &str) -> Result<String, MqttBenchError> {
-        loop {
-            let line = String::from_utf8_lossy(&self.line(START_TIMEOUT).await?).into_owned();
-            if line.starts_with(word) {
-                return Ok(line);
-            }
-        }
-    }
-
-    /// The address in the next line of the broker's.
-    async fn address(&mut self, scheme: &str) -> Result<SocketAddr, MqttBenchError> {
-        let line = self.line_of("broker").await?;
-        let word = line.split_whitespace().find_map(|word| word.strip_prefix(scheme));
-        word.and_then(|word| word.parse().ok()).ok_or(MqttBenchError::Unexpected(self.name))
-    }
-
-    fn time(&self) -> Option<Duration> {
-        cpu::time(self.child.id()?)
-    }
-
-    /// Nothing here is worth a goodbye.
-    async fn end(&mut self) {
-        let _ = self.child.kill().await;
-    }
-}
-
-/// The program, with nothing of the environment that could lead it astray.
-fn program(exe: &Path) -> Command {
-    let mut command = Command::new(exe);
-    for name in ["SMQTT_DATA", "SMQTT_DIR"] {
-        command.env_remove(name);
-    }
-    command.env("SMQTT_LOG", "error");
-    command
-}
-
 /// Without TLS nobody is a device, and a device's name is not for nobody.
 fn client_id(name: String, mode: Mode) -> String {
     if mode == Mode::Plain { format!("nobody-{name}") } else { name }
 }
 
 /// Makes a token, and enrols with it.
-async fn device(
+pub(crate) async fn device(
     admin: &Authority,
     name: &str,
     role: &str,
@@ -316,7 +212,7 @@ async fn device(
 }
 
 /// The authority whose administrator's certificate is in `data`.
-fn administrator(data: &Path) -> Result<Authority, MqttBenchError> {
+pub(crate) fn administrator(data: &Path) -> Result<Authority, MqttBenchError> {
     #[derive(Deserialize)]
     struct Where {
         url: String,

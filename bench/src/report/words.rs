@@ -28,6 +28,7 @@ pub fn answer(report: &Report, question: Question) -> Option<String> {
         Question::Mqtt => mqtt(report),
         Question::Subscribers => subscribers(report),
         Question::Device => device(report),
+        Question::Broker => broker(report),
     };
     (!sentences.is_empty()).then(|| sentences.join(" "))
 }
@@ -214,6 +215,31 @@ fn device(report: &Report) -> Vec<String> {
          microcontroller has not."
             .to_owned(),
     );
+    said
+}
+
+fn broker(report: &Report) -> Vec<String> {
+    const Q: Question = Question::Broker;
+    let mut said = vec![
+        "Deliveries a second, and the broker's processor time for each: of our broker with its hook, rules and store, of stock \
+         rumqttd and of mosquitto, in turn on one machine."
+            .to_owned(),
+    ];
+    let rate = |series| find(report, Q, "deliveries, 1 to 1, QoS 1", series, "messages/s", 256.0);
+    if let (Some(ours), Some(theirs)) = (rate("smqtt"), rate("mosquitto")) {
+        said.push(format!(
+            "One to one at QoS 1 that is {} for ours and {} for mosquitto (medians).",
+            amount(ours.spread.p50, "messages/s"),
+            amount(theirs.spread.p50, "messages/s")
+        ));
+    }
+    let durable = find(report, Q, "deliveries, durable, 1 to 1, QoS 1", "smqtt", "messages/s", 256.0);
+    if let Some(durable) = durable {
+        said.push(format!(
+            "To a session that outlives the broker, synced before each acknowledgement, it is {}.",
+            amount(durable.spread.p50, "messages/s")
+        ));
+    }
     said
 }
 

@@ -24,6 +24,8 @@ pub enum Role {
     Device,
     /// Carries messages it cannot read.
     Broker,
+    /// Brings messages that others published to a broker, and takes some away. Signs none itself.
+    Bridge,
     /// Administers the authority.
     Admin,
     /// The authority itself: its HTTPS server and what signs bundles.
@@ -36,6 +38,7 @@ impl Role {
         match self {
             Self::Device => "device",
             Self::Broker => "broker",
+            Self::Bridge => "bridge",
             Self::Admin => "admin",
             Self::Authority => "authority",
         }
@@ -43,7 +46,8 @@ impl Role {
 
     /// The role of this word.
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Device, Self::Broker, Self::Admin, Self::Authority].into_iter().find(|r| r.name() == name)
+        let all = [Self::Device, Self::Broker, Self::Bridge, Self::Admin, Self::Authority];
+        all.into_iter().find(|role| role.name() == name)
     }
 }
 

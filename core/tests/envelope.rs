@@ -512,7 +512,7 @@ fn header_verifies_for_the_publisher_alone() {
     assert_eq!(header.verify(&[]).unwrap_err(), certificate(IdentityError::UnknownIssuer));
     let other = Pki::new();
     assert_eq!(header.verify(&other.roots()).unwrap_err(), certificate(IdentityError::UnknownIssuer));
-    for role in [Role::Broker, Role::Admin, Role::Authority] {
+    for role in [Role::Broker, Role::Bridge, Role::Admin, Role::Authority] {
         let header = world.seal_by(&pki.signer(role, 1, VALID));
         assert_eq!(world.verify(&header), Err(HeaderError::NotPublisher), "{role:?}");
     }
@@ -983,7 +983,7 @@ fn bundle_verifies_for_the_authority_alone() {
     let cose = CoseSign1::from_slice(&bytes).unwrap();
     assert_eq!(cose.payload.as_deref(), Some(&cose::parts(&bytes)[1][..]));
 
-    for role in [Role::Device, Role::Broker, Role::Admin] {
+    for role in [Role::Device, Role::Broker, Role::Bridge, Role::Admin] {
         let bytes = bundle.sign(&pki.signer(role, 1, VALID));
         assert_eq!(Bundle::verify(&bytes, &pki.roots()), Err(BundleError::Signature), "{role:?}");
     }

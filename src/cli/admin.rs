@@ -42,6 +42,9 @@ pub struct NewTokenArgs {
     /// For a broker, not a device
     #[arg(long, conflicts_with_all = ["attributes", "policy"])]
     broker: bool,
+    /// For a bridge to another broker, not a device: its attributes say what it may bring and take; it has no keys
+    #[arg(long, conflicts_with_all = ["broker", "policy"])]
+    bridge: bool,
     /// A name or address under which clients reach that broker; may be repeated
     #[arg(long = "host", value_name = "HOST", requires = "broker")]
     hosts: Vec<String>,
@@ -175,7 +178,12 @@ pub async fn token(command: &TokenCommand) -> Result<(), Failure> {
     args.policy.as_deref().map(Policy::parse).transpose()?;
     let request = TokenRequest {
         name: args.name.clone(),
-        role: if args.broker { "broker" } else { "device" }.into(),
+        role: match (args.broker, args.bridge) {
+            (true, _) => "broker",
+            (_, true) => "bridge",
+            _ => "device",
+        }
+        .into(),
         attributes: args.attributes.clone(),
         policy: args.policy.clone(),
         ttl_seconds: args.ttl,

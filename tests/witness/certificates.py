@@ -17,7 +17,7 @@ CERTIFICATE_BYTES_MAX = 4096
 # The order of the group of P-256 (SEC 2, section 2.4.2).
 P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
-IDENTITY = re.compile(rf"smqtt://([0-9a-f]{{16}})/(device|broker|admin|authority)/([0-9a-f]{{32}})/({NAME})")
+IDENTITY = re.compile(rf"smqtt://([0-9a-f]{{16}})/(device|broker|bridge|admin|authority)/([0-9a-f]{{32}})/({NAME})")
 
 
 def check_signature(key: ec.EllipticCurvePublicKey, signature: bytes, signed: bytes) -> None:

@@ -14,7 +14,7 @@ use crate::store::{StoreError, Tx};
 
 /// The longest wait for the next bundle.
 pub(crate) const WAIT_MAX: Duration = Duration::from_secs(60);
-const WHO_MAY: &[Role] = &[Role::Device, Role::Broker, Role::Admin];
+const WHO_MAY: &[Role] = &[Role::Device, Role::Broker, Role::Bridge, Role::Admin];
 
 /// The newest bundle, as it is on disk.
 #[derive(Clone, Debug)]

@@ -83,8 +83,11 @@ impl Authority {
 }
 
 /// Raises the version of each attribute that the device has or its policy names, once where several share it. Says
-/// which, and whether that was all.
+/// which, and whether that was all. A bridge has no keys: nobody need renew theirs because it is gone.
 fn raise_versions(tx: &Tx<'_>, device: &DeviceRow) -> Result<(Vec<String>, bool), Error> {
+    if device.role != Role::Device {
+        return Ok((Vec::new(), true));
+    }
     let mut versions = tx.versions()?;
     let mut keys: BTreeSet<_> = device.attributes.iter().map(Attribute::version_key).collect();
     keys.extend(device.policy.iter().flat_map(Policy::version_keys));

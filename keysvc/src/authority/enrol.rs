@@ -160,7 +160,7 @@ impl Authority {
         Ok(Enrolled { device, certificate, plan })
     }
 
-    /// A new certificate for whoever the old one names. For devices and brokers, and for a while after it expired if
+    /// A new certificate for whoever the old one names. For whoever enrolled, and for a while after it expired if
     /// the key is the same.
     ///
     /// # Errors
@@ -168,7 +168,8 @@ impl Authority {
     pub async fn renew(self: &Arc<Self>, caller: &Caller, request: RenewRequest) -> Result<Enrolment, Error> {
         let now = self.now();
         let at = self.renewal_time(caller, now).await;
-        let known = self.authorise_at(caller, &[Role::Device, Role::Broker], "renew", at).await?;
+        let known =
+            self.authorise_at(caller, &[Role::Device, Role::Broker, Role::Bridge], "renew", at).await?;
         let keys = DeviceKeys::parse(&request.csr, &request.hpke_key)?;
         if at != now && keys.public_key != known.public_key {
             let error =

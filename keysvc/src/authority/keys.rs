@@ -27,7 +27,7 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// What the device would be given now. Brokers and administrators open nothing, and are given nothing.
+    /// What the device would be given now. Brokers, bridges and administrators open nothing, and are given nothing.
     pub(super) fn new(tx: &Tx<'_>, device: &DeviceRow, history: u64, now: u64) -> Result<Self, StoreError> {
         let mut plan = Self { device: device.id, hpke_key: device.hpke_key.clone(), keys: Vec::new() };
         if device.role != Role::Device {

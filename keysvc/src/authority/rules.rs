@@ -25,7 +25,8 @@ impl Authority {
     /// # Errors
     /// Not allowed, or the store failed.
     pub async fn rules(&self, caller: &Caller) -> Result<Vec<api::Rule>, Error> {
-        self.authorise(caller, &[Role::Device, Role::Broker, Role::Admin], "list rules").await?;
+        self.authorise(caller, &[Role::Device, Role::Broker, Role::Bridge, Role::Admin], "list rules")
+            .await?;
         let rows = self.store.read(|tx| Ok(tx.rules()?)).await?;
         Ok(rows.into_iter().map(api_rule).collect())
     }

@@ -85,10 +85,12 @@ impl Wanted {
     fn parse(request: &TokenRequest) -> Result<Self, Error> {
         check_name(&request.name).map_err(|error| Error::invalid("name", error))?;
         let role = match Role::from_name(&request.role) {
-            Some(role @ (Role::Device | Role::Broker)) => role,
+            Some(role @ (Role::Device | Role::Broker | Role::Bridge)) => role,
             _ => {
                 let detail = format!("there is no token for the role `{}`", request.role);
-                return Err(Error::invalid("role-name", detail).with_hint("it is `device` or `broker`"));
+                return Err(
+                    Error::invalid("role-name", detail).with_hint("it is `device`, `broker` or `bridge`")
+                );
             }
         };
         let attributes = parse_attributes(&request.attributes)?;
@@ -97,13 +99,13 @@ impl Wanted {
             return Err(Error::invalid("attributes", "a broker has no attributes").with_hint(hint));
         }
         let policy = request.policy.as_deref().map(parse_policy).transpose()?;
-        if role == Role::Broker && policy.is_some() {
-            let hint = "a broker carries what it cannot read: leave its policy away";
-            return Err(Error::invalid("policy", "a broker has no keys").with_hint(hint));
+        if role != Role::Device && policy.is_some() {
+            let (role, hint) = (role.name(), "it carries what it cannot read: leave its policy away");
+            return Err(Error::invalid("policy", format!("a {role} has no keys")).with_hint(hint));
         }
-        if role == Role::Device && !request.hosts.is_empty() {
-            let hint = "hosts are for a broker's server certificate";
-            return Err(Error::invalid("hosts", "a device has no hosts").with_hint(hint));
+        if role != Role::Broker && !request.hosts.is_empty() {
+            let (role, hint) = (role.name(), "hosts are for a broker's server certificate");
+            return Err(Error::invalid("hosts", format!("a {role} has no hosts")).with_hint(hint));
         }
         if request.hosts.len() > HOSTS_MAX {
             return Err(Error::invalid("hosts", format!("more than {HOSTS_MAX} hosts")));

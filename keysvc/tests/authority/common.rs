@@ -160,6 +160,14 @@ impl Running {
         Device::new(keys, self.anonymous().post("/v1/enrol", &request).await.json())
     }
 
+    pub async fn enrol_bridge(&self, name: &str, attributes: &[&str]) -> Device {
+        let request = serde_json::json!({ "name": name, "role": "bridge", "attributes": attributes });
+        let token: NewToken = self.admin().post("/v1/tokens", &request).await.json();
+        let keys = DeviceKeys::generate();
+        let request = keys.request(&Token::parse(&token.token).unwrap());
+        Device::new(keys, self.anonymous().post("/v1/enrol", &request).await.json())
+    }
+
     pub fn client(&self, device: &Device) -> Client {
         Client::new(self, Some((device.certificate(), device.keys.signing.expose_pkcs8().to_vec())))
     }

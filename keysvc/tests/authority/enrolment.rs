@@ -209,6 +209,8 @@ async fn token_requests_that_make_no_sense_say_why() {
         (r#"{"name": "a", "attributes": ["a=b=c"]}"#, "attributes"),
         (r#"{"name": "a", "role": "broker", "attributes": ["x"]}"#, "attributes"),
         (r#"{"name": "a", "hosts": ["b"]}"#, "hosts"),
+        (r#"{"name": "a", "role": "bridge", "hosts": ["b"]}"#, "hosts"),
+        (r#"{"name": "a", "role": "bridge", "policy": "a=1"}"#, "policy"),
         (r#"{"name": "a", "role": "broker", "hosts": ["https://b"]}"#, "hosts"),
         (r#"{"name": "a", "ttl_seconds": 0}"#, "ttl"),
         (r#"{"name": "a", "ttl": 5}"#, "json"),

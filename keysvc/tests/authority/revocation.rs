@@ -47,6 +47,25 @@ async fn a_revoked_device_gets_nothing_and_reads_nothing_new() {
     assert!(header.open(&kept.params(), &kept.open_key(&keys.keys[0])).is_ok());
 }
 
+/// A bridge has attributes, so that rules apply to it, and no keys for them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bridge_gets_no_keys_and_nobody_renews_theirs_when_it_goes() {
+    let server = Running::start().await;
+    let bridge = server.enrol_bridge("north", &["role=nurse", "zone=3"]).await;
+    assert!(bridge.enrolment.keys.is_empty());
+    assert_eq!(bridge.enrolment.role, "bridge");
+    let listed: Vec<Listed> = server.admin().get("/v1/devices").await.json();
+    let listed = listed.iter().find(|device| device.name == "north").unwrap();
+    assert_eq!((listed.role.as_str(), listed.attributes.len()), ("bridge", 2));
+
+    let report: Revocation = server.admin().post("/v1/devices/north/revoke", &()).await.json();
+    assert!(report.raised.is_empty());
+    let after = server.newest_bundle().await;
+    assert!(after.is_revoked(bridge.id()));
+    assert_eq!(after.versions.get(&"role=nurse".parse::<Attribute>().unwrap()), 0);
+    server.client(&bridge).post("/v1/renew", &bridge.keys.renewal()).await.problem(403, "revoked");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn revoking_again_answers_the_same_and_changes_nothing() {
     let server = Running::start().await;

@@ -5,21 +5,21 @@ use smqtt_core::crypto::SigningKey;
 
 use crate::common::*;
 
-/// Every request that needs a certificate, and who may make it: device, broker, admin.
-const MATRIX: [(&str, &str, [bool; 3]); 13] = [
-    ("GET", "/v1/keys", [true, false, false]),
-    ("POST", "/v1/renew", [true, true, false]),
-    ("GET", "/v1/bundle", [true, true, true]),
-    ("GET", "/v1/rules", [true, true, true]),
-    ("PUT", "/v1/rules", [false, false, true]),
-    ("DELETE", "/v1/rules?filter=none", [false, false, true]),
-    ("POST", "/v1/tokens", [false, false, true]),
-    ("GET", "/v1/devices", [false, true, true]),
-    ("GET", "/v1/devices/nobody", [false, true, true]),
-    ("POST", "/v1/devices/nobody/revoke", [false, false, true]),
-    ("GET", "/v1/directory", [false, true, true]),
-    ("POST", "/v1/epoch/rotate", [false, false, true]),
-    ("GET", "/v1/audit", [false, false, true]),
+/// Every request that needs a certificate, and who may make it: device, broker, bridge, admin.
+const MATRIX: [(&str, &str, [bool; 4]); 13] = [
+    ("GET", "/v1/keys", [true, false, false, false]),
+    ("POST", "/v1/renew", [true, true, true, false]),
+    ("GET", "/v1/bundle", [true, true, true, true]),
+    ("GET", "/v1/rules", [true, true, true, true]),
+    ("PUT", "/v1/rules", [false, false, false, true]),
+    ("DELETE", "/v1/rules?filter=none", [false, false, false, true]),
+    ("POST", "/v1/tokens", [false, false, false, true]),
+    ("GET", "/v1/devices", [false, true, false, true]),
+    ("GET", "/v1/devices/nobody", [false, true, false, true]),
+    ("POST", "/v1/devices/nobody/revoke", [false, false, false, true]),
+    ("GET", "/v1/directory", [false, true, false, true]),
+    ("POST", "/v1/epoch/rotate", [false, false, false, true]),
+    ("GET", "/v1/audit", [false, false, false, true]),
 ];
 
 async fn ask(client: &Client, method: &str, path: &str, body: &str) -> Answer {
@@ -31,7 +31,8 @@ async fn ask(client: &Client, method: &str, path: &str, body: &str) -> Answer {
 async fn each_request_is_for_its_roles_alone() {
     let server = Running::start().await;
     let (device, broker) = (server.enrol("device", &["x"]).await, server.enrol_broker("broker", &[]).await);
-    let clients = [server.client(&device), server.client(&broker), server.admin()];
+    let bridge = server.enrol_bridge("bridge", &["x"]).await;
+    let clients = [server.client(&device), server.client(&broker), server.client(&bridge), server.admin()];
     for (method, path, allowed) in MATRIX {
         let body = match path {
             "/v1/renew" => serde_json::to_string(&DeviceKeys::generate().renewal()).unwrap(),

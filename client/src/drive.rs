@@ -1,4 +1,4 @@
-//! The connection itself: streams, and the event loop that keeps on connecting.
+//! The connection itself: the event loop that keeps on connecting.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,15 +7,9 @@ use std::time::Duration;
 use rumqttc::mqttbytes::QoS;
 use rumqttc::mqttbytes::v5::{Packet, Publish};
 use rumqttc::{ConnectionError, Event, EventLoop, StateError};
-use rustls::ClientConfig;
-use rustls::pki_types::ServerName;
 use smqtt_core::header::Kid;
-use smqtt_core::identity::read_certificate;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 
-use crate::keyring::SharedKeyring;
 use crate::mqtt::{READER_PROPERTY, Status};
 use crate::printable;
 
@@ -47,35 +41,6 @@ impl Link {
 /// Locks; a panic elsewhere while it was held changes nothing.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// TCP or TLS.
-pub trait Stream: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Stream for T {}
-
-/// Connects, with TLS if there are settings for it; not to a broker that the bundle revokes.
-pub async fn open_stream(
-    host: String,
-    port: u16,
-    tls: Option<Arc<ClientConfig>>,
-    keyring: SharedKeyring,
-) -> std::io::Result<Box<dyn Stream>> {
-    let tcp = TcpStream::connect((host.as_str(), port)).await?;
-    tcp.set_nodelay(true)?;
-    let Some(tls) = tls else { return Ok(Box::new(tcp)) };
-    let name = ServerName::try_from(host)
-        .map_err(|error| std::io::Error::new(std::io::ErrorKind::InvalidInput, error))?;
-    let stream = tokio_rustls::TlsConnector::from(tls).connect(name, tcp).await?;
-    let leaf = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-    // A broker of another authority has no identity of ours, and nobody here can have revoked it.
-    let broker = leaf.and_then(|leaf| read_certificate(leaf).ok());
-    match broker.filter(|broker| keyring.with(|k| k.bundle().is_revoked(broker.identity.id))) {
-        None => Ok(Box::new(stream)),
-        Some(broker) => {
-            let text = format!("the broker `{}` was revoked", broker.identity.name);
-            Err(std::io::Error::new(std::io::ErrorKind::PermissionDenied, text))
-        }
-    }
 }
 
 /// Most QoS 1 and 2 messages that the broker may send without an acknowledgement (MQTT 5.0, section 3.1.2.11.3).

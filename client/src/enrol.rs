@@ -17,6 +17,11 @@ use crate::authority::{Authority, RequestError};
 use crate::keyring::{Keyring, KeyringError, OwnKeys, SharedKeyring};
 use crate::tls;
 
+/// How long one `GET /v1/bundle` waits for news.
+const BUNDLE_WAIT: Duration = Duration::from_secs(30);
+/// Longest pause between two tries to reach the authority.
+const BACKOFF_MAX: Duration = Duration::from_secs(30);
+
 /// Why enrolment or renewal came to nothing.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -159,6 +164,26 @@ pub async fn refresh(keyring: &SharedKeyring, now: u64, wait: Duration) -> Resul
         done.bundle = keyring.with(|k| k.take_bundle(bytes))?;
     }
     keys.map(|()| done)
+}
+
+/// Keeps the keyring fresh for as long as it is polled: newer bundles as soon as there are any, keys
+/// and certificates with them. Ends only when the authority says that its holder was revoked.
+pub async fn keep_fresh(keyring: &SharedKeyring, now: fn() -> u64) -> EnrolError {
+    let mut failures = 0u32;
+    loop {
+        match refresh(keyring, now(), BUNDLE_WAIT).await {
+            Ok(_) => failures = 0,
+            Err(EnrolError::Request(error)) if error.code() == Some("revoked") => {
+                return EnrolError::Request(error);
+            }
+            Err(error) => {
+                failures += 1;
+                tracing::debug!(%error, failures, "cannot refresh the keyring");
+                let pause = Duration::from_millis(500) * 2u32.saturating_pow(failures.min(7) - 1);
+                tokio::time::sleep(pause.min(BACKOFF_MAX)).await;
+            }
+        }
+    }
 }
 
 /// Whether a suite that the device reads with has no key of the bundle's epoch (or a later one) with all that it names

@@ -14,6 +14,7 @@ pub mod opener;
 pub mod replay;
 pub mod sealer;
 mod session;
+pub mod stream;
 pub mod tls;
 
 pub use smqtt_core as core;

@@ -20,14 +20,14 @@ use smqtt_core::header::Kid;
 use tokio::sync::{mpsc, watch};
 
 use crate::authority::split_url;
-use crate::drive::{ARRIVALS_MAX, BACKOFF_MAX, Link, RECEIVE_MAX, drive, lock, open_stream};
-use crate::enrol::{EnrolError, refresh};
+use crate::drive::{ARRIVALS_MAX, Link, RECEIVE_MAX, drive, lock};
+use crate::enrol::{EnrolError, keep_fresh, refresh};
 use crate::files::FileError;
 use crate::keyring::SharedKeyring;
 use crate::opener::{Opener, Outcome};
 use crate::sealer::{Outgoing, SealError, Sealer, Wish};
 use crate::session::Forgetful;
-use crate::{printable, tls};
+use crate::{printable, stream, tls};
 
 pub use rumqttc::mqttbytes::QoS;
 
@@ -40,8 +40,6 @@ pub const PACKET_BYTES_MAX: u32 = 16 << 20;
 const RESENDS_MAX: usize = 3;
 /// How long a goodbye may take.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long one `GET /v1/bundle` waits for news.
-const BUNDLE_WAIT: Duration = Duration::from_secs(30);
 /// How often in a row a message may be newer than the keyring before it is given up.
 const NEWER_TRIES: u32 = 5;
 
@@ -255,7 +253,10 @@ pub fn connect(keyring: SharedKeyring, options: &Options) -> Result<(Client, Inb
     }
     mqtt.set_incoming_packet_size_limit(IncomingPacketSizeLimit::Bytes(PACKET_BYTES_MAX));
     let holder = keyring.clone();
-    mqtt.set_socket_connector(move |_, _| open_stream(host.clone(), port, tls.clone(), holder.clone()));
+    mqtt.set_socket_connector(move |_, _| {
+        let (host, tls, holder) = (host.clone(), tls.clone(), holder.clone());
+        async move { stream::connect(host, port, tls, &holder).await.map(|(stream, _)| stream) }
+    });
     let built = AsyncClient::builder(mqtt).capacity(64).try_build();
     let (mqtt, events) = built.map_err(|error| MqttError::Options(error.into()))?;
 
@@ -481,21 +482,7 @@ impl Client {
     /// Keeps the keyring fresh for as long as it is polled: newer bundles as soon as there are any, keys
     /// and certificates with them. Ends only when the authority says that this device was revoked.
     pub async fn keep_fresh(&self) -> EnrolError {
-        let mut failures = 0u32;
-        loop {
-            match refresh(&self.keyring, (self.now)(), BUNDLE_WAIT).await {
-                Ok(_) => failures = 0,
-                Err(EnrolError::Request(error)) if error.code() == Some("revoked") => {
-                    return EnrolError::Request(error);
-                }
-                Err(error) => {
-                    failures += 1;
-                    tracing::debug!(%error, failures, "cannot refresh the keyring");
-                    let pause = Duration::from_millis(500) * 2u32.saturating_pow(failures.min(7) - 1);
-                    tokio::time::sleep(pause.min(BACKOFF_MAX)).await;
-                }
-            }
-        }
+        keep_fresh(&self.keyring, self.now).await
     }
 }
 

@@ -48,6 +48,9 @@ pub struct BrokerArgs {
     /// What fans messages out [default: direct]
     #[arg(long, value_name = "ENGINE")]
     engine: Option<EngineName>,
+    /// Let pass what bridges bring and its publishers did not sign: whoever reads it on the other side can then forge it
+    #[arg(long, conflicts_with = "open")]
+    bridge_unsigned: bool,
     /// End when standard input does
     #[arg(long, hide = true)]
     until_stdin_ends: bool,
@@ -80,7 +83,9 @@ pub async fn run(args: &BrokerArgs) -> Result<(), Failure> {
     let listeners = args.listeners.bind(&config.broker, true).await?;
     let tls = TlsSettings::from(tls_config(&keyring)?);
     let view = View::new(keyring.clone(), smqtt_client::system_now);
-    let hook = SecurePublish::new(view.clone(), listeners.without_certificates());
+    let unsigned = args.bridge_unsigned || config.broker.bridge_unsigned;
+    let hook =
+        SecurePublish::new(view.clone(), listeners.without_certificates()).unsigned_over_bridges(unsigned);
     let passwords = passwords(args, &config.broker)?;
     let mut hooks: Vec<Box<dyn Hook>> = vec![Box::new(hook)];
     hooks.extend(passwords.iter().map(|(_, hook)| Box::new(hook.clone()) as Box<dyn Hook>));

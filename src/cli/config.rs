@@ -46,6 +46,8 @@ pub struct BrokerConfig {
     pub hosts: Vec<String>,
     /// What fans messages out.
     pub engine: EngineName,
+    /// Whether what bridges bring passes although its publishers did not sign it.
+    pub bridge_unsigned: bool,
 }
 
 /// What fans messages out.
@@ -81,6 +83,7 @@ impl Default for BrokerConfig {
             plain_anywhere: false,
             hosts: Vec::new(),
             engine: EngineName::default(),
+            bridge_unsigned: false,
         }
     }
 }

@@ -3,6 +3,7 @@
 mod admin;
 mod authority;
 mod bench;
+mod bridge;
 mod broker;
 mod config;
 mod demo;
@@ -44,6 +45,8 @@ enum Command {
     Authority(authority::AuthorityArgs),
     /// Run a broker alone
     Broker(broker::BrokerArgs),
+    /// Carry messages between a broker of ours and any other
+    Bridge(bridge::BridgeArgs),
     /// Make an enrolment token
     #[command(subcommand)]
     Token(admin::TokenCommand),
@@ -94,7 +97,10 @@ pub fn main() -> ExitCode {
     let filter = tracing_subscriber::EnvFilter::try_from_env("SMQTT_LOG")
         .unwrap_or_else(|_| "warn,smqtt=info,smqtt_keysvc=info,rumqttd=off".into());
     let cli = Cli::parse();
-    let quiet = !matches!(cli.command, Command::Up(_) | Command::Authority(_) | Command::Broker(_));
+    let quiet = !matches!(
+        cli.command,
+        Command::Up(_) | Command::Authority(_) | Command::Broker(_) | Command::Bridge(_)
+    );
     let filter = match quiet && std::env::var_os("SMQTT_LOG").is_none() {
         true => "error".into(),
         false => filter,
@@ -114,6 +120,7 @@ pub fn main() -> ExitCode {
             Command::Up(args) => up::run(&args).await,
             Command::Authority(args) => authority::run(&args).await,
             Command::Broker(args) => broker::run(&args).await,
+            Command::Bridge(args) => bridge::run(&args).await,
             Command::Token(command) => admin::token(&command).await,
             Command::Rule(command) => admin::rule(&command).await,
             Command::Device(command) => admin::device(&command).await,

@@ -59,7 +59,17 @@ pub struct ConnectArgs {
 impl ConnectArgs {
     /// The keyring, made as fresh as the authority can be reached.
     pub async fn keyring(&self) -> Result<SharedKeyring, Failure> {
-        let keyring = SharedKeyring::new(Keyring::load(&self.keyring.dir()?)?);
+        let dir = self.keyring.dir()?;
+        let keyring = Keyring::load(&dir)?;
+        let role = &keyring.place().role;
+        if role != "device" {
+            let text =
+                format!("`{}` is a {role}'s keyring, which neither publishes nor reads", dir.display());
+            return Err(
+                Failure::new(text).hint("make a token with `smqtt token new NAME`, and enrol with it")
+            );
+        }
+        let keyring = SharedKeyring::new(keyring);
         let now = smqtt_client::system_now();
         match tokio::time::timeout(REFRESH_TIMEOUT, refresh(&keyring, now, Duration::ZERO)).await {
             Ok(Ok(_)) => {}

@@ -151,6 +151,9 @@ fn start_broker(data: &Path, config: &BrokerConfig) -> Result<Child, Failure> {
     if config.plain_anywhere {
         command.arg("--plain-anywhere");
     }
+    if config.bridge_unsigned {
+        command.arg("--bridge-unsigned");
+    }
     // A Ctrl-C in the terminal is for the parent, which then tells the child.
     command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped());
     command.spawn().map_err(|e| failed(&e))

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use smqtt_client::mqtt::READER_PROPERTY;
-use smqtt_core::identity::{DeviceId, Role, verify_certificate};
+use smqtt_core::identity::{Identity, Role, verify_certificate};
 
 use super::hook::SecurePublish;
 use super::refused::Refused;
@@ -28,10 +28,10 @@ impl SecurePublish {
                 return Err(Refused::new("no-certificate", ReasonCode::NotAuthorized, text));
             }
         };
-        let device = who.as_ref().map(|(id, _)| *id);
+        let device = who.as_ref().map(|who| who.id);
         // `name` and `name/anything` belong to the device of that name.
         let stem = wants.split('/').next().unwrap_or_default();
-        let own = who.as_ref().is_some_and(|(id, name)| stem == *name || id.to_string() == stem);
+        let own = who.as_ref().is_some_and(|who| stem == who.name || who.id.to_string() == stem);
         if !wants.is_empty() && !own {
             if self.view.owner_of(stem).is_none() {
                 // Perhaps it enrolled a moment ago.
@@ -44,11 +44,13 @@ impl SecurePublish {
         }
         let property = |(k, v): &(Text, Text)| (k.as_str(), v.as_str()) == READER_PROPERTY;
         let reader = request.version == Version::V5 && request.user_properties.iter().any(property);
-        let assigned = who.as_ref().map(|(_, name)| {
+        let assigned = who.as_ref().map(|Identity { name, .. }| {
             let random: [u8; 8] = smqtt_core::crypto::random();
             Text::from(format!("{name}/{:016x}", u64::from_be_bytes(random)))
         });
-        let session = Session::new(device, reader);
+        let bridge = who.as_ref().filter(|who| who.role == Role::Bridge);
+        let bridge = bridge.map(|who| self.bridges.get(who.id, self.view.now()));
+        let session = Session::new(device, reader).bridged(bridge);
         // Who asks for compact messages learns that it gets them.
         let answer = reader.then(|| (READER_PROPERTY.0.into(), READER_PROPERTY.1.into()));
         Ok(Admission {
@@ -59,13 +61,13 @@ impl SecurePublish {
         })
     }
 
-    /// Who holds this certificate; a device of the authority that was not revoked.
-    async fn identify(&self, leaf: &[u8]) -> Result<(DeviceId, String), Refused> {
+    /// Who holds this certificate; a device or bridge of the authority that was not revoked.
+    async fn identify(&self, leaf: &[u8]) -> Result<Identity, Refused> {
         let refused = |text: String| Refused::new("certificate", ReasonCode::NotAuthorized, text);
         let verified = verify_certificate(leaf, &self.view.roots(), self.view.now())
             .map_err(|error| refused(error.to_string()))?;
         let identity = verified.identity;
-        if identity.role != Role::Device {
+        if !matches!(identity.role, Role::Device | Role::Bridge) {
             return Err(refused(format!(
                 "a certificate of the role `{}` is no device's",
                 identity.role.name()
@@ -85,7 +87,7 @@ impl SecurePublish {
         if inactive || self.view.bundle().is_revoked(identity.id) {
             return Err(Refused::new("revoked", ReasonCode::NotAuthorized, "this device was revoked"));
         }
-        Ok((identity.id, identity.name))
+        Ok(identity)
     }
 
     /// Whether the authority answered, in time to answer the client.

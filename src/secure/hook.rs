@@ -10,7 +10,9 @@ use bytes::Bytes;
 use smqtt_core::identity::DeviceId;
 use smqtt_core::policy::Policy;
 
+use super::brought::Bridges;
 use super::headers::Headers;
+use super::session::Session;
 use super::view::View;
 use crate::broker::{
     Attachment, Client, ConnectRequest, ConnectVerdict, DeliverVerdict, Delivery, Dropped, Hook, HookFuture,
@@ -40,12 +42,25 @@ pub struct SecurePublish {
     pub(super) counters: Arc<Counters>,
     /// Whether clients without a certificate are let in (only a listener without TLS has such).
     pub(super) anonymous: bool,
+    pub(super) bridges: Bridges,
 }
 
 impl SecurePublish {
     /// The hook over `view`; `anonymous`: clients without a certificate are let in.
     pub fn new(view: Arc<View>, anonymous: bool) -> Self {
-        Self { view, headers: Headers::default(), counters: Arc::default(), anonymous }
+        Self {
+            view,
+            headers: Headers::default(),
+            counters: Arc::default(),
+            anonymous,
+            bridges: Bridges::default(),
+        }
+    }
+
+    /// Lets pass what bridges bring and its publishers did not sign, so that whoever reads it elsewhere can forge it.
+    pub fn unsigned_over_bridges(mut self, unsigned: bool) -> Self {
+        self.bridges.unsigned = unsigned;
+        self
     }
 
     /// What it counts.
@@ -97,8 +112,10 @@ impl Hook for SecurePublish {
             "refused a message"
         );
         let denial = refused.denial();
-        // QoS 0 has no acknowledgement to refuse in, and silence would be worse.
-        let silent = publication.message().qos() == QoS::AtMostOnce;
+        // QoS 0 has no acknowledgement to refuse in, and silence would be worse; but a bridge is not to blame for what
+        // others send, and carries more than that.
+        let bridged = Session::of(client).is_some_and(|session| session.bridge.is_some());
+        let silent = publication.message().qos() == QoS::AtMostOnce && !bridged;
         Verdict::Deny(if silent { denial.disconnecting() } else { denial })
     }
 

@@ -4,12 +4,13 @@
 //! view       what the authority says: bundle and directory of devices, kept fresh
 //! headers    headers that were checked, kept for their publishers
 //! session    a connection, and what was found out about it
-//! hook       decides on connections (admit), subscriptions (subscribe), messages (publish) and deliveries (deliver)
+//! hook       decides on connections (admit), subscriptions (subscribe), messages (publish, brought) and deliveries (deliver)
 //! ```
 //!
 //! What it refuses to do: hold a key that opens anything.
 
 mod admit;
+mod brought;
 mod deliver;
 mod headers;
 mod hook;

@@ -36,6 +36,10 @@ impl SecurePublish {
             self.pass(publication, header);
             return Ok(());
         }
+        let envelope = match (envelope, &session.bridge) {
+            (Some(envelope), Some(bridge)) => return self.check_brought(bridge, envelope, publication),
+            (envelope, _) => envelope,
+        };
         let rule = bundle.rule_for(&topic);
         if let Some(rule) = rule.filter(|rule| !self.satisfies(session.device, &rule.publishers)) {
             // A broker that has just started may have a will to publish before it knows anybody. It is asked again.
@@ -60,7 +64,7 @@ impl SecurePublish {
     }
 
     /// Lets a sealed message through, with the header that its readers may need.
-    fn pass(&self, publication: &mut Publication, header: Arc<Kept>) {
+    pub(super) fn pass(&self, publication: &mut Publication, header: Arc<Kept>) {
         let keepsake = header.bytes().clone();
         publication.set_attachment(Arc::new(Sealed::new(header)), Some(keepsake));
         self.counters.sealed.fetch_add(1, Ordering::Relaxed);
@@ -73,8 +77,11 @@ impl SecurePublish {
         rule: Option<&Rule>,
     ) -> Result<(), Refused> {
         let message = publication.message();
-        // An empty retained message is no reading: it takes the kept one away.
-        let clears = message.retain() && message.payload().is_empty() && session.device.is_some();
+        // An empty retained message is no reading: it takes the kept one away. Of who sent it to a bridge nothing is known.
+        let clears = message.retain()
+            && message.payload().is_empty()
+            && session.device.is_some()
+            && session.bridge.is_none();
         match rule {
             Some(rule) if rule.mode == Mode::Required && !clears => {
                 let text = format!("the rule `{}` requires messages to be sealed", rule.filter);

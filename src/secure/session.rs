@@ -8,6 +8,7 @@ use smqtt_core::bundle::Bundle;
 use smqtt_core::header::Kid;
 use smqtt_core::identity::DeviceId;
 
+use super::brought::Bridge;
 use super::headers::Kept;
 use super::hook::lock;
 use crate::broker::Client;
@@ -17,13 +18,21 @@ use crate::mqtt::Text;
 pub(super) struct Session {
     pub(super) device: Option<DeviceId>,
     pub(super) reader: bool,
+    /// If it is a bridge's: what it may bring is judged by other signatures than its own.
+    pub(super) bridge: Option<Arc<Bridge>>,
     pub(super) introduced: Mutex<Introduced>,
     pub(super) agreed: Mutex<Option<Agreed>>,
 }
 
 impl Session {
     pub(super) fn new(device: Option<DeviceId>, reader: bool) -> Self {
-        Self { device, reader, introduced: Mutex::default(), agreed: Mutex::default() }
+        Self { device, reader, bridge: None, introduced: Mutex::default(), agreed: Mutex::default() }
+    }
+
+    /// The same of a bridge.
+    pub(super) fn bridged(mut self, bridge: Option<Arc<Bridge>>) -> Self {
+        self.bridge = bridge;
+        self
     }
 
     /// What the connect hook left with a client.

@@ -189,6 +189,11 @@ impl Lab {
         Device::new(enrol(&token, &self.device_dir(name), now()).await.unwrap())
     }
 
+    pub async fn enrol_bridge(&self, name: &str, attributes: &[&str]) -> Device {
+        let token = self.token(name, "bridge", attributes).await;
+        Device::new(enrol(&token, &self.device_dir(name), now()).await.unwrap())
+    }
+
     pub async fn enrol_broker(&self, name: &str) -> Device {
         let token = self.token(name, "broker", &[]).await;
         Device::new(enrol(&token, &self.device_dir(name), now()).await.unwrap())
@@ -254,8 +259,19 @@ impl Lab {
 
     /// A broker with this keyring.
     pub async fn broker_of(&self, device: Device, config: Config, first: Vec<Box<dyn Hook>>) -> LabBroker {
+        self.broker_as(device, config, first, |hook| hook).await
+    }
+
+    /// One whose secure-publish hook is as `shape` makes it.
+    pub async fn broker_as(
+        &self,
+        device: Device,
+        config: Config,
+        first: Vec<Box<dyn Hook>>,
+        shape: impl FnOnce(SecurePublish) -> SecurePublish,
+    ) -> LabBroker {
         let view = View::new(device.keyring.clone(), now);
-        let hook = SecurePublish::new(view.clone(), true);
+        let hook = shape(SecurePublish::new(view.clone(), true));
         let counters = hook.counters();
         let mut hooks = first;
         hooks.push(Box::new(hook));

@@ -2,6 +2,7 @@
 
 use std::io::ErrorKind;
 use std::net::TcpListener;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use super::process::Running;
@@ -33,41 +34,71 @@ pub fn has_paho() -> bool {
     there
 }
 
-/// A mosquitto on a port of its own, without TLS.
+/// A mosquitto on a port of its own.
 pub struct Mosquitto {
     running: Running,
     pub port: u16,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
+/// Debian puts it where only the administrator looks.
+const MOSQUITTO: [&str; 2] = ["mosquitto", "/usr/sbin/mosquitto"];
+
 impl Mosquitto {
-    /// `None` where it is not installed.
+    /// For everybody, without TLS, that forgets everything at its end. `None` where it is not installed.
     pub fn start() -> Option<Self> {
-        // Debian puts it where only the administrator looks.
-        let program = ["mosquitto", "/usr/sbin/mosquitto"].into_iter().find(|program| is_there(program))?;
+        Self::with(|_| "allow_anonymous true\npersistence false\n".into())
+    }
+
+    /// With these lines about its one listener; they may name files in the directory that is given.
+    pub fn with(settings: impl Fn(&Path) -> String) -> Option<Self> {
+        MOSQUITTO.into_iter().find(|program| is_there(program))?;
         // It cannot choose a port by itself, and the free one may be taken in between.
         for _ in 0..10 {
             let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
             let dir = TempDir::new();
-            let config = dir.path().join("mosquitto.conf");
-            let text = format!(
-                "listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\nlog_dest stderr\n"
-            );
-            std::fs::write(&config, text).unwrap();
-            let mut running = Running::spawn(Command::new(program).arg("-c").arg(&config));
-            let begun = std::time::Instant::now();
-            loop {
-                if running.err.text().contains(" running") {
-                    return Some(Self { running, port, _dir: dir });
-                }
-                if running.has_ended() {
-                    break;
-                }
-                assert!(begun.elapsed() < super::DEADLINE, "mosquitto does not start");
-                std::thread::sleep(std::time::Duration::from_millis(10));
+            let text =
+                format!("user root\nlistener {port} 127.0.0.1\nlog_dest stderr\n{}", settings(dir.path()));
+            std::fs::write(dir.path().join("mosquitto.conf"), text).unwrap();
+            if let Some(running) = Self::run(&dir) {
+                return Some(Self { running, port, dir });
             }
         }
         panic!("mosquitto found no port in ten tries");
+    }
+
+    /// `None`: it ended at once.
+    fn run(dir: &TempDir) -> Option<Running> {
+        let program = MOSQUITTO.into_iter().find(|program| is_there(program))?;
+        let mut running =
+            Running::spawn(Command::new(program).arg("-c").arg(dir.path().join("mosquitto.conf")));
+        let begun = std::time::Instant::now();
+        loop {
+            if running.err.text().contains(" running") {
+                return Some(running);
+            }
+            if running.has_ended() {
+                return None;
+            }
+            assert!(begun.elapsed() < super::DEADLINE, "mosquitto does not start");
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+    }
+
+    /// The path of a file in its directory.
+    pub fn file(&self, name: &str) -> String {
+        self.dir.path().join(name).display().to_string()
+    }
+
+    /// Ends it as an operator does, so that it writes down what it keeps.
+    pub fn stop(&mut self) {
+        self.running.signal("TERM");
+        super::until("the end of mosquitto", super::DEADLINE, || self.running.has_ended().then_some(()));
+    }
+
+    /// Starts it again where it was.
+    pub fn start_again(&mut self) {
+        self.running = Self::run(&self.dir).expect("its port is free again");
     }
 
     pub fn url(&self) -> String {

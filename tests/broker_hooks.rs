@@ -3,17 +3,18 @@
 mod broker_support;
 
 use std::sync::{
-    Arc,
+    Arc, OnceLock,
     atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 use broker_support::*;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use smqtt::{
     broker::{
-        Admission, Config, ConnectRequest, ConnectVerdict, DefaultVerdict, DeliverVerdict, Delivery, Denial,
-        Disconnection, DropReason, Dropped, EngineKind, Hook, HookFuture, NewMessage, Origin, Publication,
-        Stored, SubscribeRequest, Verdict, Whom,
+        Acknowledged, Admission, Attachment, Begun, BrokerHandle, Config, ConnectRequest, ConnectVerdict,
+        DefaultVerdict, DeliverVerdict, Delivery, Denial, Disconnection, DropReason, Dropped, EngineKind,
+        Hook, HookFuture, NewMessage, Origin, Publication, Published, Stored, SubscribeRequest, Verdict,
+        Whom,
     },
     mqtt::*,
 };
@@ -43,7 +44,7 @@ impl Hook for Rules {
     }
 
     fn subscribe(&self, client: &Peer, request: &SubscribeRequest<'_>) -> Verdict {
-        assert!(client.attachment.as_ref().is_some_and(|attachment| attachment.is::<usize>()));
+        assert!(client.attachment::<usize>().is_some());
         if request.filter.starts_with("secret") {
             return Verdict::deny(ReasonCode::NotAuthorized, "not for you");
         }
@@ -80,7 +81,7 @@ impl Hook for Rules {
         DeliverVerdict::Deliver
     }
 
-    fn disconnect(&self, _: &Peer, _: Disconnection) {
+    fn disconnected(&self, _: &Peer, _: Disconnection) {
         self.ended.fetch_add(1, Ordering::SeqCst);
     }
 }
@@ -346,4 +347,268 @@ async fn a_will_that_a_hook_puts_off_is_judged_again_as_it_was_sent() {
     assert_eq!(got.properties.user, [("seen".into(), "once".into())]);
     tokio::time::sleep(std::time::Duration::from_secs(60)).await;
     assert_eq!(reader.until_ping().await, []);
+}
+
+/// Panics where its name says.
+struct Broken(&'static str);
+
+impl Broken {
+    fn at(&self, point: &str) {
+        assert!(self.0 != point, "a hook that panics on purpose");
+    }
+}
+
+impl Hook for Broken {
+    fn connect<'a>(&'a self, request: &'a ConnectRequest) -> HookFuture<'a, ConnectVerdict> {
+        let victim = request.client_id == "victim";
+        if victim {
+            self.at("connect at once");
+        }
+        Box::pin(async move {
+            tokio::task::yield_now().await;
+            if victim {
+                self.at("connect later");
+            }
+            ConnectVerdict::Defer
+        })
+    }
+
+    fn publish(&self, _: &Peer, _: &mut Publication) -> Verdict {
+        self.at("publish");
+        Verdict::Defer
+    }
+
+    fn deliver(&self, _: &Peer, _: &mut Delivery<'_>) -> DeliverVerdict {
+        self.at("deliver");
+        DeliverVerdict::Deliver
+    }
+
+    fn connected(&self, _: &Peer) {
+        self.at("told");
+    }
+
+    fn published(&self, _: &Published<'_>) {
+        self.at("told");
+    }
+
+    fn dropped(&self, _: &Dropped<'_>) {
+        self.at("told");
+    }
+
+    fn disconnected(&self, _: &Peer, _: Disconnection) {
+        self.at("told");
+    }
+}
+
+#[tokio::test]
+async fn a_hook_that_panics_refuses_and_brings_nothing_down() {
+    for point in ["connect at once", "connect later", "publish", "deliver", "told"] {
+        let mut config = Config::default();
+        config.limits.queue_messages_max = 1;
+        let broker = TestBroker::with(config, vec![Box::new(Broken(point))]).await;
+        let mut victim = broker.raw().await;
+        victim.send(Packet::Connect(Box::new(connect(Version::V5, "victim")))).await;
+        let refused = ReasonCode::ImplementationSpecificError;
+        let connects = point.starts_with("connect");
+        assert_eq!(victim.connack().await.reason, if connects { refused } else { ReasonCode::Success });
+        let (mut reader, _) = broker.connect(persistent(Version::V5, "reader")).await;
+        reader.subscribe("a", QoS::AtLeastOnce).await;
+        let mut writer = broker.v5("writer").await;
+        let published = writer.publish(message("a", "1", QoS::AtLeastOnce)).await;
+        assert_eq!(published, if point == "publish" { refused } else { ReasonCode::Success });
+        match point {
+            "publish" | "deliver" => assert_eq!(reader.until_ping().await, []),
+            _ => assert_eq!(reader.payload().await, "1"),
+        }
+        // The second is dropped, by a task that serves everybody.
+        reader.vanish(&broker).await;
+        for payload in ["2", "3"] {
+            writer.publish(message("a", payload, QoS::AtLeastOnce)).await;
+        }
+        broker.handle.publish(NewMessage { topic: "b".into(), ..NewMessage::default() }).unwrap();
+        let mut late = broker.v5("late").await;
+        late.subscribe("c", QoS::AtMostOnce).await;
+        broker
+            .handle
+            .publish(NewMessage { topic: "c".into(), payload: "on".into(), ..NewMessage::default() })
+            .unwrap();
+        match point {
+            "deliver" => assert_eq!(late.until_ping().await, []),
+            _ => assert_eq!(late.payload().await, "on"),
+        }
+        broker.shutdown().await;
+    }
+}
+
+/// Leaves something of a type of its own with each client, and looks for it.
+struct Leaves<T>(T);
+
+impl<T: Clone + Eq + std::fmt::Debug + Send + Sync + 'static> Hook for Leaves<T> {
+    fn connect<'a>(&'a self, _: &'a ConnectRequest) -> HookFuture<'a, ConnectVerdict> {
+        let attachment: Option<Attachment> = Some(Arc::new(self.0.clone()));
+        let admission = Admission { attachment, ..Admission::default() };
+        Box::pin(std::future::ready(ConnectVerdict::Allow(admission)))
+    }
+
+    fn publish(&self, client: &Peer, _: &mut Publication) -> Verdict {
+        assert_eq!(client.attachment::<T>(), Some(&self.0));
+        assert_eq!(client.attachment::<i8>(), None);
+        Verdict::Allow
+    }
+}
+
+#[tokio::test]
+async fn each_hook_finds_what_it_left_with_a_client() {
+    let hooks: Vec<Box<dyn Hook>> = vec![Box::new(Leaves(7u32)), Box::new(Leaves("seven"))];
+    let broker = TestBroker::with(Config::default(), hooks).await;
+    let mut client = broker.v5("a").await;
+    let accepted = client.publish(message("a", "1", QoS::AtLeastOnce)).await;
+    assert_eq!(accepted, ReasonCode::NoMatchingSubscribers);
+}
+
+/// Cuts whoever is named `victim` at the point it is named after, and publishes from there.
+#[derive(Clone)]
+struct Cuts(&'static str, Arc<OnceLock<BrokerHandle>>);
+
+impl Cuts {
+    fn at(&self, point: &'static str, client_id: &str) {
+        let Some(handle) = self.1.get().filter(|_| self.0 == point && client_id == "victim") else { return };
+        if point != "dropped" {
+            let cut = NewMessage { topic: "cut".into(), payload: point.into(), ..NewMessage::default() };
+            handle.publish(cut).unwrap();
+        }
+        let whom = Whom::ClientId("victim");
+        handle.disconnect(whom, ReasonCode::AdministrativeAction, "cut", Stored::Discard);
+    }
+}
+
+impl Hook for Cuts {
+    fn subscribe(&self, client: &Peer, _: &SubscribeRequest<'_>) -> Verdict {
+        self.at("subscribe", &client.client_id);
+        Verdict::Defer
+    }
+
+    fn subscribed(&self, client: &Peer, _: &SubscribeRequest<'_>) {
+        self.at("subscribed", &client.client_id);
+    }
+
+    fn connected(&self, client: &Peer) {
+        self.at("connected", &client.client_id);
+    }
+
+    fn session_begun(&self, client: &Peer, _: Begun) {
+        self.at("session_begun", &client.client_id);
+    }
+
+    fn session_taken_over(&self, client: &Peer, _: &Peer) {
+        self.at("session_taken_over", &client.client_id);
+    }
+
+    fn publish(&self, client: &Peer, _: &mut Publication) -> Verdict {
+        self.at("publish", &client.client_id);
+        Verdict::Defer
+    }
+
+    fn published(&self, published: &Published<'_>) {
+        // Its own messages come by here, too.
+        if let Some(client) = published.message.publisher() {
+            self.at("published", &client.client_id);
+        }
+    }
+
+    fn deliver(&self, client: &Peer, _: &mut Delivery<'_>) -> DeliverVerdict {
+        self.at("deliver", &client.client_id);
+        DeliverVerdict::Deliver
+    }
+
+    fn acknowledged(&self, client: &Peer, _: &Acknowledged<'_>) {
+        self.at("acknowledged", &client.client_id);
+    }
+
+    fn dropped(&self, dropped: &Dropped<'_>) {
+        self.at("dropped", dropped.whose.client_id);
+    }
+
+    fn unsubscribed(&self, client: &Peer, _: &str) {
+        self.at("unsubscribed", &client.client_id);
+    }
+}
+
+#[tokio::test]
+async fn a_hook_may_cut_a_client_from_wherever_it_is_called() {
+    let points = [
+        "session_begun",
+        "connected",
+        "session_taken_over",
+        "subscribe",
+        "subscribed",
+        "publish",
+        "published",
+        "deliver",
+        "acknowledged",
+        "dropped",
+        "unsubscribed",
+    ];
+    for engine in [EngineKind::Direct, EngineKind::Rumqttd] {
+        for point in points {
+            let cuts = Cuts(point, Arc::default());
+            let mut config = Config::default();
+            config.engine = engine;
+            config.limits.queue_bytes_max = 1_000;
+            let broker = TestBroker::with(config, vec![Box::new(cuts.clone())]).await;
+            assert!(cuts.1.set(broker.handle.clone()).is_ok());
+            let mut witness = broker.v5("witness").await;
+            witness.subscribe("cut", QoS::AtMostOnce).await;
+            let mut victim = broker.raw().await;
+            victim.send(Packet::Connect(Box::new(persistent(Version::V5, "victim")))).await;
+            // Whatever it may do, up to where it is cut.
+            for packet in [
+                Packet::Subscribe(Subscribe {
+                    packet_id: 1,
+                    properties: SubscribeProperties::default(),
+                    subscriptions: vec![Subscription {
+                        filter: "a".into(),
+                        options: SubscriptionOptions { qos: QoS::AtLeastOnce, ..Default::default() },
+                    }],
+                }),
+                Packet::Publish(Publish { packet_id: 1, ..message("a", "x", QoS::AtLeastOnce) }),
+                Packet::Publish(Publish {
+                    packet_id: 2,
+                    ..message("a", &"x".repeat(2_000), QoS::AtLeastOnce)
+                }),
+                Packet::Puback(Ack::new(1, ReasonCode::Success)),
+                Packet::Unsubscribe(Unsubscribe {
+                    packet_id: 3,
+                    properties: Default::default(),
+                    filters: vec!["a".into()],
+                }),
+            ] {
+                let mut bytes = BytesMut::new();
+                packet.encode(Version::V5, &mut bytes).unwrap();
+                if let Packet::Puback(_) = packet {
+                    // Not before the message.
+                    while !matches!(victim.next().await, Some(Packet::Publish(_)) | None) {}
+                }
+                // It may be cut already.
+                let _ = tokio::io::AsyncWriteExt::write_all(&mut victim.stream, &bytes).await;
+            }
+            let second = match point {
+                "session_taken_over" => {
+                    let mut second = broker.raw().await;
+                    let hello = persistent(Version::V5, "victim");
+                    second.send(Packet::Connect(Box::new(hello))).await;
+                    Some(second)
+                }
+                _ => None,
+            };
+            victim.closed().await;
+            if let Some(mut second) = second {
+                second.closed().await;
+            }
+            until(|| broker.handle.connections() == 1).await;
+            if point != "dropped" {
+                assert_eq!(witness.payload().await, point);
+            }
+        }
+    }
 }

@@ -12,12 +12,13 @@ use std::{
 use tokio::time::{Instant, Sleep};
 
 use super::{
-    core::{Core, RouteCache},
+    core::{Accepted, Core, RouteCache},
     counts::Tally,
     events::{Disconnection, Dropped},
     fanout::Routed,
     hook::{Client, Denial},
     limits::Limit,
+    message::Origin,
     outbound::Outbound,
     session::{Control, Ending, Kept, Session, outgoing::Sending},
     transport::{OUT_BYTES_HIGH, Stream, Transport},
@@ -51,6 +52,8 @@ pub(super) struct Inbound {
     pub(super) routes: RouteCache,
     /// Accepted and not yet handed to the engine.
     pub(super) batch: Vec<Routed>,
+    /// What hooks want to be told of then.
+    pub(super) accepted: Vec<Accepted>,
 }
 
 /// What the handshake found out.
@@ -60,10 +63,9 @@ pub(crate) struct Admitted<S> {
     pub(crate) client: Arc<Client>,
     pub(crate) session: Arc<Session>,
     pub(crate) control: Arc<Control>,
+    pub(crate) guard: Guard,
     pub(crate) keep_alive: Option<Duration>,
     pub(crate) outbound: Outbound,
-    /// Expiry that CONNECT asked for, before the broker's bound.
-    pub(crate) session_expiry_secs: u32,
 }
 
 /// Why a connection ends.
@@ -96,16 +98,47 @@ pub(crate) struct Guard {
     session: Arc<Session>,
     ending: Ending,
     end: Disconnection,
+    let_in: bool,
+    /// Expiry that CONNECT asked for, before the broker's bound.
     pub(super) session_expiry_secs: u32,
+}
+
+impl Guard {
+    /// For a connection that has a session and may yet be refused, which leaves no will behind.
+    pub(crate) fn new(
+        core: Arc<Core>,
+        client: Arc<Client>,
+        session: Arc<Session>,
+        session_expiry_secs: u32,
+    ) -> Self {
+        Self {
+            core,
+            client,
+            session,
+            ending: Ending { discard_will: true },
+            end: Disconnection { reason: ReasonCode::UnspecifiedError, by_client: false },
+            let_in: false,
+            session_expiry_secs,
+        }
+    }
+
+    /// The connection is let in.
+    pub(crate) fn let_in(&mut self) {
+        self.let_in = true;
+        self.ending.discard_will = false;
+        self.core.hooks.connected(&self.client);
+    }
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
+        if self.let_in {
+            self.core.hooks.disconnected(&self.client, self.end);
+            self.core.counts.disconnect(self.end.reason);
+            let (reason, by_client) = (self.end.reason, self.end.by_client);
+            tracing::info!(client = %self.client.client_id, connection = self.client.connection, ?reason, by_client, "disconnected");
+        }
         self.core.detach(&self.session, self.client.connection, self.ending);
-        self.core.hooks.disconnect(&self.client, self.end);
-        self.core.counts.disconnect(self.end.reason);
-        let (reason, by_client) = (self.end.reason, self.end.by_client);
-        tracing::info!(client = %self.client.client_id, connection = self.client.connection, ?reason, by_client, "disconnected");
     }
 }
 
@@ -133,16 +166,7 @@ impl KeepAlive {
 
 impl<S: Stream> Connection<S> {
     pub(crate) fn new(admitted: Admitted<S>) -> Self {
-        let Admitted { core, transport, client, session, control, keep_alive, outbound, session_expiry_secs } =
-            admitted;
-        let guard = Guard {
-            core: core.clone(),
-            client: client.clone(),
-            session: session.clone(),
-            ending: Ending { discard_will: false },
-            end: Disconnection { reason: ReasonCode::UnspecifiedError, by_client: false },
-            session_expiry_secs,
-        };
+        let Admitted { core, transport, client, session, control, guard, keep_alive, outbound } = admitted;
         let limits = Limits { packet_bytes_max: core.config.limits.packet_bytes_max };
         let keep_alive = keep_alive.map(|keep_alive| {
             let patience = keep_alive + keep_alive / 2;
@@ -224,6 +248,9 @@ impl<S: Stream> Connection<S> {
         let publishes = !self.inbound.batch.is_empty();
         if publishes {
             self.core.submit(std::mem::take(&mut self.inbound.batch));
+        }
+        for (message, targets) in self.inbound.accepted.drain(..) {
+            self.core.published(&message, Origin::Publish, &targets);
         }
         done?;
         if let Some(engine) = self.core.engine.get()

@@ -16,7 +16,7 @@ use super::{
     config::{Config, Limits},
     counts::Counts,
     engine::Engine,
-    events::DropReason,
+    events::{Attempt, Begun, DropReason, Published, SessionEnd},
     fanout::{self, AckToken, Routed},
     gate::Gate,
     hook::{Client, Denial},
@@ -63,6 +63,9 @@ pub(crate) struct Attaching {
     pub(crate) inflight_max: u16,
     pub(crate) will: Option<PendingWill>,
 }
+
+/// A message that was accepted, and who gets it.
+pub(crate) type Accepted = (Arc<Message>, Arc<Targets>);
 
 /// What a publisher remembers about the topics it publishes to.
 #[derive(Default)]
@@ -112,36 +115,60 @@ impl Core {
 
     // ---- messages
 
-    /// Asks the hooks, keeps the message if it is to be retained, and finds out who gets it.
+    /// Asks the hooks, keeps the message if it is to be retained, and finds out who gets it. Once it is on its way to
+    /// them, call [`published`](Self::published). Hooks are told of a message that is refused; of a will, by the caller.
     pub(crate) fn accept(
         &self,
         mut publication: Publication,
         client: &Client,
         routes: &mut RouteCache,
-    ) -> Result<(Arc<Message>, Arc<Targets>), Denial> {
-        self.hooks.publish(client, &mut publication)?;
-        self.route(publication, routes)
+    ) -> Result<Accepted, Denial> {
+        let is_will = publication.origin != Origin::Publish;
+        let refused = |message: &Message, denial: &Denial| {
+            if !is_will {
+                self.hooks.refused(&Attempt::Publish(client, message), denial);
+            }
+        };
+        self.hooks
+            .publish(client, &mut publication)
+            .inspect_err(|denial| refused(&publication.message, denial))?;
+        self.route(publication, routes).map_err(|(message, denial)| {
+            refused(&message, &denial);
+            denial
+        })
     }
 
     /// [`accept`](Self::accept) without asking the hooks.
-    pub(crate) fn route(
+    fn route(
         &self,
         publication: Publication,
         routes: &mut RouteCache,
-    ) -> Result<(Arc<Message>, Arc<Targets>), Denial> {
-        let message = publication.accept().map_err(|_| {
-            Denial::new(ReasonCode::ImplementationSpecificError, "a hook made a property that does not fit")
-        })?;
+    ) -> Result<Accepted, (Arc<Message>, Denial)> {
+        let (message, encoded) = publication.accept();
         let targets = self.targets(&message.topic, routes);
-        if self.store.is_failing()
+        let denial = if encoded.is_err() {
+            Err(Denial::new(
+                ReasonCode::ImplementationSpecificError,
+                "a hook made a property that does not fit",
+            ))
+        } else if self.store.is_failing()
             && (message.retain || (message.qos != QoS::AtMostOnce && targets.any_kept()))
         {
-            return Err(Denial::new(ReasonCode::QuotaExceeded, "the broker cannot store it now"));
+            Err(Denial::new(ReasonCode::QuotaExceeded, "the broker cannot store it now"))
+        } else if message.retain {
+            self.retain(&message)
+        } else {
+            Ok(())
+        };
+        match denial {
+            Ok(()) => Ok((message, targets)),
+            Err(denial) => Err((message, denial)),
         }
-        if message.retain {
-            self.retain(&message)?;
-        }
-        Ok((message, targets))
+    }
+
+    /// Tells the hooks of an accepted message.
+    pub(crate) fn published(&self, message: &Message, origin: Origin, targets: &Targets) {
+        self.hooks.published(&Published { message, origin, receivers: targets.count() });
     }
 
     /// Keeps a message as the newest of its topic, or forgets that one if the payload is empty.
@@ -187,10 +214,13 @@ impl Core {
 
     /// Publishes on behalf of the broker itself; hooks are not asked.
     pub(crate) fn publish_internal(&self, publication: Publication) -> Result<(), Denial> {
-        let (message, targets) = self.route(publication, &mut RouteCache::default())?;
+        let routed = self.route(publication, &mut RouteCache::default());
+        let (message, targets) = routed.map_err(|(_, denial)| denial)?;
         if !targets.is_empty() {
+            let (message, targets) = (message.clone(), targets.clone());
             self.submit(vec![Routed { message, targets, from: 0, ack: None::<AckToken>, will_of: None }]);
         }
+        self.published(&message, Origin::Publish, &targets);
         Ok(())
     }
 
@@ -200,15 +230,21 @@ impl Core {
         let mut publication = will.publication.copied(Origin::Will);
         publication.message.expires_at = will.expiry.map(|expiry| self.clock.now().after(expiry));
         match self.accept(publication, &will.client, &mut RouteCache::default()) {
-            Ok((_, targets)) if targets.is_empty() => session.note_present(&self.store),
             Ok((message, targets)) => {
-                let will_of = Some(session.clone());
-                self.submit(vec![Routed { message, targets, from: session.key, ack: None, will_of }]);
+                if targets.is_empty() {
+                    session.note_present(&self.store);
+                } else {
+                    let (message, targets, will_of) =
+                        (message.clone(), targets.clone(), Some(session.clone()));
+                    self.submit(vec![Routed { message, targets, from: session.key, ack: None, will_of }]);
+                }
+                self.published(&message, Origin::Will, &targets);
             }
             Err(denial) => {
-                if self.may_come_later(&denial) && self.late_wills.add(will, session) {
-                    return self.timers.wake();
-                }
+                let later = self.may_come_later(&denial);
+                let refused = if later { self.late_wills.add(will, session) } else { Some(will) };
+                let Some(will) = refused else { return self.timers.wake() };
+                self.hooks.refused(&Attempt::Will(&will.client, &will.publication.message), &denial);
                 self.counts.refuse("will", denial.reason);
                 tracing::info!(client = %session.client_id, reason = ?denial.reason, text = denial.text, "will refused");
                 session.note_present(&self.store);
@@ -346,7 +382,8 @@ impl Core {
         };
         let now = self.clock.now();
         let mut settle = None;
-        let attached = {
+        let mut loser = None;
+        let (session, goes_on) = {
             let mut sessions = self.sessions.lock();
             let existing = sessions.get(&client.client_id).cloned();
             if let Some(session) = &existing {
@@ -361,37 +398,26 @@ impl Core {
             if is_new && expiry != Some(Duration::ZERO) && self.store.is_failing() {
                 return Err(Denial::new(ReasonCode::QuotaExceeded, "the broker cannot store it now"));
             }
-            let resumed = existing.and_then(|session| {
+            let mut link = Some((link, will));
+            let resumed = existing.filter(|session| {
                 let mut state = session.lock();
-                let mut aftermath = if state.link.is_some() {
-                    state.kick(ReasonCode::SessionTakenOver, "another connection uses this client id");
-                    state.detach(now, Ending { discard_will: false })
-                } else {
-                    state.look_again(now)
-                };
-                if clean_start && !aftermath.ended {
-                    let end = state.end();
-                    let mut lost = aftermath.lost;
-                    lost.extend(end.lost);
-                    aftermath = Aftermath { will: aftermath.will.or(end.will), lost, ..end };
-                }
-                let goes_on = !aftermath.ended;
-                drop(state);
-                settle = Some((session.clone(), aftermath));
-                goes_on.then_some(session)
-            });
-            match resumed {
-                Some(session) => {
-                    let mut state = session.lock();
+                loser = state.link.as_ref().map(|link| link.client.clone());
+                let aftermath = state.make_way(now, clean_start);
+                let goes_on = !state.ended;
+                if let Some((link, will)) = link.take_if(|_| goes_on) {
                     state.attach(link, expiry, will);
                     // With a will to publish it is noted after that.
-                    if settle.as_ref().is_none_or(|(_, aftermath)| aftermath.will.is_none()) {
+                    if aftermath.will.is_none() {
                         session.note(&state, &self.store);
                     }
-                    drop(state);
-                    (session, true)
                 }
-                None => {
+                settle = Some((session.clone(), aftermath));
+                goes_on
+            });
+            match (resumed, link) {
+                (Some(session), _) => (session, true),
+                (None, link) => {
+                    let (link, will) = link.expect("only a session that goes on has taken it");
                     // With the end of the one before: two under one client id must never be on disk.
                     let _together = self.store.together();
                     if let Some((before, _)) =
@@ -416,9 +442,13 @@ impl Core {
         if let Some((session, mut aftermath)) = settle {
             // The session is in use again if it goes on: nothing to look at later.
             aftermath.look_again_at = None;
+            if let Some(loser) = loser {
+                self.hooks.session_taken_over(&loser, &client);
+            }
             self.settle(&session, aftermath);
         }
-        Ok(attached)
+        self.hooks.session_begun(&client, if goes_on { Begun::Resumed } else { Begun::New });
+        Ok((session, goes_on))
     }
 
     /// A connection has ended. Does nothing if another has taken the session over, or if it was discarded.
@@ -440,9 +470,10 @@ impl Core {
     }
 
     fn settle(&self, session: &Arc<Session>, aftermath: Aftermath) {
-        let reason = if aftermath.ended { DropReason::SessionEnded } else { DropReason::NotConnected };
+        let ended = aftermath.ended;
+        let reason = if ended.is_some() { DropReason::SessionEnded } else { DropReason::NotConnected };
         aftermath.lost.iter().for_each(|queued| session.tell_dropped(&self.hooks, queued, reason));
-        if aftermath.ended {
+        if ended.is_some() {
             let subscriptions = std::mem::take(&mut session.lock().subscriptions);
             if !subscriptions.is_empty() {
                 let mut trie = self.trie.write();
@@ -464,6 +495,9 @@ impl Core {
         match aftermath.will {
             Some(will) => self.publish_will(will, session),
             None => session.note_present(&self.store),
+        }
+        if let Some(end) = ended {
+            self.hooks.session_ended(&session.whose(), end);
         }
     }
 
@@ -496,16 +530,11 @@ impl Core {
             let mut state = session.lock();
             state.kick(reason, text);
             state.link = None;
-            state.end()
+            state.end(SessionEnd::Discarded)
         };
         aftermath.will = None;
         self.late_wills.forget(|other| other.key == session.key);
         self.settle(session, aftermath);
-    }
-
-    /// Undoes an attach that must not stand.
-    pub(crate) fn discard_link(&self, session: &Arc<Session>, connection: u64) {
-        self.detach(session, connection, Ending { discard_will: true });
     }
 
     /// Forgets retained messages that have expired.
@@ -530,7 +559,7 @@ impl Core {
             if let Some(before) = before {
                 // A crash between its end and the other's beginning: the newer one counts.
                 tracing::warn!(client = %before.client_id, "two stored sessions under one client id");
-                before.lock().end();
+                before.lock().end(SessionEnd::Discarded);
                 before.note_present(&self.store);
             }
         }

@@ -1,7 +1,72 @@
 //! What hooks are told.
 
-use super::{hook::Client, message::Message, session::outgoing::Queued};
+use super::{
+    hook::{Client, ConnectRequest},
+    message::{Message, Origin},
+    session::outgoing::Queued,
+};
 use crate::mqtt::{QoS, ReasonCode, Text};
+
+/// What was refused.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub enum Attempt<'a> {
+    /// A CONNECT, perhaps because of its will.
+    Connect(&'a ConnectRequest),
+    /// A filter, as the client sent it, valid or not.
+    Subscribe(&'a Client, &'a str),
+    /// A message, as far as hooks had changed it.
+    Publish(&'a Client, &'a Message),
+    /// A will that was due, as it was sent. Nobody is there to be told.
+    Will(&'a Client, &'a Message),
+}
+
+/// A message that was accepted.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct Published<'a> {
+    /// The message as it left the hooks. Its [`publisher`](Message::publisher) is `None` if it comes from inside the broker.
+    pub message: &'a Message,
+    /// Whether it is a message or a will.
+    pub origin: Origin,
+    /// Sessions whose subscriptions match, and groups of shared ones. Some may not get it: see
+    /// [`Hook::dropped`](super::Hook::dropped).
+    pub receivers: usize,
+}
+
+/// A message that a client has.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct Acknowledged<'a> {
+    /// The message.
+    pub message: &'a Message,
+    /// QoS of the delivery.
+    pub qos: QoS,
+}
+
+/// What a client gets when it is let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Begun {
+    /// A new session.
+    New,
+    /// The one that it had, maybe from before a restart.
+    Resumed,
+}
+
+/// Why a session ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SessionEnd {
+    /// Its connection ended, and it was not to outlive it.
+    WithConnection,
+    /// Nobody came back for it in time.
+    Expired,
+    /// Its client wanted a new one.
+    CleanStart,
+    /// [`BrokerHandle::disconnect`](super::BrokerHandle::disconnect) discarded it.
+    Discarded,
+}
 
 /// Whose a session is, also while the client is away.
 #[derive(Debug, Clone, Copy)]

@@ -7,15 +7,17 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::{
     Timestamp,
     config::Limits,
-    connection::{Admitted, Connection},
+    connection::{Admitted, Connection, Guard},
     core::{Attaching, Core},
+    events::Attempt,
     gate::Ticket,
-    hook::{Admission, Client, ConnectRequest, Denial, SubscribeRequest},
+    hook::{Client, ConnectRequest, Denial, SubscribeRequest},
+    hooks,
     limits::Limit,
     message::{Message, Origin, Publication},
     outbound::{DROPPED_PROPERTY, Outbound},
@@ -46,7 +48,7 @@ pub(crate) async fn serve<S: Stream>(core: Arc<Core>, stream: S, peer: Peer, mut
     let number = core.next_connection();
     let address = peer.address;
     let deadline = Instant::now() + core.config.limits.connect_timeout;
-    let read = tokio::time::timeout_at(deadline, read_connect(&core, &mut transport));
+    let read = timeout_at(deadline, read_connect(&core, &mut transport));
     let connect = tokio::select! {
         read = read => match read {
             Ok(read) => read,
@@ -64,15 +66,8 @@ pub(crate) async fn serve<S: Stream>(core: Arc<Core>, stream: S, peer: Peer, mut
     ticket.connected();
     let admitted = match connect {
         Ok(connect) => {
-            let admitting = admit(&core, &mut transport, number, peer, &connect);
-            let version = connect.version;
-            let admitted = tokio::time::timeout_at(deadline, admitting).await;
-            admitted
-                .unwrap_or_else(|_| {
-                    core.counts.connect("timeout");
-                    Err(core.exceeds(Limit::ConnectTimeout))
-                })
-                .map_err(|denial| Some(Refusal { version: Some(version), denial }))
+            let admitted = admit(&core, &mut transport, number, peer, &connect, deadline).await;
+            admitted.map_err(|denial| Some(Refusal { version: Some(connect.version), denial }))
         }
         Err(refusal) => Err(refusal),
     };
@@ -126,43 +121,17 @@ async fn refuse<S: Stream>(
 /// A connection that was let in and whose CONNACK is queued.
 struct Welcome {
     client: Arc<Client>,
-    attached: Attached,
+    session: Arc<Session>,
     control: Arc<Control>,
+    guard: Guard,
     keep_alive: Option<Duration>,
     outbound: Outbound,
-    session_expiry_secs: u32,
-}
-
-/// The session of a connection that was not let in yet: detached again if it never is.
-struct Attached {
-    core: Arc<Core>,
-    session: Arc<Session>,
-    connection: u64,
-    stands: bool,
-}
-
-impl Drop for Attached {
-    fn drop(&mut self) {
-        if !self.stands {
-            self.core.discard_link(&self.session, self.connection);
-        }
-    }
 }
 
 impl Welcome {
     fn into_connection<S: Stream>(self, core: Arc<Core>, transport: Transport<S>) -> Connection<S> {
-        let Self { client, mut attached, control, keep_alive, outbound, session_expiry_secs } = self;
-        attached.stands = true;
-        Connection::new(Admitted {
-            core,
-            transport,
-            client,
-            session: attached.session.clone(),
-            control,
-            keep_alive,
-            outbound,
-            session_expiry_secs,
-        })
+        let Self { client, session, control, guard, keep_alive, outbound } = self;
+        Connection::new(Admitted { core, transport, client, session, control, guard, keep_alive, outbound })
     }
 }
 
@@ -172,9 +141,9 @@ async fn admit<S: Stream>(
     connection: u64,
     peer: Peer,
     connect: &Connect,
+    deadline: Instant,
 ) -> Result<Welcome, Denial> {
     let version = connect.version;
-    check(core, connect)?;
     let request = ConnectRequest {
         connection,
         peer: peer.address,
@@ -187,18 +156,42 @@ async fn admit<S: Stream>(
         user_properties: connect.properties.user.clone(),
         will: connect.will.clone(),
     };
+    let too_late = |_| {
+        core.counts.connect("timeout");
+        Err(core.exceeds(Limit::ConnectTimeout))
+    };
+    match timeout_at(deadline, welcome(core, connect, &request)).await.unwrap_or_else(too_late) {
+        Ok((mut welcome, connack)) => {
+            welcome.guard.let_in();
+            tracing::info!(client = %welcome.client.client_id, connection, identity = ?welcome.client.identity, "connected");
+            transport.queue(&Packet::Connack(Box::new(connack)), version);
+            Ok(welcome)
+        }
+        Err(denial) => {
+            core.hooks.refused(&Attempt::Connect(&request), &denial);
+            Err(denial)
+        }
+    }
+}
+
+/// Asks the hooks and takes the session.
+async fn welcome(
+    core: &Arc<Core>,
+    connect: &Connect,
+    request: &ConnectRequest,
+) -> Result<(Welcome, Connack), Denial> {
+    check(core, connect)?;
     let revocations = core.revocations.load(Ordering::SeqCst);
-    let mut admission = core.hooks.connect(&request).await?;
-    let user_properties = std::mem::take(&mut admission.user_properties);
-    let assigned =
-        connect.client_id.is_empty().then(|| admission.client_id.clone().unwrap_or_else(random_id));
-    let client = client(connect, request, admission, assigned.clone());
+    let mut admitted = core.hooks.connect(request).await?;
+    let user_properties = std::mem::take(&mut admitted.user_properties);
+    let assigned = connect.client_id.is_empty().then(|| admitted.client_id.clone().unwrap_or_else(random_id));
+    let client = client(request, admitted, assigned.clone());
     let will = will(core, connect, &client)?;
     let (welcome, mut connack) = settle(core, connect, client, will, assigned)?;
     connack.properties.user.extend(user_properties);
     // What CONNACK says of the session is to be true after a crash as well. Where it cannot be written, a session that
     // was there before goes on all the same: its client came for what waits in it.
-    let is_kept = welcome.attached.session.lock().kept != Kept::Not;
+    let is_kept = welcome.session.lock().kept != Kept::Not;
     if is_kept && !core.store.settled().await && !connack.session_present {
         return Err(Denial::new(ReasonCode::QuotaExceeded, "the broker cannot store it now"));
     }
@@ -206,9 +199,7 @@ async fn admit<S: Stream>(
         // Somebody was revoked while the hooks looked at this one. Whoever it was, the client may simply try again.
         return Err(Denial::new(ReasonCode::ServerBusy, "try again"));
     }
-    tracing::info!(client = %welcome.client.client_id, connection, identity = ?welcome.client.identity, "connected");
-    transport.queue(&Packet::Connack(Box::new(connack)), version);
-    Ok(welcome)
+    Ok((welcome, connack))
 }
 
 /// Reads the first packet, which must be CONNECT.
@@ -279,25 +270,20 @@ fn check(core: &Core, connect: &Connect) -> Result<(), Denial> {
     }
 }
 
-fn client(
-    connect: &Connect,
-    request: ConnectRequest,
-    admission: Admission,
-    assigned: Option<Text>,
-) -> Arc<Client> {
+fn client(request: &ConnectRequest, admitted: hooks::Admitted, assigned: Option<Text>) -> Arc<Client> {
     Arc::new(Client {
         connection: request.connection,
         peer: request.peer,
-        version: connect.version,
+        version: request.version,
         // Copies, so that the CONNECT packet need not be kept.
         client_id: assigned.unwrap_or_else(|| request.client_id.detached()),
-        identity: admission.identity,
+        identity: admitted.identity,
         user_properties: request
             .user_properties
             .iter()
             .map(|(name, value)| (name.detached(), value.detached()))
             .collect(),
-        attachment: admission.attachment,
+        attachments: admitted.attachments.into(),
     })
 }
 
@@ -361,9 +347,8 @@ fn settle(
         inflight_max: asked.receive_max.unwrap_or(u16::MAX).min(limits.inflight_messages_max),
         will,
     };
-    let connection = client.connection;
     let (session, session_present) = core.attach(attaching)?;
-    let attached = Attached { core: core.clone(), session: session.clone(), connection, stands: false };
+    let guard = Guard::new(core.clone(), client.clone(), session.clone(), session_expiry_secs);
     if session_present {
         ask_again(core, &client, &session);
     }
@@ -401,7 +386,7 @@ fn settle(
         asked.request_problem.unwrap_or(true),
     );
     let keep_alive = keep_alive.filter(|secs| *secs != 0).map(|secs| Duration::from_secs(secs.into()));
-    let welcome = Welcome { client, attached, control, keep_alive, outbound, session_expiry_secs };
+    let welcome = Welcome { client, session, control, guard, keep_alive, outbound };
     Ok((welcome, Connack { session_present, reason: ReasonCode::Success, properties }))
 }
 
@@ -423,10 +408,14 @@ fn ask_again(core: &Core, client: &Client, session: &Arc<Session>) {
             group,
             options: subscribed.options,
             user_properties: &Vec::new(),
+            resumed: true,
         };
         if let Err(denial) = core.hooks.subscribe(client, &request) {
             tracing::info!(client = %client.client_id, reason = ?denial.reason, text = denial.text, "stored subscription refused");
-            core.unsubscribe(session, &filter);
+            core.hooks.refused(&Attempt::Subscribe(client, &filter), &denial);
+            if core.unsubscribe(session, &filter) {
+                core.hooks.unsubscribed(client, &filter);
+            }
         }
     }
 }

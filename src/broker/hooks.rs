@@ -1,30 +1,33 @@
 //! Asks and tells the hooks of a broker.
 
-use std::sync::Arc;
+use std::{sync::Arc, task::Poll};
 
 use bytes::Bytes;
 
 use super::{
     counts::Counts,
-    events::{Disconnection, Dropped, Whose},
+    events::{Acknowledged, Attempt, Begun, Disconnection, Dropped, Published, SessionEnd, Whose},
     hook::{
-        Admission, Client, ConnectRequest, ConnectVerdict, DeliverVerdict, Denial, Hook, Point,
-        SubscribeRequest, Verdict,
+        Client, ConnectRequest, ConnectVerdict, DeliverVerdict, Denial, Hook, Point, SubscribeRequest,
+        Verdict,
     },
-    message::{Attachment, Delivery, Message, Publication},
+    message::{Attachment, Delivery, Message, Origin, Publication},
     metrics::Metrics,
+    session::outgoing::Queued,
 };
-use crate::mqtt::ReasonCode;
+use crate::mqtt::{ReasonCode, Text, UserProperties};
 
 /// The hooks of a broker, in order. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Hooks(Arc<Asked>);
 
-/// Who is called at each point. A hook that panics brings nothing down: what it was asked it refuses.
+/// Who is called at each point.
 struct Asked {
     all: Vec<Arc<dyn Hook>>,
     publish: Vec<Arc<dyn Hook>>,
+    published: Vec<Arc<dyn Hook>>,
     deliver: Vec<Arc<dyn Hook>>,
+    acknowledged: Vec<Arc<dyn Hook>>,
     dropped: Vec<Arc<dyn Hook>>,
     counts: Arc<Counts>,
     allow_by_default: bool,
@@ -43,7 +46,9 @@ impl Hooks {
             |point| all.iter().filter(|hook| hook.points().contains(&point)).cloned().collect::<Vec<_>>();
         Self(Arc::new(Asked {
             publish: at(Point::Publish),
+            published: at(Point::Published),
             deliver: at(Point::Deliver),
+            acknowledged: at(Point::Acknowledged),
             dropped: at(Point::Dropped),
             counts,
             all,
@@ -63,22 +68,28 @@ impl Hooks {
                 Some(Verdict::Allow) => allowed = true,
                 Some(Verdict::Deny(denial)) => return Err(denial),
                 Some(Verdict::Defer) => {}
-                None => return Err(Denial::new(ReasonCode::ImplementationSpecificError, "a hook failed")),
+                None => return Err(failed()),
             }
         }
         if allowed { Ok(()) } else { Err(Denial::new(ReasonCode::NotAuthorized, "not allowed by any hook")) }
     }
 
-    pub(crate) async fn connect(&self, request: &ConnectRequest) -> Result<Admission, Denial> {
+    pub(crate) async fn connect(&self, request: &ConnectRequest) -> Result<Admitted, Denial> {
         let mut allowed = self.0.allow_by_default;
-        let mut admission = Admission::default();
+        let mut admission = Admitted::default();
         for hook in &self.0.all {
-            match hook.connect(request).await {
+            let hook = hook.as_ref();
+            let mut asked = caught(hook, |hook| hook.connect(request)).ok_or_else(failed)?;
+            let verdict = std::future::poll_fn(|cx| match caught(hook, |_| asked.as_mut().poll(cx)) {
+                Some(poll) => poll.map(Some),
+                None => Poll::Ready(None),
+            });
+            match verdict.await.ok_or_else(failed)? {
                 ConnectVerdict::Allow(given) => {
                     allowed = true;
                     admission.identity = admission.identity.or(given.identity);
                     admission.client_id = admission.client_id.or(given.client_id);
-                    admission.attachment = admission.attachment.or(given.attachment);
+                    admission.attachments.extend(given.attachment);
                     admission.user_properties.extend(given.user_properties);
                 }
                 ConnectVerdict::Deny(denial) => return Err(denial),
@@ -96,8 +107,14 @@ impl Hooks {
         self.decide(&self.0.all, |hook| hook.subscribe(client, request))
     }
 
+    /// Also for wills.
     pub(crate) fn publish(&self, client: &Client, publication: &mut Publication) -> Result<(), Denial> {
-        self.decide(&self.0.publish, |hook| hook.publish(client, publication))
+        match publication.origin {
+            Origin::Publish => self.decide(&self.0.publish, |hook| hook.publish(client, publication)),
+            Origin::WillAtConnect | Origin::Will => {
+                self.decide(&self.0.all, |hook| hook.will(client, publication))
+            }
+        }
     }
 
     pub(crate) fn deliver(&self, client: &Client, delivery: &mut Delivery<'_>) -> DeliverVerdict {
@@ -117,17 +134,75 @@ impl Hooks {
         tell(&self.0.dropped, |hook| hook.dropped(dropped));
     }
 
+    /// Whether anybody wants to be told of messages that were accepted.
+    pub(crate) fn hear_of_published(&self) -> bool {
+        !self.0.published.is_empty()
+    }
+
+    pub(crate) fn published(&self, published: &Published<'_>) {
+        tell(&self.0.published, |hook| hook.published(published));
+    }
+
+    pub(crate) fn acknowledged(&self, client: &Client, queued: &Queued) {
+        let acknowledged = Acknowledged { message: &queued.message, qos: queued.qos };
+        tell(&self.0.acknowledged, |hook| hook.acknowledged(client, &acknowledged));
+    }
+
+    pub(crate) fn connected(&self, client: &Client) {
+        tell(&self.0.all, |hook| hook.connected(client));
+    }
+
+    pub(crate) fn disconnected(&self, client: &Client, end: Disconnection) {
+        tell(&self.0.all, |hook| hook.disconnected(client, end));
+    }
+
+    pub(crate) fn refused(&self, attempt: &Attempt<'_>, denial: &Denial) {
+        tell(&self.0.all, |hook| hook.refused(attempt, denial));
+    }
+
+    pub(crate) fn subscribed(&self, client: &Client, request: &SubscribeRequest<'_>) {
+        tell(&self.0.all, |hook| hook.subscribed(client, request));
+    }
+
+    pub(crate) fn unsubscribed(&self, client: &Client, filter: &str) {
+        tell(&self.0.all, |hook| hook.unsubscribed(client, filter));
+    }
+
+    pub(crate) fn session_begun(&self, client: &Client, begun: Begun) {
+        tell(&self.0.all, |hook| hook.session_begun(client, begun));
+    }
+
+    pub(crate) fn session_taken_over(&self, client: &Client, by: &Client) {
+        tell(&self.0.all, |hook| hook.session_taken_over(client, by));
+    }
+
+    pub(crate) fn session_ended(&self, whose: &Whose<'_>, end: SessionEnd) {
+        tell(&self.0.all, |hook| hook.session_ended(whose, end));
+    }
+
     pub(crate) fn recall(&self, message: &Message, keepsake: &Bytes) -> Option<Attachment> {
-        self.0.all.iter().find_map(|hook| hook.recall(message, keepsake))
+        let recall = |hook: &Arc<dyn Hook>| caught(hook.as_ref(), |hook| hook.recall(message, keepsake));
+        self.0.all.iter().find_map(|hook| recall(hook).flatten())
     }
 
-    pub(crate) fn revive(&self, client: &Whose<'_>) -> Option<Attachment> {
-        self.0.all.iter().find_map(|hook| hook.revive(client))
+    pub(crate) fn revive(&self, client: &Whose<'_>) -> Box<[Attachment]> {
+        let revive = |hook: &Arc<dyn Hook>| caught(hook.as_ref(), |hook| hook.revive(client));
+        self.0.all.iter().filter_map(|hook| revive(hook).flatten()).collect()
     }
+}
 
-    pub(crate) fn disconnect(&self, client: &Client, end: Disconnection) {
-        tell(&self.0.all, |hook| hook.disconnect(client, end));
-    }
+/// What all hooks together give to a connection.
+#[derive(Default)]
+pub(crate) struct Admitted {
+    pub(crate) identity: Option<Text>,
+    pub(crate) client_id: Option<Text>,
+    pub(crate) attachments: Vec<Attachment>,
+    pub(crate) user_properties: UserProperties,
+}
+
+/// In place of an answer.
+fn failed() -> Denial {
+    Denial::new(ReasonCode::ImplementationSpecificError, "a hook failed")
 }
 
 fn tell(hooks: &[Arc<dyn Hook>], mut tell: impl FnMut(&dyn Hook)) {
@@ -137,7 +212,7 @@ fn tell(hooks: &[Arc<dyn Hook>], mut tell: impl FnMut(&dyn Hook)) {
 }
 
 /// Calls a hook; `None` if it panicked. Many points are called by threads that serve everybody.
-fn caught<T>(hook: &dyn Hook, call: impl FnOnce(&dyn Hook) -> T) -> Option<T> {
+fn caught<'a, T>(hook: &'a dyn Hook, call: impl FnOnce(&'a dyn Hook) -> T) -> Option<T> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| call(hook)))
         .inspect_err(|_| tracing::error!(hook = hook.name(), "a hook panicked"))
         .ok()

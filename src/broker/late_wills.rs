@@ -24,18 +24,18 @@ pub(crate) struct LateWills {
 }
 
 impl LateWills {
-    /// Keeps one for later; whether there was room.
-    pub(crate) fn add(&self, will: PendingWill, session: &Arc<Session>) -> bool {
+    /// Keeps one for later. Gives it back if there is no room.
+    pub(crate) fn add(&self, will: PendingWill, session: &Arc<Session>) -> Option<PendingWill> {
         let mut waiting = self.waiting.lock();
         if waiting.len() >= LATE_WILLS_MAX {
-            return false;
+            return Some(will);
         }
         if waiting.is_empty() {
             tracing::warn!(client = %session.client_id, "a will cannot be published yet: trying again");
         }
         waiting.push_back((will, session.clone()));
         self.any.store(true, Ordering::Release);
-        true
+        None
     }
 
     /// Whether there are any.

@@ -197,10 +197,10 @@ impl Publication {
         }
     }
 
-    /// Ends the changes. Fails if a hook made a property that does not fit the wire format.
-    pub(crate) fn accept(mut self) -> Result<Arc<Message>, crate::mqtt::EncodeError> {
-        self.message.wire = WireProperties::new(&self.message.properties)?;
-        Ok(Arc::new(self.message))
+    /// Ends the changes. Whether a hook made a property that does not fit the wire format.
+    pub(crate) fn accept(mut self) -> (Arc<Message>, Result<(), crate::mqtt::EncodeError>) {
+        let encoded = WireProperties::new(&self.message.properties).map(|wire| self.message.wire = wire);
+        (Arc::new(self.message), encoded)
     }
 }
 

@@ -34,7 +34,9 @@ mod websocket;
 
 pub use clock::Timestamp;
 pub use config::{Config, DefaultVerdict, EngineKind};
-pub use events::{Disconnection, DropReason, Dropped, Whose};
+pub use events::{
+    Acknowledged, Attempt, Begun, Disconnection, DropReason, Dropped, Published, SessionEnd, Whose,
+};
 pub use handle::{BrokerHandle, NewMessage, Stored, Whom};
 pub use hook::{
     Admission, Client, ConnectRequest, ConnectVerdict, DeliverVerdict, Denial, Hook, HookFuture, Point,

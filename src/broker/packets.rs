@@ -5,7 +5,7 @@ use std::task::Waker;
 use super::{
     connection::{Close, Connection},
     core::granted,
-    events::{DropReason, Dropped},
+    events::{Attempt, DropReason, Dropped},
     fanout::{AckToken, Routed},
     hook::{Denial, SubscribeRequest},
     limits::Limit,
@@ -81,8 +81,10 @@ impl<S: Stream> Connection<S> {
             self.session.forget_row(state, queued.seq, &self.core.store);
             Some(queued)
         });
-        if let Some(queued) = over.filter(|_| ack.reason.is_error()) {
-            self.refused_by_client(&queued);
+        match over {
+            Some(queued) if ack.reason.is_error() => self.refused_by_client(&queued),
+            Some(queued) => self.core.hooks.acknowledged(&self.client, &queued),
+            None => {}
         }
     }
 
@@ -129,6 +131,9 @@ impl<S: Stream> Connection<S> {
         let publication = Publication::from_publish(publish, &self.client, || core.clock.now());
         match core.accept(publication, &self.client, &mut self.inbound.routes) {
             Ok((message, targets)) => {
+                if core.hooks.hear_of_published() {
+                    self.inbound.accepted.push((message.clone(), targets.clone()));
+                }
                 let ack = |number| AckToken {
                     session: self.session.clone(),
                     connection: self.client.connection,
@@ -298,7 +303,12 @@ impl<S: Stream> Connection<S> {
         });
         let reason = match recorded {
             Recorded::Refused(queued) => return self.refused_by_client(&queued),
-            Recorded::First(queued) => return self.release_when_kept(&queued),
+            Recorded::First(queued, for_the_first_time) => {
+                if for_the_first_time {
+                    core.hooks.acknowledged(&self.client, &queued);
+                }
+                return self.release_when_kept(&queued);
+            }
             Recorded::Unknown if self.client.version == Version::V5 => ReasonCode::PacketIdentifierNotFound,
             Recorded::Unknown | Recorded::Again => ReasonCode::Success,
         };
@@ -359,9 +369,11 @@ impl<S: Stream> Connection<S> {
             match self.subscribe(subscription, &subscribe) {
                 Ok(reason) => reasons.push(reason),
                 Err(denial) if denial.disconnect => {
+                    self.core.hooks.refused(&Attempt::Subscribe(&self.client, &subscription.filter), &denial);
                     return Err(Close::Broker(denial.reason, denial.text.into()));
                 }
                 Err(denial) => {
+                    self.core.hooks.refused(&Attempt::Subscribe(&self.client, &subscription.filter), &denial);
                     self.core.counts.refuse("subscribe", denial.reason);
                     // One line for a packet: it may hold very many filters.
                     if reason_string.is_none() {
@@ -404,16 +416,16 @@ impl<S: Stream> Connection<S> {
             return Err(Denial::new(ReasonCode::QuotaExceeded, "the broker cannot store it now"));
         }
         let user_properties = &packet.properties.user;
-        let request = SubscribeRequest { filter: plain, group, options: *options, user_properties };
+        let request =
+            SubscribeRequest { filter: plain, group, options: *options, user_properties, resumed: false };
         self.core.hooks.subscribe(&self.client, &request)?;
         if !self.on_own_session(|_| true) {
             return Ok(granted(options.qos));
         }
         let subscribed = Subscribed { options: *options, id: packet.properties.subscription_id };
-        match self.core.subscribe(&self.session, filter, subscribed) {
-            Ok(()) => Ok(granted(options.qos)),
-            Err(limit) => Err(self.core.exceeds(limit)),
-        }
+        self.core.subscribe(&self.session, filter, subscribed).map_err(|limit| self.core.exceeds(limit))?;
+        self.core.hooks.subscribed(&self.client, &request);
+        Ok(granted(options.qos))
     }
 
     fn on_unsubscribe(&mut self, unsubscribe: Unsubscribe) {
@@ -422,7 +434,10 @@ impl<S: Stream> Connection<S> {
             .filters
             .iter()
             .map(|filter| match own && self.core.unsubscribe(&self.session, filter) {
-                true => ReasonCode::Success,
+                true => {
+                    self.core.hooks.unsubscribed(&self.client, filter);
+                    ReasonCode::Success
+                }
                 false => ReasonCode::NoSubscriptionExisted,
             })
             .collect();

@@ -30,6 +30,11 @@ impl Targets {
         self.each.is_empty() && self.groups.is_empty()
     }
 
+    /// Sessions and groups.
+    pub(crate) fn count(&self) -> usize {
+        self.each.len() + self.groups.len()
+    }
+
     /// Whether it may have to be kept on disk for somebody.
     pub(crate) fn any_kept(&self) -> bool {
         self.each.iter().any(|target| target.session.is_kept()) || !self.groups.is_empty()

@@ -172,8 +172,9 @@ impl Drop for Place {
 }
 
 impl Hook for Passwords {
+    /// No message.
     fn points(&self) -> &'static [Point] {
-        &[Point::Publish]
+        &[]
     }
 
     fn name(&self) -> &'static str {
@@ -194,7 +195,7 @@ impl Hook for Passwords {
     }
 
     /// The will of somebody who is gone is not published.
-    fn publish(&self, client: &Client, publication: &mut Publication) -> Verdict {
+    fn will(&self, client: &Client, publication: &mut Publication) -> Verdict {
         if publication.origin() != Origin::Will {
             return Verdict::Defer;
         }

@@ -15,10 +15,9 @@ impl Refused {
         Self { code, text: text.into(), reason }
     }
 
-    /// A connection without what this hook left at its CONNECT: another hook's attachment came first. What cannot be
-    /// checked is not let through.
+    /// A connection without what this hook leaves at CONNECT. What cannot be checked is not let through.
     pub(super) fn stranger() -> Self {
-        let text = "another hook has taken the place of this client's identity";
+        let text = "nobody has found out who this client is";
         Self::new("no-identity", ReasonCode::NotAuthorized, text)
     }
 

@@ -37,7 +37,7 @@ impl Session {
 
     /// What the connect hook left with a client.
     pub(super) fn of(client: &Client) -> Option<&Self> {
-        client.attachment.as_ref().and_then(|any| any.downcast_ref())
+        client.attachment()
     }
 
     /// The header of a compact message, if the last message under it agreed and whatever was asked then need not be

@@ -281,7 +281,7 @@ mod tests {
 
     fn routed(payload: String) -> Routed {
         let message = Message::new("a".into(), payload.into(), QoS::AtMostOnce, false);
-        let message = Publication::internal(message).accept().expect("no properties");
+        let (message, _) = Publication::internal(message).accept();
         Routed { message, targets: Arc::new(Targets::default()), from: 0, ack: None, will_of: None }
     }
 

@@ -24,7 +24,7 @@ use self::{
 use super::{
     Timestamp,
     config::Limits,
-    events::{DropReason, Dropped, Whose},
+    events::{DropReason, Dropped, SessionEnd, Whose},
     fanout::AckToken,
     hook::Client,
     hooks::Hooks,
@@ -163,8 +163,8 @@ pub(crate) enum Pushed {
 pub(crate) struct Aftermath {
     /// To publish now.
     pub(crate) will: Option<PendingWill>,
-    /// Whether the session is over.
-    pub(crate) ended: bool,
+    /// Why the session is over, if it is.
+    pub(crate) ended: Option<SessionEnd>,
     /// When to look at it again.
     pub(crate) look_again_at: Option<Timestamp>,
     /// Messages that its client does not get: all, or if it goes on those of QoS 0.
@@ -287,8 +287,13 @@ impl Session {
 
     /// Tells the hooks what the session does not get. Call without its lock.
     pub(crate) fn tell_dropped(&self, hooks: &Hooks, queued: &Queued, reason: DropReason) {
-        let whose = Whose::new(&self.client_id, self.owner.as_ref());
-        hooks.dropped(&Dropped { whose, client: None, message: &queued.message, qos: queued.qos, reason });
+        let Queued { message, qos, .. } = queued;
+        hooks.dropped(&Dropped { whose: self.whose(), client: None, message, qos: *qos, reason });
+    }
+
+    /// Whose it is.
+    pub(crate) fn whose(&self) -> Whose<'_> {
+        Whose::new(&self.client_id, self.owner.as_ref())
     }
 
     /// A QoS 2 message may be sent once it is on disk.
@@ -427,7 +432,7 @@ impl SessionState {
             self.will = None;
         }
         if self.expiry == Some(Duration::ZERO) {
-            return self.end();
+            return self.end(SessionEnd::WithConnection);
         }
         let lost = self.outgoing.disconnected();
         self.expires_at = self.expiry.map(|expiry| now.after(expiry));
@@ -437,7 +442,7 @@ impl SessionState {
                 will.due_at = Some(self.expires_at.map_or(due_at, |end| end.min(due_at)));
                 Aftermath { look_again_at: will.due_at, lost, ..Aftermath::default() }
             }
-            _ => Aftermath { will: self.will.take(), look_again_at: self.expires_at, ended: false, lost },
+            _ => Aftermath { will: self.will.take(), look_again_at: self.expires_at, ended: None, lost },
         }
     }
 
@@ -447,7 +452,7 @@ impl SessionState {
             return Aftermath::default();
         }
         if self.expires_at.is_some_and(|at| at <= now) {
-            return self.end();
+            return self.end(SessionEnd::Expired);
         }
         if self.will.as_ref().and_then(|will| will.due_at).is_some_and(|at| at <= now) {
             let will = self.will.take();
@@ -457,12 +462,31 @@ impl SessionState {
         Aftermath { look_again_at: due_at.or(self.expires_at), ..Aftermath::default() }
     }
 
-    /// The session is over; its will, if not void, is due.
-    pub(crate) fn end(&mut self) -> Aftermath {
-        self.ended = true;
+    /// Another connection has come: the present one ends, and the session too if its time has come or a new one is
+    /// wanted.
+    pub(crate) fn make_way(&mut self, now: Timestamp, clean_start: bool) -> Aftermath {
+        let mut aftermath = if self.link.is_some() {
+            self.kick(ReasonCode::SessionTakenOver, "another connection uses this client id");
+            self.detach(now, Ending { discard_will: false })
+        } else {
+            self.look_again(now)
+        };
+        if clean_start && !self.ended {
+            let end = self.end(SessionEnd::CleanStart);
+            aftermath.lost.extend(end.lost);
+            aftermath = Aftermath { will: aftermath.will.or(end.will), lost: aftermath.lost, ..end };
+        }
+        aftermath
+    }
+
+    /// The session is over, unless it was before; its will, if not void, is due.
+    pub(crate) fn end(&mut self, why: SessionEnd) -> Aftermath {
+        if std::mem::replace(&mut self.ended, true) {
+            return Aftermath::default();
+        }
         let lost = std::mem::take(&mut self.outgoing).into_undelivered();
         self.received = HashMap::new();
-        Aftermath { will: self.will.take(), ended: true, look_again_at: None, lost }
+        Aftermath { will: self.will.take(), ended: Some(why), look_again_at: None, lost }
     }
 
     /// Tells the present connection to end, and wakes it. It no longer owns the session afterwards; the caller detaches.

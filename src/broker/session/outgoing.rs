@@ -82,8 +82,8 @@ pub(crate) enum Recorded {
     Unknown,
     /// The client does not want it: over.
     Refused(Queued),
-    /// The client has this.
-    First(Queued),
+    /// The client has this. Whether it said so for the first time; the disk may not know yet.
+    First(Queued, bool),
     /// It said so before.
     Again,
 }
@@ -358,8 +358,8 @@ impl Outgoing {
                 self.remove(index).message().map_or(Recorded::Unknown, Recorded::Refused)
             }
             Stage::Sent(queued) => {
-                entry.received = true;
-                Recorded::First(queued.clone())
+                let again = std::mem::replace(&mut entry.received, true);
+                Recorded::First(queued.clone(), !again)
             }
             Stage::Released => Recorded::Again,
         }

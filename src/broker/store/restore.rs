@@ -210,7 +210,7 @@ impl WillRecord {
         let (message, _) = record::read_message(&Bytes::from(self.message))?;
         let peer = self.peer.parse().unwrap_or_else(|_| SocketAddr::from(([0, 0, 0, 0], 0)));
         let version = if self.v5 { Version::V5 } else { Version::V3 };
-        let attachment = hooks.revive(&Whose::new(client_id, owner));
+        let attachments = hooks.revive(&Whose::new(client_id, owner));
         let client = Arc::new(Client {
             // No connection of this process has that number.
             connection: 0,
@@ -219,7 +219,7 @@ impl WillRecord {
             client_id: client_id.clone(),
             identity: owner.cloned(),
             user_properties: Vec::new(),
-            attachment,
+            attachments,
         });
         let message = Message { publisher: Some(client.clone()), ..message };
         Some(PendingWill {

@@ -3,7 +3,8 @@
 mod broker_support;
 
 use broker_support::*;
-use smqtt::mqtt::*;
+use bytes::BytesMut;
+use smqtt::{broker::Config, mqtt::*};
 
 fn retained(topic: &str, payload: &str) -> Publish {
     Publish { retain: true, ..message(topic, payload, QoS::AtLeastOnce) }
@@ -257,5 +258,24 @@ async fn reason_strings_stay_away_from_who_declines_them() {
         let Packet::Suback(suback) = client.packet().await else { panic!("SUBACK expected") };
         assert_eq!(suback.reasons, [ReasonCode::TopicFilterInvalid]);
         assert_eq!(suback.properties.reason_string.is_some(), wanted);
+    }
+}
+
+/// One thread, so that nobody else can empty the queue while its publisher is served.
+#[tokio::test]
+async fn a_flood_is_not_dropped_before_its_reader_had_a_turn() {
+    let broker = TestBroker::direct().await;
+    let mut reader = broker.v3("reader").await;
+    reader.subscribe("flood", QoS::AtMostOnce).await;
+    // More than a queue holds, in far fewer bytes than sockets do.
+    let count = 2 * Config::default().limits.queue_messages_max;
+    let mut bytes = BytesMut::new();
+    for _ in 0..count {
+        bytes.extend_from_slice(b"\x30\x08\0\x05floodx");
+    }
+    let mut writer = broker.v3("writer").await;
+    writer.send_bytes(&bytes).await;
+    for _ in 0..count {
+        assert_eq!(reader.payload().await, "x");
     }
 }

@@ -25,6 +25,9 @@ use super::{
 };
 use crate::mqtt::{DecodeError, Disconnect, DisconnectProperties, Limits, Packet, ReasonCode, Text, Version};
 
+/// Bytes that a connection reads before others get their turn. Who publishes without pause would otherwise fill the queues of
+/// those who get it before they can empty them.
+const TURN_BYTES: usize = 64 << 10;
 /// Deliveries taken from the queue at a time.
 const BATCH_MAX: usize = 256;
 
@@ -41,6 +44,8 @@ pub(crate) struct Connection<S> {
     pub(super) outbound: Outbound,
     pub(super) inbound: Inbound,
     sending: Vec<Sending>,
+    /// Bytes read since others had their turn.
+    turn_bytes: usize,
     pub(super) tally: Tally,
 }
 
@@ -185,6 +190,7 @@ impl<S: Stream> Connection<S> {
             outbound,
             inbound: Inbound::default(),
             sending: Vec::new(),
+            turn_bytes: 0,
             tally: Tally::default(),
         }
     }
@@ -260,6 +266,10 @@ impl<S: Stream> Connection<S> {
         }
         if publishes && self.core.store.is_full() {
             self.core.store.room().await;
+        }
+        if self.turn_bytes >= TURN_BYTES {
+            self.turn_bytes = 0;
+            tokio::task::yield_now().await;
         }
         Ok(())
     }
@@ -347,7 +357,8 @@ impl<S: Stream> Connection<S> {
         if self.transport.out.len() < OUT_BYTES_HIGH {
             match self.transport.poll_read(cx) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(Close::Broken(None))),
-                Poll::Ready(Ok(_)) => {
+                Poll::Ready(Ok(bytes)) => {
+                    self.turn_bytes += bytes;
                     if let Some(keep_alive) = &mut self.keep_alive {
                         keep_alive.heard = Instant::now();
                     }
@@ -358,6 +369,7 @@ impl<S: Stream> Connection<S> {
             }
         }
         if !progress {
+            self.turn_bytes = 0;
             self.transport.relax();
         }
         progress |= self.poll_session(cx);

@@ -69,7 +69,7 @@ struct BrokerBenchArgs {
     /// Whom to hold it against: `mosquitto`, which is started, or HOST:PORT, of whom nobody tells what it costs
     #[arg(long, value_name = "PEER", default_value = "mosquitto", value_parser = peer)]
     peer: Peer,
-    /// About a minute
+    /// About two minutes
     #[arg(long)]
     quick: bool,
     /// Where the report goes; made if missing [default: smqtt-bench-DATE]

@@ -62,7 +62,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// A minute or a little more.
+    /// Two minutes or a little more.
     pub fn quick() -> Self {
         let subjects = Subject::ALL.into_iter().filter(|subject| *subject != Subject::Engine).collect();
         Self {

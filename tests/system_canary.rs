@@ -351,7 +351,7 @@ fn a_thousand_canaries_are_seen_by_readers_alone() {
     let Site { up, home: _home } = site;
     up.running.signal("INT");
     let ended = up.running.end();
-    assert!(ended.err.contains("TRACE") && ended.err.contains("sensor-1"), "the log is all there is");
+    assert!(ended.err.contains("DEBUG") && ended.err.contains("sensor-1"), "the log is all there is");
     needles.assert_clean("the log", ended.err.as_bytes());
     needles.assert_clean("what authority and broker print", &ended.out);
     needles.assert_clean_below(&data);

@@ -1,6 +1,8 @@
 //! The accept loop: axum's own has no limit on silence.
 
+use std::future::poll_fn;
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +14,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -29,6 +32,10 @@ use crate::error::OpenError;
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// How long to wait when the system has no more sockets to give.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Time that a peer gets to take the last answer and to stop sending.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Bytes of it that are read and ignored meanwhile.
+const LEAVE_BYTES_MAX: usize = 1 << 20;
 /// Most bytes of a request's head.
 const HEAD_BYTES_MAX: usize = 16 << 10;
 
@@ -126,28 +133,51 @@ impl Server {
         let service = service_fn(|request| {
             let (router, caller, limits) = (self.router.clone(), caller.clone(), self.limits.clone());
             let stopping = self.stopping.clone();
-            async move {
+            Box::pin(async move {
                 Ok::<_, std::convert::Infallible>(answer(router, caller, &limits, stopping, request).await)
-            }
+            })
         });
         let stream = Stall::new(stream, ms(self.limits.write_timeout_ms));
-        let connection = http1::Builder::new()
+        let mut connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(ms(self.limits.header_timeout_ms))
             .max_buf_size(HEAD_BYTES_MAX)
             .serve_connection(TokioIo::new(stream), service);
-        let mut connection = std::pin::pin!(connection);
+        let mut served = std::pin::pin!(poll_fn(|context| connection.poll_without_shutdown(context)));
         let result = tokio::select! {
-            result = &mut connection => result,
-            _ = stopping.changed() => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
+            result = &mut served => Some(result),
+            _ = stopping.changed() => None,
+        };
+        let result = match result {
+            Some(result) => result,
+            None => {
+                Pin::new(&mut connection).graceful_shutdown();
+                poll_fn(|context| connection.poll_without_shutdown(context)).await
             }
         };
-        if let Err(error) = result {
-            tracing::debug!(%address, %error, "a connection broke");
+        match result {
+            Ok(()) => take_leave(connection.into_parts().io.into_inner()).await,
+            Err(error) => tracing::debug!(%address, %error, "a connection broke"),
         }
     }
+}
+
+/// Ends a connection so that its peer gets the last answer. Who was refused may still be sending a body; if the socket
+/// were closed over it, the peer's system would throw the answer away as well (RFC 9112, section 9.6).
+async fn take_leave(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
+    let leave = async {
+        stream.shutdown().await?;
+        let mut ignored = [0; 4096];
+        let mut left = LEAVE_BYTES_MAX;
+        while left > 0 {
+            match stream.read(&mut ignored).await? {
+                0 => break,
+                read => left = left.saturating_sub(read),
+            }
+        }
+        Ok::<_, std::io::Error>(())
+    };
+    let _ = tokio::time::timeout(LEAVE_TIMEOUT, leave).await;
 }
 
 async fn answer(

@@ -61,6 +61,24 @@ async fn a_body_of_unknown_length_is_cut_off_as_well() {
     assert_eq!(&start, b"HTTP/1.1 413");
 }
 
+/// The answer comes while the body is still being sent, and must not be lost over what the server does not read.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_arrives_also_if_the_body_is_still_on_its_way() {
+    let server = Running::start().await;
+    for _ in 0..20 {
+        let mut stream = server.admin().stream().await.unwrap();
+        let bytes = 4 * BODY_BYTES_MAX;
+        let head = "POST /v1/tokens HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n";
+        stream.write_all(format!("{head}content-length: {bytes}\r\n\r\n").as_bytes()).await.unwrap();
+        // As a client does that sends all of it before it looks for an answer.
+        stream.write_all(&vec![b' '; bytes]).await.unwrap();
+        stream.flush().await.unwrap();
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await;
+        assert!(answer.starts_with(b"HTTP/1.1 413"), "{}", String::from_utf8_lossy(&answer));
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn silent_and_slow_connections_are_closed_while_others_are_served() {
     let server = Running::with(impatient()).await;

@@ -8,7 +8,8 @@ mod ward;
 
 use broker_support::{connect as connect_packet, will};
 use bytes::Bytes;
-use lab::{Device, full, until};
+use lab::{Device, Scratch, full, until};
+use smqtt::broker::Config;
 use smqtt::mqtt::{Packet, Publish, QoS, ReasonCode, Version, Will};
 use ward::*;
 
@@ -65,6 +66,39 @@ async fn a_will_is_held_to_the_rules_when_it_is_left_and_when_it_is_due() {
     drop(plain);
     until(|| site.broker.handle.connections() == 1).await;
     assert_eq!(nurse.until_ping().await, []);
+}
+
+/// A broker that was killed has wills to publish before it has read who its devices are.
+#[tokio::test]
+async fn a_will_that_is_due_before_the_broker_knows_anybody_is_judged_when_it_does() {
+    let site = Site::new().await;
+    let former = site.lab.enrol("former", &["role=nurse"]).await;
+    let (data, copy) = (Scratch::new(), Scratch::new());
+    let mut config = Config::default();
+    config.data = Some(data.path().to_owned());
+    let identity = site.lab.enrol_broker("killed").await;
+    let killed = site.lab.broker_of(identity.clone(), config.clone(), Vec::new()).await;
+    let mut held = Vec::new();
+    for (device, word) in [(&former, "revoked"), (&site.nurse, "gone")] {
+        let mut connect = connect_packet(Version::V5, "");
+        connect.will = Some(Will { retain: true, qos: QoS::AtLeastOnce, ..will("staff/rota", word) });
+        let stream = killed.dial(&site.lab.roots(), Some(&device.identity())).await.unwrap();
+        let (connack, client) = answer(broker_support::Client::over(stream), connect).await;
+        assert_eq!(connack.unwrap().reason, ReasonCode::Success);
+        held.push(client);
+    }
+    // CONNACK says that it is on disk: what is there now is what a crash leaves.
+    std::fs::copy(data.path().join("state.redb"), copy.path().join("state.redb")).unwrap();
+    site.lab.revoke("former").await;
+    config.data = Some(copy.path().to_owned());
+    let broker = site.lab.broker_of(identity, config, Vec::new()).await;
+    let stream = broker.dial(&site.lab.roots(), Some(&site.nurse.identity())).await.unwrap();
+    let (_, nurse) = answer(broker_support::Client::over(stream), connect_packet(Version::V5, "")).await;
+    let mut nurse = nurse.unwrap();
+    nurse.subscribe("staff/rota", QoS::AtMostOnce).await;
+    let got = nurse.message().await;
+    assert_eq!((got.topic.as_str(), &got.payload[..]), ("staff/rota", &b"gone"[..]));
+    assert_eq!(nurse.until_ping().await, [], "who was revoked meanwhile has no will");
 }
 
 #[tokio::test]

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Fuzzes with every target and prints how often as a table. A target that fails ends it, with its crash in artifacts/.
 #
-#     fuzz/count.sh [EXECUTIONS [EXECUTIONS OF decapsulate [SECONDS AT MOST, EACH; 0: any]]]
+#     fuzz/count.sh [EXECUTIONS [EXECUTIONS OF decapsulate AND conversation [SECONDS AT MOST, EACH; 0: any]]]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 runs="${1:-5000000}"
-runs_of_decapsulate="${2:-600000}"
+runs_of_slow="${2:-600000}"
 seconds="${3:-0}"
 
 # The stable toolchain takes the fuzzer's flags, too.
@@ -21,7 +21,7 @@ cargo fuzz build -s none
 printf '| target | executions | seconds | reached the consistency check |\n|---|---|---|---|\n'
 for target in $(cargo fuzz list); do
     count="$runs"
-    if [ "$target" = decapsulate ]; then count="$runs_of_decapsulate"; fi
+    case "$target" in decapsulate | conversation) count="$runs_of_slow" ;; esac
     if ! cargo fuzz run -s none "$target" -- "-runs=$count" "-max_total_time=$seconds" >"$log" 2>&1; then
         tail -n 60 "$log" >&2
         exit 1

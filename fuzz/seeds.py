@@ -60,3 +60,12 @@ for packet in [
     "320900036162630001003132", "82080001000361626301", "8209000100000361626301", "c000", "d000", "e000", "40020001",
 ]:
     put("mqtt_codec", bytes.fromhex(packet))
+
+# Conversations: who connects, what is asked for and sent, who comes back. The first byte says whether they are polite.
+for manner in range(8):
+    for qos in range(3):
+        for version in range(2):
+            connect = bytes([0x24 | version, 0x08])
+            subscribe, publish, answer = bytes([6, qos, 1]), bytes([42, 4 | qos, 0]), bytes([17, 0, 0])
+            talk = bytes([manner, 0]) + connect + subscribe + bytes([32]) + connect + publish * 3 + answer
+            put("conversation", talk + bytes([4]) + publish * 2 + bytes([0]) + connect + answer * 2 + bytes([20, 2, 5, 0, 0]) + connect)

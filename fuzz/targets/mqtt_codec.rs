@@ -1,14 +1,9 @@
 //! The wire codec: no panic on any bytes, and what decodes encodes to what decodes the same.
 #![no_main]
 
-// By its path, so that the router and its dependencies need not be built for the fuzzer.
-#[allow(dead_code, unused_imports)]
-#[path = "../../src/mqtt/mod.rs"]
-mod mqtt;
-
 use bytes::BytesMut;
 use libfuzzer_sys::fuzz_target;
-use mqtt::{Limits, Version, decode};
+use smqtt::mqtt::{Limits, Packet, Version, decode};
 
 fuzz_target!(|data: &[u8]| {
     for version in [Version::V3, Version::V5] {
@@ -17,7 +12,7 @@ fuzz_target!(|data: &[u8]| {
             let mut out = BytesMut::new();
             // CONNECT says its version itself.
             let version = match &packet {
-                mqtt::Packet::Connect(connect) => connect.version,
+                Packet::Connect(connect) => connect.version,
                 _ => version,
             };
             packet.encode(version, &mut out).expect("what was read can be written");

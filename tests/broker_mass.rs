@@ -196,7 +196,8 @@ async fn five_thousand_silent_connections_are_closed_and_keep_nobody_waiting() {
     }
     let broker = Massive::start();
     // Of both kinds: who says nothing to a TLS listener is in its handshake.
-    let silent = |n: usize| TcpStream::connect(if n % 2 == 0 { broker.plain } else { broker.tls }).unwrap();
+    let silent =
+        |n: usize| TcpStream::connect(if n.is_multiple_of(2) { broker.plain } else { broker.tls }).unwrap();
     let held = (0..SILENT).map(silent).collect();
     broker.wait_out("silent connections", held, Duration::from_secs(10)).await;
 }
@@ -213,7 +214,7 @@ async fn a_thousand_half_handshakes_are_closed_and_keep_nobody_waiting() {
         let mut client = ClientConnection::new(config.clone(), "localhost".try_into().unwrap()).unwrap();
         client.write_tls(&mut hello).unwrap();
         // Half of them do not finish the first message, the other half never answer the server's.
-        let end = if n % 2 == 0 { 1 + n % (hello.len() - 1) } else { hello.len() };
+        let end = if n.is_multiple_of(2) { 1 + n % (hello.len() - 1) } else { hello.len() };
         let mut stream = TcpStream::connect(broker.tls).unwrap();
         stream.write_all(&hello[..end]).unwrap();
         stream

@@ -218,10 +218,11 @@ mod tests {
     use super::*;
 
     fn limits(pending: usize, rate: u32) -> Limits {
-        let mut limits = Limits::default();
-        limits.connections_pending_max = pending;
-        limits.connection_rate_per_address_max = rate;
-        limits
+        Limits {
+            connections_pending_max: pending,
+            connection_rate_per_address_max: rate,
+            ..Limits::default()
+        }
     }
 
     fn address(text: &str) -> IpAddr {

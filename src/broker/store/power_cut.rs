@@ -3,7 +3,9 @@
 //!
 //! `SMQTT_CRASH_CYCLES=1000` runs it for longer than the checks do.
 
-// The clients of the tests in `tests/`.
+// The clients of the tests in `tests/`, to which the structs that they fill are not to be had in one go.
+#![allow(clippy::field_reassign_with_default)]
+
 #[path = "../../../tests/broker_support/mod.rs"]
 mod broker_support;
 
@@ -113,7 +115,7 @@ async fn the_power_goes_again_and_again_and_nothing_acknowledged_is_lost() {
             )
         };
         // In turn: within a sync, before it has done anything, and at any moment.
-        let within = cycle % 2 == 0;
+        let within = cycle.is_multiple_of(2);
         let cut = async {
             if within {
                 life.storage.hold_sync(1 + scatter(cycle) % 12);
@@ -133,7 +135,7 @@ async fn the_power_goes_again_and_again_and_nothing_acknowledged_is_lost() {
         let mut random = cycle;
         storage = life.end(|| {
             random += 1;
-            scatter(random) % 2 == 0
+            scatter(random).is_multiple_of(2)
         });
     }
     let life = Life::begin(storage);

@@ -67,6 +67,9 @@ pub struct Peer {
 /// Somebody who must get a message once it is acknowledged: client, session, message.
 type Owed = (usize, u32, u32);
 
+/// Filters of a SUBSCRIBE, or of an UNSUBSCRIBE, which has no options.
+type Filters = Vec<(Text, SubscriptionOptions)>;
+
 struct Expected {
     packet_id: u16,
     qos: QoS,
@@ -100,7 +103,7 @@ pub struct Talk {
     asked: Vec<(Text, QoS)>,
     expected: VecDeque<Expected>,
     /// SUBACK and UNSUBACK: first byte, identifier, filters.
-    asking: VecDeque<(u8, u16, Vec<(Text, SubscriptionOptions)>)>,
+    asking: VecDeque<(u8, u16, Filters)>,
     pings: usize,
     releases: usize,
     /// Messages that it has not acknowledged.
@@ -556,7 +559,7 @@ fn with_topic(publish: Publish) -> Publish {
     Publish { properties, ..publish }
 }
 
-fn asked_for(talk: &mut Talk, first: u8, packet_id: u16, count: usize) -> Vec<(Text, SubscriptionOptions)> {
+fn asked_for(talk: &mut Talk, first: u8, packet_id: u16, count: usize) -> Filters {
     let (kind, id, filters) = talk.asking.pop_front().expect("an answer to something that was asked");
     assert_eq!(
         (kind, id, filters.len()),

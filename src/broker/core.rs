@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -44,6 +44,8 @@ pub(crate) struct Core {
     pub(crate) metrics: Metrics,
     pub(crate) counts: Arc<Counts>,
     pub(crate) gate: Arc<Gate>,
+    /// Connections are accepted.
+    pub(crate) serving: AtomicBool,
     /// Raised by every revocation, so that a CONNECT under way asks its hooks again.
     pub(crate) revocations: AtomicU64,
     next_connection: AtomicU64,
@@ -93,6 +95,7 @@ impl Core {
             counts,
             metrics,
             gate: Arc::default(),
+            serving: AtomicBool::new(false),
             revocations: AtomicU64::new(0),
             next_connection: AtomicU64::new(1),
             trie: RwLock::default(),

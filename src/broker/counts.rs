@@ -188,6 +188,7 @@ struct Waiting {
 /// Registers what is read when somebody looks.
 pub(crate) fn register_readings(core: &Arc<Core>) {
     let metrics = core.metrics.clone();
+    core.store.register(&metrics);
     let of = |read: fn(&Core) -> usize| {
         let core = Arc::downgrade(core);
         reading(move || core.upgrade().map_or(0, |core| read(&core)) as f64)
@@ -216,6 +217,12 @@ pub(crate) fn register_readings(core: &Arc<Core>) {
     show("smqtt_inflight_messages", "Messages sent to clients and not acknowledged", |waiting| {
         waiting.inflight
     });
+    let restarts = {
+        let core = Arc::downgrade(core);
+        let restarts = move |core: Arc<Core>| core.engine.get().map_or(0, |engine| engine.restarts());
+        reading(move || core.upgrade().map_or(0, restarts) as f64).rising()
+    };
+    metrics.register("smqtt_router_restarts", "Routers that died and were replaced", &restarts);
     let limits = core.config.limits.clone();
     let limits = Readings::new(["limit"], move |give| {
         for limit in Limit::ALL {

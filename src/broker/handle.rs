@@ -132,6 +132,19 @@ impl BrokerHandle {
         }
     }
 
+    /// Whether the broker does what it is there for: each part with what is wrong with it.
+    pub fn health(&self) -> [(&'static str, Result<(), &'static str>); 2] {
+        let serving = self.core.serving.load(Ordering::SeqCst);
+        let failing = self.core.store.is_failing();
+        [
+            ("listeners", if serving { Ok(()) } else { Err("no connections are accepted") }),
+            (
+                "store",
+                if failing { Err("it cannot be written: what must be kept is refused") } else { Ok(()) },
+            ),
+        ]
+    }
+
     /// What the broker and its hooks count.
     pub fn metrics(&self) -> &Metrics {
         &self.core.metrics

@@ -254,6 +254,7 @@ impl<const LABELS: usize> EncodeMetric for Counters<LABELS> {
 pub struct Readings<const LABELS: usize> {
     labels: [&'static str; LABELS],
     read: Arc<Read<LABELS>>,
+    rises: bool,
 }
 
 type Read<const LABELS: usize> = dyn Fn(&mut dyn FnMut([&str; LABELS], f64)) + Send + Sync;
@@ -269,7 +270,13 @@ impl<const LABELS: usize> Readings<LABELS> {
         labels: [&'static str; LABELS],
         read: impl Fn(&mut dyn FnMut([&str; LABELS], f64)) + Send + Sync + 'static,
     ) -> Self {
-        Self { labels, read: Arc::new(read) }
+        Self { labels, read: Arc::new(read), rises: false }
+    }
+
+    /// They only rise: counters.
+    pub fn rising(mut self) -> Self {
+        self.rises = true;
+        self
     }
 }
 
@@ -290,14 +297,20 @@ impl<const LABELS: usize> EncodeMetric for Readings<LABELS> {
         let mut result = Ok(());
         (self.read)(&mut |values, value| {
             let labels: Vec<(&str, &str)> = self.labels.iter().copied().zip(values).collect();
-            let mut give = || gauge::ConstGauge::new(value).encode(encoder.encode_family(&labels)?);
+            let mut give = || {
+                let encoder = encoder.encode_family(&labels)?;
+                match self.rises {
+                    true => counter::ConstCounter::new(value).encode(encoder),
+                    false => gauge::ConstGauge::new(value).encode(encoder),
+                }
+            };
             result = result.and_then(|()| give());
         });
         result
     }
 
     fn metric_type(&self) -> MetricType {
-        MetricType::Gauge
+        if self.rises { MetricType::Counter } else { MetricType::Gauge }
     }
 }
 
@@ -312,6 +325,7 @@ mod tests {
         metrics.register("drops", "Messages dropped.", &drops);
         metrics.register("depth", "Depth", &depth);
         metrics.register("took_seconds", "Time", &took);
+        metrics.register("rising", "Read when asked", &reading(|| 7.0).rising());
         metrics.register("half", "Read when asked", &reading(|| 0.5));
         metrics.register(
             "each",
@@ -335,6 +349,7 @@ mod tests {
             "took_seconds_bucket{le=\"0.003\"} 1",
             "took_seconds_count 1",
             "half 0.5",
+            "rising_total 7.0",
             "each{k=\"b\"} 2.0",
         ] {
             assert!(text.lines().any(|there| there == line), "{line} is not in\n{text}");

@@ -1,6 +1,10 @@
 //! A broker as a whole: hooks, listeners, start and end.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use tokio::{net::TcpListener, task::JoinSet};
 
@@ -13,6 +17,7 @@ use super::{
     handle::BrokerHandle,
     hook::Hook,
     hooks::Hooks,
+    limits::LimitError,
     listener::{self, Listening, TlsSettings},
     metrics::Metrics,
     store::{self, Disk, StoreError},
@@ -31,6 +36,9 @@ pub enum BrokerError {
     /// The embedded router did not come up.
     #[error("the engine does not start")]
     Engine(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A limit with which no broker could work.
+    #[error(transparent)]
+    Limit(#[from] LimitError),
     /// What outlived the last process cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -60,6 +68,7 @@ impl Broker {
     /// # Errors
     /// The engine does not start, or the stored state cannot be used.
     pub fn new(config: Config, hooks: Vec<Box<dyn Hook>>) -> Result<Self, BrokerError> {
+        config.limits.check()?;
         let disk = config.data.as_deref().map(store::open).transpose()?;
         Self::over(disk, config, hooks)
     }
@@ -123,7 +132,9 @@ impl Broker {
         for listening in self.listeners {
             tasks.spawn(listener::run(self.core.clone(), listening));
         }
+        self.core.serving.store(true, Ordering::SeqCst);
         shutdown.await;
+        self.core.serving.store(false, Ordering::SeqCst);
         tasks.shutdown().await;
         let handle = BrokerHandle { core: self.core.clone() };
         let grace = self.core.config.limits.close_timeout + Duration::from_millis(100);

@@ -11,6 +11,7 @@ use tokio::net::TcpListener;
 use super::broker::stdin_end;
 use super::config::{Config, SiteArgs};
 use super::failure::Failure;
+use super::monitor::LogArgs;
 use super::print_line;
 
 /// Arguments of `smqtt authority`.
@@ -24,6 +25,8 @@ pub struct AuthorityArgs {
     /// End when standard input does
     #[arg(long, hide = true)]
     until_stdin_ends: bool,
+    #[command(flatten)]
+    pub log: LogArgs,
 }
 
 /// Runs until Ctrl-C.

@@ -7,6 +7,7 @@ use clap::{Args, Subcommand};
 use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::WebPkiClientVerifier;
+use smqtt::admin::Admin;
 use smqtt::broker::{Broker, BrokerHandle, Hook, Stored, TlsSettings, Whom};
 use smqtt::mqtt::ReasonCode;
 use smqtt::passwords::Passwords;
@@ -19,6 +20,7 @@ use super::authority::stop_signal;
 use super::config::{BrokerConfig, EngineName, SiteArgs};
 use super::failure::Failure;
 use super::listeners::ListenerArgs;
+use super::monitor::{AdminArgs, LogArgs};
 use super::password::{self, PasswordArgs};
 use super::reload::{Watched, watch};
 use super::tls::TlsArgs;
@@ -36,6 +38,10 @@ pub struct BrokerArgs {
     dir: Option<PathBuf>,
     #[command(flatten)]
     listeners: ListenerArgs,
+    #[command(flatten)]
+    admin: AdminArgs,
+    #[command(flatten)]
+    pub log: LogArgs,
     /// Clients without a certificate need a name and a password or token of this file; see `smqtt broker password --help`
     #[arg(long, value_name = "FILE")]
     passwords: Option<PathBuf>,
@@ -81,6 +87,7 @@ pub async fn run(args: &BrokerArgs) -> Result<(), Failure> {
     let dir = args.dir.clone().unwrap_or_else(|| data.join("broker"));
     let keyring = SharedKeyring::new(load(&dir)?);
     let listeners = args.listeners.bind(&config.broker, true).await?;
+    let monitor = args.admin.bind(&config.broker).await?;
     let tls = TlsSettings::from(tls_config(&keyring)?);
     let view = View::new(keyring.clone(), smqtt_client::system_now);
     let unsigned = args.bridge_unsigned || config.broker.bridge_unsigned;
@@ -90,8 +97,9 @@ pub async fn run(args: &BrokerArgs) -> Result<(), Failure> {
     let mut hooks: Vec<Box<dyn Hook>> = vec![Box::new(hook)];
     hooks.extend(passwords.iter().map(|(_, hook)| Box::new(hook.clone()) as Box<dyn Hook>));
     let engine = args.engine.unwrap_or(config.broker.engine);
-    let mut broker = start(engine, hooks, Some(dir.join("state")))?;
+    let mut broker = start(engine, &config.broker, hooks, Some(dir.join("state")))?;
     let watched = passwords.map(|passwords| watch_passwords(passwords, &broker.handle()));
+    let _monitoring = monitor.serve(Admin::new(broker.handle()), Some(&dir))?;
     listeners.serve(&mut broker, Some(&tls))?;
 
     let handle = broker.handle();
@@ -121,6 +129,7 @@ async fn run_open(
     stop: impl Future<Output = ()>,
 ) -> Result<(), Failure> {
     let listeners = args.listeners.bind(config, false).await?;
+    let monitor = args.admin.bind(config).await?;
     let mut watched = Vec::new();
     let tls = match args.tls.files() {
         Some(files) => {
@@ -145,8 +154,12 @@ async fn run_open(
     }
     let hooks = passwords.iter().map(|(_, hook)| Box::new(hook.clone()) as Box<dyn Hook>);
     let engine = args.engine.unwrap_or(config.engine);
-    let mut broker = start(engine, hooks.collect(), args.site.data.as_ref().map(|data| data.join("state")))?;
+    let data = args.site.data.as_deref();
+    let mut broker = start(engine, config, hooks.collect(), data.map(|data| data.join("state")))?;
     watched.extend(passwords.map(|passwords| watch_passwords(passwords, &broker.handle())));
+    // An open broker is often one of many that come and go: it is looked into only where that is asked for.
+    let dir = data.filter(|_| monitor.is_there());
+    let _monitoring = monitor.serve(Admin::new(broker.handle()), dir)?;
     listeners.serve(&mut broker, tls.as_ref())?;
     let watching = tokio::spawn(watch(watched));
     broker.run(stop).await;
@@ -171,8 +184,14 @@ fn watch_passwords((file, passwords): (PathBuf, Passwords), broker: &BrokerHandl
     })
 }
 
-fn start(engine: EngineName, hooks: Vec<Box<dyn Hook>>, data: Option<PathBuf>) -> Result<Broker, Failure> {
+fn start(
+    engine: EngineName,
+    site: &BrokerConfig,
+    hooks: Vec<Box<dyn Hook>>,
+    data: Option<PathBuf>,
+) -> Result<Broker, Failure> {
     let mut config = smqtt::broker::Config::default();
+    config.limits = site.limits.clone();
     if data.is_none() {
         tracing::warn!("without `--data`, sessions and retained messages end with the process");
     }

@@ -42,6 +42,10 @@ pub struct BrokerConfig {
     pub passwords: Option<PathBuf>,
     /// Whether listeners without TLS may be reached from other machines.
     pub plain_anywhere: bool,
+    /// Where metrics and health are to be had over HTTP.
+    pub admin: Option<SocketAddr>,
+    /// Bounds on what clients can make the broker do or keep.
+    pub limits: smqtt::broker::Limits,
     /// Names and addresses of the broker's certificate, besides this machine's own.
     pub hosts: Vec<String>,
     /// What fans messages out.
@@ -81,6 +85,8 @@ impl Default for BrokerConfig {
             ws_origins: Vec::new(),
             passwords: None,
             plain_anywhere: false,
+            admin: None,
+            limits: Default::default(),
             hosts: Vec::new(),
             engine: EngineName::default(),
             bridge_unsigned: false,

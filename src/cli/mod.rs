@@ -13,6 +13,7 @@ mod explain;
 mod failure;
 mod inspect;
 mod listeners;
+mod monitor;
 mod password;
 mod publish;
 mod reload;
@@ -26,6 +27,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use failure::Failure;
+use monitor::LogFormat;
 
 /// MQTT payloads that only the right devices can read.
 #[derive(Parser)]
@@ -78,6 +80,17 @@ enum Command {
     BenchRole(bench::RoleArgs),
 }
 
+impl Command {
+    fn log_format(&self) -> LogFormat {
+        match self {
+            Self::Up(args) => args.log.format(),
+            Self::Authority(args) => args.log.format(),
+            Self::Broker(args) => args.log.format(),
+            _ => LogFormat::Text,
+        }
+    }
+}
+
 /// Where a device keeps its keys.
 #[derive(Args, Clone)]
 struct KeyringArgs {
@@ -105,11 +118,11 @@ pub fn main() -> ExitCode {
         true => "error".into(),
         false => filter,
     };
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-        .init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match cli.command.log_format() {
+        LogFormat::Json => log.json().flatten_event(true).with_current_span(false).init(),
+        LogFormat::Text => log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return Failure::new("cannot start").because(&error).report(),

@@ -21,6 +21,7 @@ use super::admin::administrator;
 use super::authority::{self, stop_signal};
 use super::config::{BrokerConfig, SiteArgs};
 use super::failure::Failure;
+use super::monitor::LogArgs;
 use super::print_line;
 
 /// Arguments of `smqtt up`.
@@ -37,6 +38,11 @@ pub struct UpArgs {
     /// Where the broker listens without TLS, for clients without a certificate; loopback only
     #[arg(long, value_name = "ADDRESS:PORT")]
     plain: Option<SocketAddr>,
+    /// Where the broker's metrics and health are to be had over HTTP; loopback only
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    admin: Option<SocketAddr>,
+    #[command(flatten)]
+    pub log: LogArgs,
 }
 
 /// Runs until Ctrl-C.
@@ -45,6 +51,7 @@ pub async fn run(args: &UpArgs) -> Result<(), Failure> {
     config.authority.listen = args.authority.unwrap_or(config.authority.listen);
     config.broker.listen = args.broker.unwrap_or(config.broker.listen);
     config.broker.plain = args.plain.or(config.broker.plain);
+    config.broker.admin = args.admin.or(config.broker.admin);
     let (listener, authority) = authority::open(&mut config, &data).await?;
     if config.authority.broker_url.is_none() && config.broker.listen.port() != 0 {
         authority.set_broker_url(broker_url(&config.broker, config.broker.listen));
@@ -55,7 +62,7 @@ pub async fn run(args: &UpArgs) -> Result<(), Failure> {
     }));
     let working = async {
         enrol_broker(&data, &config.broker).await?;
-        let mut broker = start_broker(&data, &config.broker)?;
+        let mut broker = start_broker(&data, &config.broker, args)?;
         let addresses = wait_ready(&mut broker, &config.broker).await?;
         if config.authority.broker_url.is_none() {
             authority.set_broker_url(broker_url(&config.broker, addresses.tls));
@@ -106,6 +113,8 @@ struct Addresses {
     tls: SocketAddr,
     /// Of all listeners, the one with TLS first.
     urls: Vec<String>,
+    /// Where its metrics are.
+    admin: Option<String>,
 }
 
 /// The broker's keys are made in its own directory; the token goes through memory alone.
@@ -130,13 +139,14 @@ async fn enrol_broker(data: &Path, config: &BrokerConfig) -> Result<(), Failure>
     Ok(())
 }
 
-fn start_broker(data: &Path, config: &BrokerConfig) -> Result<Child, Failure> {
+fn start_broker(data: &Path, config: &BrokerConfig, args: &UpArgs) -> Result<Child, Failure> {
     let failed = |error: &std::io::Error| Failure::new("cannot start the broker's process").because(error);
     let program = std::env::current_exe().map_err(|e| failed(&e))?;
     let mut command = Command::new(program);
     command.arg("broker").arg("--dir").arg(data.join("broker"));
     command.arg("--listen").arg(config.listen.to_string()).arg("--until-stdin-ends");
-    let listeners = [("--plain", config.plain), ("--wss", config.wss), ("--ws", config.ws)];
+    let listeners =
+        [("--plain", config.plain), ("--wss", config.wss), ("--ws", config.ws), ("--admin", config.admin)];
     for (option, address) in listeners {
         if let Some(address) = address {
             command.arg(option).arg(address.to_string());
@@ -154,6 +164,11 @@ fn start_broker(data: &Path, config: &BrokerConfig) -> Result<Child, Failure> {
     if config.bridge_unsigned {
         command.arg("--bridge-unsigned");
     }
+    if let Some(file) = &args.site.config {
+        // What has no argument: limits.
+        command.arg("--config").arg(file);
+    }
+    command.arg(args.log.argument());
     // A Ctrl-C in the terminal is for the parent, which then tells the child.
     command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped());
     command.spawn().map_err(|e| failed(&e))
@@ -165,14 +180,17 @@ async fn wait_ready(broker: &mut Child, config: &BrokerConfig) -> Result<Address
     let stdout = broker.stdout.take().ok_or_else(ended)?;
     let mut lines = BufReader::new(stdout).lines();
     let count = 1 + [config.plain, config.wss, config.ws].iter().flatten().count();
-    let mut urls = Vec::new();
+    let (mut urls, mut admin) = (Vec::new(), None);
     while urls.len() < count {
         let line = lines.next_line().await.ok().flatten().ok_or_else(ended)?;
         let url = line.strip_prefix("broker ").and_then(|rest| rest.split_whitespace().next());
         urls.extend(url.map(str::to_owned));
+        if let Some(url) = line.strip_prefix("admin ") {
+            admin = Some(url.trim().to_owned());
+        }
     }
     let tls = urls[0].strip_prefix("mqtts://").and_then(|address| address.parse().ok());
-    Ok(Addresses { tls: tls.ok_or_else(ended)?, urls })
+    Ok(Addresses { tls: tls.ok_or_else(ended)?, urls, admin })
 }
 
 /// Where clients find the broker: its first name, else its address.
@@ -196,6 +214,9 @@ fn print_summary(authority: &Arc<Authority>, broker: &Addresses, data: &Path) ->
             ""
         };
         print_line(format!("broker       {url}{note}"))?;
+    }
+    if let Some(url) = &broker.admin {
+        print_line(format!("admin        {url}"))?;
     }
     print_line(format!("fingerprint  {}", authority.fingerprint()))?;
     let data = data.display();

@@ -13,7 +13,7 @@ pub const SMQTT: &str = env!("CARGO_BIN_EXE_smqtt");
 /// The program with nothing of the environment that could lead it astray.
 pub fn smqtt(home: &Path) -> Command {
     let mut command = Command::new(SMQTT);
-    for name in ["SMQTT_DATA", "SMQTT_DIR", "SMQTT_LOG", "XDG_DATA_HOME"] {
+    for name in ["SMQTT_DATA", "SMQTT_DIR", "SMQTT_LOG", "SMQTT_LOG_FORMAT", "XDG_DATA_HOME"] {
         command.env_remove(name);
     }
     command.env("HOME", home).current_dir(home);

@@ -42,6 +42,7 @@ pub(crate) use self::{
 };
 use super::{
     message::Message,
+    metrics::{Counter, Histogram, Metrics, reading},
     session::{Subscribed, outgoing::Queued},
 };
 use crate::mqtt::WireProperties;
@@ -71,6 +72,8 @@ struct Shared {
     changed: Condvar,
     room: Notify,
     failing: AtomicBool,
+    commit_seconds: Histogram,
+    commits_failed: Counter,
     next_message: AtomicU64,
     /// Attachments in use: many messages share one.
     blobs: Mutex<HashMap<record::BlobId, std::sync::Weak<Blob>>>,
@@ -142,6 +145,8 @@ impl Store {
             changed: Condvar::new(),
             room: Notify::new(),
             failing: AtomicBool::new(false),
+            commit_seconds: Histogram::seconds(),
+            commits_failed: Counter::default(),
             next_message: AtomicU64::new(1),
             blobs: Mutex::default(),
             writer: Mutex::default(),
@@ -163,6 +168,25 @@ impl Store {
     /// Whether the last commit failed: what must be kept is to be refused.
     pub(crate) fn is_failing(&self) -> bool {
         self.0.as_ref().is_some_and(|shared| shared.failing.load(Ordering::Acquire))
+    }
+
+    /// Shows what the store counts.
+    pub(crate) fn register(&self, metrics: &Metrics) {
+        let Some(shared) = &self.0 else { return };
+        metrics.register(
+            "smqtt_store_commit_seconds",
+            "Time of commits, sync included",
+            &shared.commit_seconds,
+        );
+        metrics.register("smqtt_store_commits_failed", "Commits that failed", &shared.commits_failed);
+        let of = |read: fn(&Shared) -> f64| {
+            let shared = Arc::downgrade(shared);
+            reading(move || shared.upgrade().map_or(0.0, |shared| read(&shared)))
+        };
+        let failing = of(|shared| f64::from(u8::from(shared.failing.load(Ordering::Acquire))));
+        metrics.register("smqtt_store_failing", "1 while what must be kept is refused", &failing);
+        let pending = of(|shared| shared.pending.lock().bytes as f64);
+        metrics.register("smqtt_store_pending_bytes", "Bytes that wait for the next commit", &pending);
     }
 
     /// Whether so much waits to be written that publishers should wait, too.
@@ -406,9 +430,14 @@ impl Shared {
             };
             self.room.notify_waiters();
             let Pending { changes, ended, after, closing, .. } = batch;
+            let began = Instant::now();
             let done =
                 if changes.is_empty() && ended.is_empty() { Ok(()) } else { disk.commit(&changes, &ended) };
             let failed = done.is_err();
+            self.commit_seconds.observe(began.elapsed().as_secs_f64());
+            if failed {
+                self.commits_failed.inc();
+            }
             if self.failing.swap(failed, Ordering::AcqRel) != failed {
                 match &done {
                     Ok(()) => tracing::info!("the store can be written again"),

@@ -1,0 +1,101 @@
+//! docs/OPERATING.md and the dashboard say what the broker does: every limit with its default and its reason codes, and no
+//! metric that is not there.
+
+mod broker_support;
+
+use std::collections::BTreeSet;
+
+use broker_support::*;
+use smqtt::broker::{Config, Limit, Limits as BrokerLimits};
+
+const OPERATING: &str = include_str!("../docs/OPERATING.md");
+const DASHBOARD: &str = include_str!("../docs/grafana-dashboard.json");
+
+/// The names of metrics in a text, as they are exposed.
+fn names(text: &str) -> BTreeSet<String> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    words.filter(|word| word.starts_with("smqtt_")).map(str::to_owned).collect()
+}
+
+/// The names that /metrics has, of a broker with a store.
+async fn exposed() -> BTreeSet<String> {
+    let data = std::env::temp_dir().join(format!("smqtt-docs-{}", std::process::id()));
+    let mut config = Config::default();
+    config.data = Some(data.clone());
+    let broker = TestBroker::with(config, vec![]).await;
+    // What has no value before something happens has a heading.
+    let names = names(&broker.handle.metrics().render());
+    broker.shutdown().await;
+    std::fs::remove_dir_all(data).unwrap();
+    names
+}
+
+#[test]
+fn the_table_of_limits_is_that_of_the_code() {
+    let defaults = serde_json::to_value(BrokerLimits::default()).unwrap();
+    let expected: Vec<String> = Limit::ALL
+        .iter()
+        .map(|limit| {
+            let default = match &defaults[limit.name()] {
+                serde_json::Value::Null => "-".to_owned(),
+                value => value.to_string(),
+            };
+            let reasons: Vec<String> =
+                limit.reasons().iter().map(|reason| format!("0x{:02X}", *reason as u8)).collect();
+            let reasons = if reasons.is_empty() { "none".to_owned() } else { reasons.join(", ") };
+            format!("| `{}` | {default} | {reasons} |", limit.name())
+        })
+        .collect();
+    let (_, section) = OPERATING.split_once("| limit | default | reason code |").unwrap();
+    let rows: Vec<String> = section
+        .lines()
+        .skip(2)
+        .take_while(|line| line.starts_with('|'))
+        .map(|line| format!("{} |", line.splitn(5, '|').take(4).collect::<Vec<_>>().join("|").trim_end()))
+        .collect();
+    assert_eq!(rows, expected);
+}
+
+#[tokio::test]
+async fn every_metric_of_the_dashboard_and_of_the_text_is_there() {
+    let exposed = exposed().await;
+    for (what, text) in [("the dashboard", DASHBOARD), ("docs/OPERATING.md", OPERATING)] {
+        let unknown: Vec<String> = names(text)
+            .into_iter()
+            .filter(|name| {
+                let base = ["_bucket", "_count", "_sum"].iter().find_map(|suffix| name.strip_suffix(suffix));
+                !exposed.contains(name) && !base.is_some_and(|base| exposed.contains(base))
+            })
+            .collect();
+        assert_eq!(unknown, Vec::<String>::new(), "{what} names metrics that there are not");
+    }
+}
+
+#[tokio::test]
+async fn every_metric_is_in_the_text() {
+    let named = names(OPERATING);
+    let missing: Vec<String> = exposed()
+        .await
+        .into_iter()
+        .filter(|name| !["_bucket", "_count", "_sum"].iter().any(|suffix| name.ends_with(suffix)))
+        .filter(|name| !named.contains(name))
+        .collect();
+    assert_eq!(missing, Vec::<String>::new());
+}
+
+#[test]
+fn the_dashboard_can_be_imported() {
+    let dashboard: serde_json::Value = serde_json::from_str(DASHBOARD).unwrap();
+    assert!(dashboard["title"].is_string() && dashboard["schemaVersion"].is_u64());
+    let panels = dashboard["panels"].as_array().unwrap();
+    assert!(panels.len() > 10);
+    for panel in panels {
+        assert!(panel["gridPos"]["w"].as_u64().unwrap() + panel["gridPos"]["x"].as_u64().unwrap() <= 24);
+        for target in panel["targets"].as_array().unwrap() {
+            let expr = target["expr"].as_str().unwrap();
+            assert!(!names(expr).is_empty(), "{expr}");
+            let depth = expr.chars().fold(0, |depth, c| depth + i32::from(c == '(') - i32::from(c == ')'));
+            assert_eq!(depth, 0, "{expr}");
+        }
+    }
+}

@@ -547,6 +547,23 @@ impl Core {
         retained.sweep(self.clock.now()).iter().for_each(|topic| self.store.remove_retained(topic));
     }
 
+    /// Some retained messages, from a place that was given before, and the place of those that follow.
+    pub(crate) fn retained_page(&self, from: usize, count: usize) -> (Vec<Arc<Message>>, Option<usize>) {
+        self.retained.read().page(from, count)
+    }
+
+    /// Forgets a retained message, unless another has taken its place; whether it was there.
+    pub(crate) fn forget_retained(&self, message: &Arc<Message>) -> bool {
+        let _together = self.store.together();
+        let mut retained = self.retained.write();
+        let same = retained.get(&message.topic).is_some_and(|there| Arc::ptr_eq(there, message));
+        if same {
+            retained.remove(&message.topic);
+            self.store.remove_retained(&message.topic);
+        }
+        same
+    }
+
     /// Puts what was read from the store in its place, before anybody connects.
     pub(crate) fn adopt(self: &Arc<Self>, restored: Restored) {
         let now = self.clock.now();

@@ -350,7 +350,7 @@ fn settle(
     let (session, session_present) = core.attach(attaching)?;
     let guard = Guard::new(core.clone(), client.clone(), session.clone(), session_expiry_secs);
     if session_present {
-        ask_again(core, &client, &session);
+        ask_again(core, &client, &session, |_| true);
     }
     let keep_alive = keep_alive(connect, limits);
     let less = [
@@ -390,12 +390,13 @@ fn settle(
     Ok((welcome, Connack { session_present, reason: ReasonCode::Success, properties }))
 }
 
-/// A stored subscription must still be allowed.
-fn ask_again(core: &Core, client: &Client, session: &Arc<Session>) {
+/// A stored subscription must still be allowed: those that `which` picks.
+pub(crate) fn ask_again(core: &Core, client: &Client, session: &Arc<Session>, which: impl Fn(&str) -> bool) {
     let subscriptions: Vec<_> = session
         .lock()
         .subscriptions
         .iter()
+        .filter(|(filter, _)| which(filter))
         .map(|(filter, subscribed)| (filter.clone(), *subscribed))
         .collect();
     for (filter, subscribed) in subscriptions {

@@ -98,10 +98,11 @@ impl Message {
         self.attachment.as_ref()
     }
 
-    /// What it counts for in a queue's limit of bytes.
+    /// What it counts for in a queue's limit of bytes, with what a hook keeps for it: a header, though it be shared.
     pub(crate) fn queue_bytes(&self) -> usize {
         let properties = self.wire.bytes() + self.properties.user.len() * USER_PROPERTY_OVERHEAD_BYTES;
-        self.topic.len() + self.payload.len() + properties + MESSAGE_OVERHEAD_BYTES
+        let kept = self.keepsake.as_ref().map_or(0, Bytes::len);
+        self.topic.len() + self.payload.len() + properties + kept + MESSAGE_OVERHEAD_BYTES
     }
 }
 

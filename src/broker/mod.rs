@@ -24,6 +24,7 @@ mod metrics;
 mod outbound;
 mod packets;
 mod retained;
+mod review;
 mod server;
 mod session;
 mod store;
@@ -50,6 +51,7 @@ pub use metrics::{
     reading,
 };
 pub use outbound::DROPPED_PROPERTY;
+pub use review::SessionInfo;
 pub use server::{Broker, BrokerError};
 pub use store::StoreError;
 pub use websocket::{OriginError, Origins};

@@ -115,6 +115,22 @@ impl Retained {
         true
     }
 
+    /// The message of a topic.
+    pub(crate) fn get(&self, topic: &str) -> Option<&Arc<Message>> {
+        let mut at = ROOT;
+        for level in topic.split('/') {
+            at = *self.nodes[at].children.get(level)?;
+        }
+        self.nodes[at].message.as_ref()
+    }
+
+    /// The messages among `count` nodes from `from` on, and where the rest begins.
+    pub(crate) fn page(&self, from: usize, count: usize) -> (Vec<Arc<Message>>, Option<usize>) {
+        let messages = self.nodes.iter().skip(from).take(count).filter_map(|node| node.message.clone());
+        let next = from.saturating_add(count);
+        (messages.collect(), (next < self.nodes.len()).then_some(next))
+    }
+
     /// The messages that a valid filter matches and that have not expired.
     pub(crate) fn matching(&self, filter: &str, now: Timestamp) -> Vec<Arc<Message>> {
         let levels: Vec<&str> = filter.split('/').collect();

@@ -9,10 +9,12 @@ mod ward;
 
 use std::sync::Arc;
 
-use broker_support::connect as connect_packet;
-use lab::{Device, HomeMade, Lab, full};
+use broker_support::{connect as connect_packet, will};
+use lab::{DAY, Device, HomeMade, Lab, Scratch, full, now, until};
 use smqtt::broker::{Admission, Config, ConnectRequest, ConnectVerdict, Hook, HookFuture};
 use smqtt::mqtt::{Packet, QoS, ReasonCode, Version};
+use smqtt::secure::Denied;
+use smqtt_client::enrol::validity;
 use smqtt_client::keyring::Keyring;
 use ward::*;
 
@@ -129,15 +131,191 @@ async fn without_its_own_notes_on_a_client_the_hook_lets_nothing_through() {
     assert_eq!(subscribe(&mut sensor, "#").await, ReasonCode::NotAuthorized);
 }
 
+/// Nothing of a revoked device is left: not what waits on disk, not a will that was to come later.
+#[tokio::test]
+async fn what_a_revoked_device_left_on_disk_goes_with_it() {
+    let data = Scratch::new();
+    let site = Site::with(kept_in(data.path())).await;
+    let mut connect = Site::persistent("visitor/1");
+    let mut left = will("notes/1", "gone");
+    left.properties.delay_secs = Some(3600);
+    connect.will = Some(left);
+    let mut visitor = site.join(&site.visitor, connect).await;
+    visitor.subscribe("notes/#", QoS::AtLeastOnce).await;
+    visitor.subscribe("$share/group/notes/#", QoS::AtLeastOnce).await;
+    drop(visitor);
+    let mut sensor = site.as_device(&site.sensor, Version::V5).await;
+    assert_eq!(publish(&mut sensor, "notes/1", b"hello", QoS::AtLeastOnce).await, Said::Taken);
+    sensor.disconnect().await;
+    until(|| site.sessions() == ["visitor/1"]).await;
+    let down = site.shut_down().await;
+    let revoked = down.lab.revoke("visitor").await.bundle;
+    let site = down.start(kept_in(data.path())).await;
+    site.broker.knows(revoked).await;
+    until(|| site.sessions().is_empty()).await;
+    assert!(site.broker.denied(Denied::Session, "revoked") > 0);
+    // The group has no member left that would swallow a message.
+    let mut nurse = site.as_device(&site.nurse, Version::V5).await;
+    nurse.subscribe("$share/group/notes/#", QoS::AtLeastOnce).await;
+    let mut sensor = site.as_device(&site.sensor, Version::V5).await;
+    for _ in 0..4 {
+        assert_eq!(publish(&mut sensor, "notes/2", b"hello", QoS::AtLeastOnce).await, Said::Taken);
+    }
+    assert_eq!(nurse.until_ping().await.len(), 4);
+    // Nor does it come back with the disk.
+    let site = site.shut_down().await.start(kept_in(data.path())).await;
+    assert!(!site.sessions().contains(&"visitor/1".to_owned()));
+}
+
+/// A connection lasts no longer than the certificate that it came with; what it left here, no longer than the last one
+/// of its device.
+#[tokio::test]
+async fn a_connection_ends_with_its_certificate() {
+    let site = Site::new().await;
+    let expires = |device: &Device| validity(&device.identity().0).unwrap().1;
+    let mut connect = Site::persistent("sensor/1");
+    connect.will = Some(will("notes/1", "gone"));
+    let mut sensor = site.join(&site.sensor, connect).await;
+    sensor.subscribe("notes/#", QoS::AtLeastOnce).await;
+    let (mut nurse, _) = site.resume(&site.nurse, "nurse/1").await;
+    nurse.subscribe("notes/#", QoS::AtLeastOnce).await;
+    let mut old = site.as_device(&site.sensor, Version::V3).await;
+    // The nurse renews, and so does the broker; the sensor does not.
+    site.lab.advance(21 * DAY);
+    site.broker.view.refresh_directory().await.unwrap();
+    let first = expires(&site.nurse);
+    site.nurse.refresh().await.unwrap();
+    assert!(expires(&site.nurse) > first);
+    until(|| expires(&site.broker.device) > first + DAY).await;
+    site.broker.view.refresh_directory().await.unwrap();
+    assert_eq!(site.broker.view.certificate_until(site.nurse.id()), Some(expires(&site.nurse)));
+    let (mut renewed, present) = site.resume(&site.nurse, "nurse/2").await;
+    assert!(!present);
+    renewed.subscribe("notes/#", QoS::AtLeastOnce).await;
+    assert_eq!(sensor.until_ping().await, []);
+
+    site.lab.advance(first + 1 - now());
+    for client in [&mut sensor, &mut nurse] {
+        match client.next().await {
+            Some(Packet::Disconnect(said)) => {
+                assert_eq!(said.reason, ReasonCode::NotAuthorized);
+                assert_eq!(first_word(&said.properties.reason_string), "expired");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(old.closed().await, None);
+    // The will went with the session, and the newer certificate is as good as before.
+    assert_eq!(renewed.until_ping().await, []);
+    assert_eq!(site.sessions(), ["nurse/1", "nurse/2"]);
+    assert!(site.resume(&site.nurse, "nurse/1").await.1);
+    for version in BOTH {
+        let knock = site.knock(Some(site.sensor.identity()), connect_packet(version, "")).await;
+        assert!(knock.0.is_none_or(|connack| connack.reason.is_error()));
+    }
+    // It may still renew, and begins anew.
+    site.sensor.refresh().await.unwrap();
+    assert!(!site.resume(&site.sensor, "sensor/1").await.1);
+}
+
+/// Who hears of no revocations lets nobody in, and after a while nobody on where sealing is required.
+#[tokio::test]
+async fn a_broker_cut_off_from_its_authority_closes_and_comes_back_by_itself() {
+    let (site, line) = Site::behind_a_line().await;
+    let sealed = |device: &Device, topic: &str| {
+        let (header, key) = device.header(POLICY, topic);
+        full(&header, &key.seal(topic, b"36.6").unwrap())
+    };
+    let mut sensor = site.as_device(&site.sensor, Version::V5).await;
+    let mut visitor = site.as_device(&site.visitor, Version::V5).await;
+    let (mut nurse, _) = site.resume(&site.nurse, "nurse/1").await;
+    nurse.subscribe("#", QoS::AtMostOnce).await;
+    let first = sealed(&site.sensor, WARD);
+    assert_eq!(publish(&mut sensor, WARD, &first, QoS::AtLeastOnce).await, Said::Taken);
+    assert_eq!(nurse.message().await.payload, first);
+    visitor.subscribe("notes/#", QoS::AtMostOnce).await;
+
+    // Not reached: everything goes on as it was.
+    line.cut();
+    until(|| site.broker.view.is_failing()).await;
+    site.lab.advance(800);
+    let newcomer = site.as_device(&site.nurse, Version::V3).await;
+    drop(newcomer);
+    // For a quarter of an hour: those who are there go on.
+    site.lab.advance(101);
+    let (v5, v3, nobody) = tokio::join!(
+        site.knock(Some(site.nurse.identity()), connect_packet(Version::V5, "")),
+        site.knock(Some(site.nurse.identity()), connect_packet(Version::V3, "")),
+        site.as_nobody(Version::V5, ""),
+    );
+    assert_eq!(why(&v5.0), (ReasonCode::ServerUnavailable, "stale".to_owned()));
+    assert!(v3.0.unwrap().reason.is_error());
+    assert_eq!(why(&nobody.0).1, "stale");
+    assert_eq!(site.broker.denied(Denied::Connection, "stale"), 3);
+    let second = sealed(&site.sensor, WARD);
+    assert_eq!(publish(&mut sensor, WARD, &second, QoS::AtLeastOnce).await, Said::Taken);
+    assert_eq!(nurse.message().await.payload, second);
+
+    // For an hour: who has to do with what is required is closed; the rest goes on.
+    site.lab.advance(2700);
+    for client in [&mut sensor, &mut nurse] {
+        match client.next().await {
+            Some(Packet::Disconnect(said)) => {
+                assert_eq!(said.reason, ReasonCode::ServerBusy);
+                assert_eq!(first_word(&said.properties.reason_string), "stale");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(site.broker.hook.is_closed());
+    assert_eq!(publish(&mut visitor, "notes/1", b"hello", QoS::AtLeastOnce).await, Said::Taken);
+    assert_eq!(visitor.message().await.payload, "hello");
+    let stale = || refused(ReasonCode::ImplementationSpecificError, "stale");
+    let third = sealed(&site.visitor, "bed/3");
+    assert_eq!(publish(&mut visitor, "bed/3", &third, QoS::AtLeastOnce).await, stale());
+    assert_eq!(subscribe(&mut visitor, "bed/#").await, ReasonCode::ImplementationSpecificError);
+
+    // The authority is back, with news.
+    let revoked = site.lab.revoke("sensor").await.bundle;
+    line.restore();
+    let knock = site.knock(Some(site.sensor.identity()), connect_packet(Version::V5, "")).await;
+    assert_eq!(why(&knock.0).1, "revoked");
+    site.broker.knows(revoked).await;
+    until(|| !site.broker.hook.is_closed()).await;
+    assert!(site.resume(&site.nurse, "nurse/1").await.1);
+    assert_eq!(publish(&mut visitor, "bed/3", &third, QoS::AtLeastOnce).await, Said::Taken);
+}
+
+/// Starting again does not make a broker hear of revocations.
+#[tokio::test]
+async fn a_restart_does_not_end_the_time_that_a_broker_was_cut_off_for() {
+    let (site, line) = Site::behind_a_line().await;
+    let directory = site.lab.device_dir("broker").join("directory.json");
+    until(|| directory.exists()).await;
+    line.cut();
+    until(|| site.broker.view.is_failing()).await;
+    site.lab.advance(901);
+    let site = site.shut_down().await.start(Config::default()).await;
+    let knock = site.knock(Some(site.nurse.identity()), connect_packet(Version::V5, "")).await;
+    assert_eq!(why(&knock.0).1, "stale");
+    // Nor does it forget its devices.
+    assert!(site.broker.view.peer(site.nurse.id()).is_some());
+    line.restore();
+    let mut nurse = site.as_device(&site.nurse, Version::V5).await;
+    assert!(!subscribe(&mut nurse, "staff/rota").await.is_error());
+}
+
 /// An authority that is there and says nothing, which is easy to bring about, does not keep devices from the broker.
 #[tokio::test]
 async fn a_silent_authority_shuts_nobody_out() {
     let site = Site::new().await;
+    site.broker.stop().await;
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let file = site.lab.device_dir("broker").join("identity.json");
     let place = std::fs::read_to_string(&file).unwrap();
     let elsewhere = format!("https://{}", silent.local_addr().unwrap());
     std::fs::write(&file, place.replace(site.lab.authority.url(), &elsewhere)).unwrap();
+    let _ = std::fs::remove_file(site.lab.device_dir("broker").join("directory.json"));
     let keyring = Keyring::load(&site.lab.device_dir("broker")).unwrap();
     let broker = site.lab.broker_of(Device::new(keyring), Config::default(), Vec::new()).await;
     let site = Site { broker, ..site };

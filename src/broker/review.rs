@@ -125,6 +125,6 @@ fn absent(core: &Core, session: &Session) -> Arc<Client> {
         client_id: session.client_id.clone(),
         identity: session.owner.clone(),
         user_properties: Vec::new(),
-        attachment: core.hooks.revive(&whose),
+        attachments: core.hooks.revive(&whose),
     })
 }

@@ -2,21 +2,22 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::WebPkiClientVerifier;
 use smqtt::admin::Admin;
-use smqtt::broker::{Broker, BrokerHandle, Hook, Stored, TlsSettings, Whom};
-use smqtt::mqtt::ReasonCode;
+use smqtt::broker::{Broker, BrokerHandle, Hook, TlsSettings};
 use smqtt::passwords::Passwords;
-use smqtt::secure::{SecurePublish, View, follow};
+use smqtt::secure::{SecurePublish, View};
 use smqtt_client::keyring::{Keyring, SharedKeyring};
 use smqtt_client::tls::provider;
 use tokio::io::AsyncReadExt;
 
 use super::authority::stop_signal;
+use super::broker_explain::{self, BrokerExplainArgs};
 use super::config::{BrokerConfig, EngineName, SiteArgs};
 use super::failure::Failure;
 use super::listeners::ListenerArgs;
@@ -24,6 +25,9 @@ use super::monitor::{AdminArgs, LogArgs};
 use super::password::{self, PasswordArgs};
 use super::reload::{Watched, watch};
 use super::tls::TlsArgs;
+
+/// How long a broker that starts waits for the authority's news: who was revoked meanwhile is to leave nothing behind.
+const CATCH_UP_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Arguments of `smqtt broker`.
 #[derive(Args)]
@@ -67,12 +71,16 @@ pub struct BrokerArgs {
 enum BrokerCommand {
     /// Make or change a line of the file that `--passwords` lets in
     Password(PasswordArgs),
+    /// Say whether a client may publish or subscribe, and why
+    Explain(BrokerExplainArgs),
 }
 
 /// Runs until Ctrl-C.
 pub async fn run(args: &BrokerArgs) -> Result<(), Failure> {
-    if let Some(BrokerCommand::Password(args)) = &args.command {
-        return password::run(args);
+    match &args.command {
+        Some(BrokerCommand::Password(args)) => return password::run(args),
+        Some(BrokerCommand::Explain(args)) => return broker_explain::run(args).await,
+        None => {}
     }
     let (config, data) = args.site.load()?;
     let stop = async {
@@ -91,10 +99,12 @@ pub async fn run(args: &BrokerArgs) -> Result<(), Failure> {
     let tls = TlsSettings::from(tls_config(&keyring)?);
     let view = View::new(keyring.clone(), smqtt_client::system_now);
     let unsigned = args.bridge_unsigned || config.broker.bridge_unsigned;
-    let hook =
-        SecurePublish::new(view.clone(), listeners.without_certificates()).unsigned_over_bridges(unsigned);
+    let hook = SecurePublish::new(view, listeners.without_certificates())
+        .unsigned_over_bridges(unsigned)
+        .max_staleness(config.broker.max_staleness_seconds);
+    hook.catch_up(CATCH_UP_PATIENCE).await;
     let passwords = passwords(args, &config.broker)?;
-    let mut hooks: Vec<Box<dyn Hook>> = vec![Box::new(hook)];
+    let mut hooks: Vec<Box<dyn Hook>> = vec![Box::new(hook.clone())];
     hooks.extend(passwords.iter().map(|(_, hook)| Box::new(hook.clone()) as Box<dyn Hook>));
     let engine = args.engine.unwrap_or(config.broker.engine);
     let mut broker = start(engine, &config.broker, hooks, Some(dir.join("state")))?;
@@ -102,19 +112,11 @@ pub async fn run(args: &BrokerArgs) -> Result<(), Failure> {
     let _monitoring = monitor.serve(Admin::new(broker.handle()), Some(&dir))?;
     listeners.serve(&mut broker, Some(&tls))?;
 
-    let handle = broker.handle();
-    let revoked = move |devices: &[smqtt_core::identity::DeviceId]| {
-        for device in devices {
-            let id = device.to_string();
-            let text = "revoked: this device was revoked";
-            handle.disconnect(Whom::Identity(&id), ReasonCode::NotAuthorized, text, Stored::Discard);
-        }
-    };
     let renewed = move || match tls_config(&keyring) {
         Ok(config) => tls.replace(config),
         Err(failure) => drop(failure.report()),
     };
-    let following = tokio::spawn(follow(view, revoked, renewed));
+    let following = tokio::spawn(hook.follow(broker.handle(), renewed));
     let watching = tokio::spawn(watch(watched.into_iter().collect()));
     broker.run(stop).await;
     following.abort();
@@ -200,7 +202,8 @@ fn start(
     Broker::new(config, hooks).map_err(|error| Failure::new("cannot start the broker").because(&error))
 }
 
-fn load(dir: &Path) -> Result<Keyring, Failure> {
+/// A broker's keyring.
+pub fn load(dir: &Path) -> Result<Keyring, Failure> {
     let keyring = Keyring::load(dir)?;
     if keyring.place().role != "broker" {
         let hint = "make a token with `smqtt token new NAME --broker`, and enrol with it";

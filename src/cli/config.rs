@@ -6,11 +6,14 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use serde::Deserialize;
 use smqtt::broker::EngineKind;
+use smqtt::secure::MAX_STALENESS_SECONDS;
 use smqtt_client::files::read_bounded;
 
 use super::failure::Failure;
 
 const CONFIG_BYTES_MAX: usize = 1 << 20;
+/// A broker that has nothing new to hear is told so every half minute.
+const STALENESS_SECONDS_MIN: u64 = 60;
 
 /// Everything that a configuration file can say; unknown keys are refused.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -52,6 +55,9 @@ pub struct BrokerConfig {
     pub engine: EngineName,
     /// Whether what bridges bring passes although its publishers did not sign it.
     pub bridge_unsigned: bool,
+    /// How long clients are let in while the authority cannot be reached; at least 60. After four times as long the
+    /// sessions on topics that must be sealed are closed as well.
+    pub max_staleness_seconds: u64,
 }
 
 /// What fans messages out.
@@ -90,6 +96,7 @@ impl Default for BrokerConfig {
             hosts: Vec::new(),
             engine: EngineName::default(),
             bridge_unsigned: false,
+            max_staleness_seconds: MAX_STALENESS_SECONDS,
         }
     }
 }
@@ -131,8 +138,15 @@ fn read(path: &Path) -> Result<Config, Failure> {
     let text = String::from_utf8(bytes).map_err(|error| {
         Failure::new(format!("`{}` is not a configuration", path.display())).because(&error)
     })?;
-    toml::from_str(&text)
-        .map_err(|error| Failure::new(format!("`{}` is not a configuration", path.display())).because(&error))
+    let config: Config = toml::from_str(&text).map_err(|error| {
+        Failure::new(format!("`{}` is not a configuration", path.display())).because(&error)
+    })?;
+    if config.broker.max_staleness_seconds < STALENESS_SECONDS_MIN {
+        return Err(Failure::new(format!("`{}` is not a configuration", path.display())).hint(format!(
+            "`max_staleness_seconds` is at least {STALENESS_SECONDS_MIN}: a broker hears from its authority twice a minute"
+        )));
+    }
+    Ok(config)
 }
 
 /// `~/.local/share/smqtt/NAME`, or below `XDG_DATA_HOME`.

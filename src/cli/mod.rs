@@ -5,6 +5,7 @@ mod authority;
 mod bench;
 mod bridge;
 mod broker;
+mod broker_explain;
 mod config;
 mod demo;
 mod doctor;

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use smqtt_client::enrol::validity;
 use smqtt_client::mqtt::READER_PROPERTY;
-use smqtt_core::identity::{Identity, Role, verify_certificate};
+use smqtt_core::identity::{DeviceId, Identity, Role, verify_certificate};
 
 use super::hook::SecurePublish;
 use super::refused::Refused;
@@ -19,19 +20,20 @@ const DIRECTORY_WAIT: Duration = Duration::from_secs(3);
 impl SecurePublish {
     /// As whom a client is let in.
     pub(super) async fn admit(&self, request: &ConnectRequest) -> Result<Admission, Refused> {
+        // Who does not hear of revocations lets nobody in.
+        if !self.view.is_fresh(self.max_staleness, DIRECTORY_WAIT).await {
+            return Err(Refused::stale(ReasonCode::ServerUnavailable));
+        }
         let wants = request.client_id.as_str();
         let who = match request.certificates.as_ref().and_then(|chain| chain.first()) {
             Some(leaf) => Some(self.identify(leaf).await?),
             None if self.anonymous => None,
-            None => {
-                let text = "a client certificate of the authority is needed";
-                return Err(Refused::new("no-certificate", ReasonCode::NotAuthorized, text));
-            }
+            None => return Err(no_certificate()),
         };
-        let device = who.as_ref().map(|who| who.id);
+        let device = who.as_ref().map(|(who, _)| who.id);
         // `name` and `name/anything` belong to the device of that name.
         let stem = wants.split('/').next().unwrap_or_default();
-        let own = who.as_ref().is_some_and(|who| stem == who.name || who.id.to_string() == stem);
+        let own = who.as_ref().is_some_and(|(who, _)| stem == who.name || who.id.to_string() == stem);
         if !wants.is_empty() && !own {
             if self.view.owner_of(stem).is_none() {
                 // Perhaps it enrolled a moment ago.
@@ -44,13 +46,16 @@ impl SecurePublish {
         }
         let property = |(k, v): &(Text, Text)| (k.as_str(), v.as_str()) == READER_PROPERTY;
         let reader = request.version == Version::V5 && request.user_properties.iter().any(property);
-        let assigned = who.as_ref().map(|Identity { name, .. }| {
+        let assigned = who.as_ref().map(|(Identity { name, .. }, _)| {
             let random: [u8; 8] = smqtt_core::crypto::random();
             Text::from(format!("{name}/{:016x}", u64::from_be_bytes(random)))
         });
-        let bridge = who.as_ref().filter(|who| who.role == Role::Bridge);
-        let bridge = bridge.map(|who| self.bridges.get(who.id, self.view.now()));
-        let session = Session::new(device, reader).bridged(bridge);
+        let bridge = who.as_ref().filter(|(who, _)| who.role == Role::Bridge);
+        let bridge = bridge.map(|(who, _)| self.bridges.get(who.id, self.view.now()));
+        let mut session = Session::new(device, reader).bridged(bridge);
+        if let Some((_, until)) = who {
+            session = session.expiring(self.expiries.add(until, request.connection));
+        }
         // Who asks for compact messages learns that it gets them.
         let answer = reader.then(|| (READER_PROPERTY.0.into(), READER_PROPERTY.1.into()));
         Ok(Admission {
@@ -61,8 +66,8 @@ impl SecurePublish {
         })
     }
 
-    /// Who holds this certificate; a device or bridge of the authority that was not revoked.
-    async fn identify(&self, leaf: &[u8]) -> Result<Identity, Refused> {
+    /// Who holds this certificate, and until when; a device or bridge of the authority that was not revoked.
+    async fn identify(&self, leaf: &[u8]) -> Result<(Identity, u64), Refused> {
         let refused = |text: String| Refused::new("certificate", ReasonCode::NotAuthorized, text);
         let verified = verify_certificate(leaf, &self.view.roots(), self.view.now())
             .map_err(|error| refused(error.to_string()))?;
@@ -76,18 +81,24 @@ impl SecurePublish {
         if self.view.peer(identity.id).is_none() {
             let asked = self.ask_directory().await;
             match self.view.peer(identity.id) {
-                None if asked => return Err(refused("the authority does not know this device".into())),
+                None if asked => return Err(unknown()),
                 None => {
                     tracing::warn!(device = %identity.id, "cannot ask the authority for a device's attributes")
                 }
                 Some(_) => {}
             }
         }
-        let inactive = self.view.peer(identity.id).is_some_and(|peer| !peer.active);
-        if inactive || self.view.bundle().is_revoked(identity.id) {
-            return Err(Refused::new("revoked", ReasonCode::NotAuthorized, "this device was revoked"));
-        }
-        Ok(identity)
+        self.stands(identity.id)?;
+        let (_, until) =
+            validity(leaf).ok_or_else(|| refused("it does not say until when it holds".into()))?;
+        self.view.saw_certificate(identity.id, until);
+        Ok((identity, until))
+    }
+
+    /// Whether a device still is one.
+    pub(super) fn stands(&self, device: DeviceId) -> Result<(), Refused> {
+        let inactive = self.view.peer(device).is_some_and(|peer| !peer.active);
+        if inactive || self.view.bundle().is_revoked(device) { Err(Refused::revoked()) } else { Ok(()) }
     }
 
     /// Whether the authority answered, in time to answer the client.
@@ -110,4 +121,15 @@ impl SecurePublish {
         }
         Some(Arc::new(Session::new(device, false)))
     }
+}
+
+/// A client that shows no certificate.
+pub(super) fn no_certificate() -> Refused {
+    let text = "a client certificate of the authority is needed";
+    Refused::new("no-certificate", ReasonCode::NotAuthorized, text)
+}
+
+/// A device that the directory does not have.
+pub(super) fn unknown() -> Refused {
+    Refused::new("certificate", ReasonCode::NotAuthorized, "the authority does not know this device")
 }

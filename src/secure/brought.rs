@@ -19,8 +19,10 @@ use smqtt_core::rule::Rule;
 
 use super::headers::{Headers, Kept};
 use super::hook::{SecurePublish, lock};
+use super::publish::{passes_with_a_warning, warns};
 use super::refused::Refused;
-use crate::broker::{Origin, Publication};
+use super::rules::{Judged, Place, disagrees, rule_at};
+use crate::broker::{Client, Origin, Publication};
 use crate::mqtt::{ReasonCode, Text};
 
 /// New headers whose signatures are checked for one bridge at once: forged ones cost the broker as much as good ones.
@@ -42,10 +44,15 @@ pub(super) struct Bridge {
 pub(super) struct Bridges {
     by_id: Mutex<HashMap<DeviceId, Arc<Bridge>>>,
     /// Whether messages pass that their publishers did not sign.
-    pub(super) unsigned: bool,
+    unsigned: bool,
 }
 
 impl Bridges {
+    /// None yet; `unsigned`: what their publishers did not sign passes.
+    pub(super) fn new(unsigned: bool) -> Self {
+        Self { unsigned, ..Self::default() }
+    }
+
     /// The one of this identity.
     pub(super) fn get(&self, id: DeviceId, now: u64) -> Arc<Bridge> {
         let new = || {
@@ -73,12 +80,15 @@ impl SecurePublish {
     /// Whether a sealed message passes that a bridge brings.
     pub(super) fn check_brought(
         &self,
+        client: &Client,
         bridge: &Bridge,
         envelope: Result<Envelope<'_>, EnvelopeError>,
+        bundle: &Bundle,
+        place: Place,
         publication: &mut Publication,
     ) -> Result<(), Refused> {
         let topic = publication.message().topic().clone();
-        let bundle = self.view.bundle();
+        let rule = rule_at(bundle, place);
         if publication.origin() != Origin::Publish {
             // It would be checked now and go out some time.
             return Err(only("a bridge leaves no sealed will"));
@@ -86,17 +96,19 @@ impl SecurePublish {
         let broken = |error: EnvelopeError| invalid("broken", error.to_string());
         let envelope = envelope.map_err(broken)?;
         let header = self.header_brought(bridge, &envelope)?;
-        self.check_signer(bridge, &header, bundle.rule_for(&topic))?;
-        self.check_is_current(&bundle, &header, &topic)?;
+        self.check_signer(bridge, &header, rule)?;
+        self.check_open(rule)?;
+        match bundle.check(&header, &topic, self.view.now()) {
+            Ok(()) => {}
+            Err(refusal) if warns(rule) && passes_with_a_warning(&refusal, &header, &topic) => {
+                self.warn(client, &disagrees(&refusal, rule));
+            }
+            Err(refusal) => return Err(disagrees(&refusal, rule)),
+        }
         self.check_signature(&header, &envelope.message, &topic)?;
         publication.set_payload(Bytes::from(envelope.message.compact()));
-        self.pass(publication, header);
+        self.pass(publication, header, Judged::under(bundle, place));
         Ok(())
-    }
-
-    fn check_is_current(&self, bundle: &Bundle, header: &Header, topic: &Text) -> Result<(), Refused> {
-        let checked = bundle.check(header, topic, self.view.now());
-        checked.map_err(|refusal| invalid(refusal.code(), refusal.to_string()))
     }
 
     /// The verified header of a message: it must have come along.
@@ -131,10 +143,10 @@ impl SecurePublish {
         if !bridge.headers.admit(publisher, now) {
             return Err(too_many("too many new headers of this publisher: use a content key for longer"));
         }
-        self.counters.headers.fetch_add(1, Ordering::Relaxed);
+        self.passed.headers.inc();
         let header = Arc::new(Kept::new(header));
-        bridge.headers.keep(header.clone());
-        Ok(header)
+        // None of them is live, so there always is room.
+        Ok(bridge.headers.keep(header.clone(), now).unwrap_or(header))
     }
 
     /// Whether the rule lets the signer publish.
@@ -159,7 +171,7 @@ impl SecurePublish {
             return Ok(());
         }
         let text = format!("the rule `{}` does not let its publisher publish", rule.filter);
-        Err(Refused::new("not-allowed", ReasonCode::NotAuthorized, text))
+        Err(Refused::new("not-allowed", ReasonCode::NotAuthorized, text).by(rule.filter.as_str()))
     }
 
     /// Whether the message is the publisher's, and not of somebody who knows the content key.

@@ -3,80 +3,139 @@
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use smqtt_core::bundle::Bundle;
 use smqtt_core::crypto::sha256;
 use smqtt_core::envelope::full;
 use smqtt_core::header::{Header, KID_BYTES, Kid};
+use smqtt_core::identity::DeviceId;
 
+use super::denials::Denied;
 use super::headers::Kept;
 use super::hook::{SecurePublish, lock};
 use super::refused::Refused;
+use super::rules::{Form, Judged, Place, rule_at};
 use super::session::Session;
-use crate::broker::{Attachment, Client, DeliverVerdict, Delivery, Dropped};
+use crate::broker::{Attachment, Client, DeliverVerdict, Delivery, Dropped, Message};
 
-/// What goes along with a sealed message: its header, and the full form once somebody needs it.
-pub(super) struct Sealed {
-    header: Arc<Kept>,
-    full: OnceLock<Bytes>,
+/// What goes along with a message, for as long as any queued or retained copy of it.
+pub(super) struct Carried {
+    what: What,
+    judged: Judged,
 }
 
-impl Sealed {
-    pub(super) fn new(header: Arc<Kept>) -> Self {
-        Self { header, full: OnceLock::new() }
+enum What {
+    /// Its header, and the full form once somebody needs it.
+    Sealed { header: Arc<Kept>, full: OnceLock<Bytes> },
+    /// Who published it; `None` for a client without a certificate.
+    Plain(Option<DeviceId>),
+}
+
+impl Carried {
+    pub(super) fn sealed(header: Arc<Kept>, judged: Judged) -> Self {
+        Self { what: What::Sealed { header, full: OnceLock::new() }, judged }
     }
 
-    /// Header and message: made once, shared by all who need it.
-    fn full(&self, compact: &Bytes) -> Bytes {
-        let make = || Bytes::from(full(self.header.as_bytes(), compact));
-        self.full.get_or_init(make).clone()
+    pub(super) fn plain(device: Option<DeviceId>, judged: Judged) -> Self {
+        Self { what: What::Plain(device), judged }
+    }
+
+    /// What the hook left with a message.
+    fn of(message: &Message) -> Option<&Self> {
+        message.attachment().and_then(|any| any.downcast_ref())
+    }
+
+    fn header(&self) -> Option<&Arc<Kept>> {
+        match &self.what {
+            What::Sealed { header, .. } => Some(header),
+            What::Plain(_) => None,
+        }
     }
 }
 
 impl SecurePublish {
-    /// The keepsake is the header. It was verified before it was kept, and is by every reader.
+    /// What goes along with a message from before a restart. The keepsake of a sealed one is its header: it was verified
+    /// before it was kept, and is by every reader. That of a plain one is the device's identifier.
     pub(super) fn remember(&self, keepsake: &Bytes) -> Option<Attachment> {
+        if let Ok(id) = <[u8; 16]>::try_from(&keepsake[..]) {
+            return Some(Arc::new(Carried::plain(Some(DeviceId(id)), Judged::default())));
+        }
         let kid = Kid(sha256(&[keepsake])[..KID_BYTES].try_into().ok()?);
         let header = match self.headers.get(kid) {
             Some(header) => header,
             None => {
                 let header = Arc::new(Kept::new(Header::parse(keepsake).ok()?));
-                self.headers.keep(header.clone());
-                header
+                // Where there is no room the message has it all the same.
+                self.headers.keep(header.clone(), self.view.now()).unwrap_or(header)
             }
         };
-        Some(Arc::new(Sealed::new(header)))
+        Some(Arc::new(Carried::sealed(header, Judged::default())))
     }
 
     /// The client did not get a message after all.
     pub(super) fn take_back(&self, dropped: &Dropped<'_>) {
-        let sealed = dropped.message.attachment().and_then(|any| any.downcast_ref::<Sealed>());
-        if let (Some(session), Some(sealed)) = (dropped.client.and_then(Session::of), sealed) {
+        let header = Carried::of(dropped.message).and_then(Carried::header);
+        if let (Some(session), Some(header)) = (dropped.client.and_then(Session::of), header) {
             // The header may have gone down with it: the next message brings it.
-            lock(&session.introduced).forget(sealed.header.kid());
+            lock(&session.introduced).forget(header.kid());
         }
     }
 
     /// Whether a message is for this client, and in which form.
     pub(super) fn hand_over(&self, client: &Client, delivery: &mut Delivery<'_>) -> DeliverVerdict {
-        let Some(session) = Session::of(client) else {
-            return DeliverVerdict::Drop(Refused::stranger().text);
-        };
+        let Err(refused) = self.check_delivery(client, delivery) else { return DeliverVerdict::Deliver };
+        self.denials.note(Denied::Delivery, &refused, &client.client_id, self.view.now());
+        DeliverVerdict::Drop(format!("{}: {}", refused.code, refused.text))
+    }
+
+    fn check_delivery(&self, client: &Client, delivery: &mut Delivery<'_>) -> Result<(), Refused> {
+        let session = Session::of(client).ok_or_else(Refused::stranger)?;
         let message = delivery.message();
         let bundle = self.view.bundle();
-        // Mostly nobody is kept from subscribing, and then nothing need be looked up.
-        if bundle.rules.iter().any(|rule| rule.subscribers.is_some()) {
-            let rule = bundle.rule_for(message.topic());
-            if let Some(rule) = rule.filter(|rule| !self.satisfies(session.device, &rule.subscribers)) {
-                return DeliverVerdict::Drop(format!("the rule `{}` keeps it from this client", rule.filter));
+        if let Some(rule) = rule_at(&bundle, self.still_good(&bundle, message)?) {
+            if !self.satisfies(session.device, &rule.subscribers) {
+                return Err(Refused::not_allowed(rule, "have this message"));
             }
+            self.check_open(Some(rule))?;
         }
-        let Some(sealed) = message.attachment().and_then(|any| any.downcast_ref::<Sealed>()) else {
-            return DeliverVerdict::Deliver;
+        let Some(Carried { what: What::Sealed { header, full: whole }, .. }) = Carried::of(message) else {
+            return Ok(());
         };
-        let kid = sealed.header.kid();
-        let known = session.reader && lock(&session.introduced).knows(kid);
-        if !known {
-            delivery.set_payload(sealed.full(message.payload()));
+        if !(session.reader && lock(&session.introduced).knows(header.kid())) {
+            // Made once, shared by all who need it.
+            let make = || Bytes::from(full(header.as_bytes(), message.payload()));
+            delivery.set_payload(whole.get_or_init(make).clone());
         }
-        DeliverVerdict::Deliver
+        Ok(())
+    }
+
+    /// Whether a message that was taken still is what the rules say; by which of them.
+    pub(super) fn still_good(&self, bundle: &Bundle, message: &Message) -> Result<Place, Refused> {
+        let carried = Carried::of(message);
+        if let Some(place) = carried.and_then(|carried| carried.judged.get(bundle)) {
+            return Ok(place);
+        }
+        let clears = message.retain() && message.payload().is_empty();
+        let (publisher, form) = match carried.map(|carried| &carried.what) {
+            Some(What::Sealed { header, .. }) => (Some(header.publisher()), Form::Sealed(header)),
+            Some(What::Plain(Some(device))) if clears => (Some(*device), Form::Clears),
+            Some(What::Plain(device)) => (*device, Form::Plain),
+            // Another hook's attachment is there, or nobody's.
+            None => {
+                (message.publisher().and_then(|by| Session::of(by)).and_then(|by| by.device), Form::Plain)
+            }
+        };
+        let place = self.judge(bundle, message.topic(), publisher, &form)?;
+        if let Some(carried) = carried {
+            carried.judged.good(bundle, place);
+        }
+        Ok(place)
+    }
+
+    /// Whether a message that passes would not if its rule were `required`; for a retained one under a rule that warns.
+    pub(super) fn would_go(&self, bundle: &Bundle, message: &Message) -> bool {
+        match Carried::of(message).and_then(Carried::header) {
+            Some(header) => bundle.check_topic(header, message.topic()).is_err(),
+            None => true,
+        }
     }
 }

@@ -1,41 +1,92 @@
 //! Headers that were verified once, kept so that their publishers may send compact messages.
+//!
+//! A message holds the header that it needs itself, and counts it in its size, so what is kept here need not outlive
+//! that. What is kept here is what a publisher may go on with: a header that is *live*, the current content key of a
+//! connection, never goes; the others are a convenience, and make room.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Deref;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use smqtt_core::header::{Header, Kid};
 use smqtt_core::identity::DeviceId;
 
-/// Most headers kept for one publisher; its oldest goes first.
+/// Most headers kept for one publisher. Its oldest that is not live goes first; if all are live, a new one is refused.
 pub const HEADERS_PER_PUBLISHER_MAX: usize = 64;
-/// Most bytes of headers kept in all; the oldest go first. What a retained or queued message needs
-/// is shared with it, and stays for as long as the message does.
+/// Most bytes of headers kept in all. The oldest that is not live goes first; if none is found, a new one is refused.
 pub const HEADERS_BYTES_MAX: usize = 256 << 20;
 /// New headers that a publisher may bring at once, and gets back at [`NEW_PER_SECOND`]: each costs
 /// every reader some milliseconds.
 pub const NEW_BURST_MAX: f64 = 64.0;
 /// See [`NEW_BURST_MAX`].
 pub const NEW_PER_SECOND: f64 = 1.0;
+/// Content keys that one connection has at a time: as many as a publisher of ours holds. The one not used for longest is
+/// live no longer.
+pub(super) const LIVE_PER_CONNECTION_MAX: usize = 64;
+
+/// How many headers are looked at for one that can go.
+const LOOKS_MAX: usize = 1024;
+
+/// How many headers are kept.
+#[derive(Debug, Clone, Copy)]
+pub struct HeaderLimits {
+    /// [`HEADERS_PER_PUBLISHER_MAX`].
+    pub per_publisher: usize,
+    /// [`HEADERS_BYTES_MAX`].
+    pub bytes: usize,
+}
+
+impl Default for HeaderLimits {
+    fn default() -> Self {
+        Self { per_publisher: HEADERS_PER_PUBLISHER_MAX, bytes: HEADERS_BYTES_MAX }
+    }
+}
+
+/// Why a header is not kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoRoom {
+    /// Its publisher has as many live ones as it may.
+    Publisher,
+    /// All publishers together have.
+    Broker,
+}
 
 /// A verified header, and its bytes to share with whatever needs them.
 #[derive(Debug)]
 pub struct Kept {
-    header: Header,
+    header: Arc<Header>,
     bytes: Bytes,
+    /// Connections that have it as a current content key.
+    live: AtomicUsize,
+}
+
+/// A header's bytes, shared with the header.
+struct Own(Arc<Header>);
+
+impl AsRef<[u8]> for Own {
+    fn as_ref(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
 }
 
 impl Kept {
     /// Takes over a header.
     pub fn new(header: Header) -> Self {
-        let bytes = Bytes::copy_from_slice(header.as_bytes());
-        Self { header, bytes }
+        let header = Arc::new(header);
+        let bytes = Bytes::from_owner(Own(header.clone()));
+        Self { header, bytes, live: AtomicUsize::new(0) }
     }
 
     /// The header's bytes.
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
+    }
+
+    /// Whether a connection may go on with it.
+    fn is_live(&self, now: u64) -> bool {
+        self.live.load(Ordering::Relaxed) > 0 && now < self.expires()
     }
 }
 
@@ -47,39 +98,116 @@ impl Deref for Kept {
     }
 }
 
+/// The current content keys of one connection, the one used last at the end.
+#[derive(Debug, Default)]
+pub(super) struct Live(VecDeque<Arc<Kept>>);
+
+impl Live {
+    /// The connection uses this one now.
+    pub(super) fn uses(&mut self, header: &Arc<Kept>) {
+        if self.0.back().is_some_and(|last| Arc::ptr_eq(last, header)) {
+            return;
+        }
+        if let Some(at) = self.0.iter().position(|one| Arc::ptr_eq(one, header)) {
+            let moved = self.0.remove(at);
+            self.0.extend(moved);
+            return;
+        }
+        self.make_way(header);
+        header.live.fetch_add(1, Ordering::Relaxed);
+        self.0.push_back(header.clone());
+    }
+
+    /// Lets go of those in whose place a new one comes: a publisher has one content key for the same topics and readers.
+    pub(super) fn make_way(&mut self, header: &Header) {
+        self.0.retain(|one| {
+            let replaced = one.created() <= header.created()
+                && one.filter() == header.filter()
+                && one.target() == header.target();
+            one.live.fetch_sub(usize::from(replaced), Ordering::Relaxed);
+            !replaced
+        });
+        if self.0.len() >= LIVE_PER_CONNECTION_MAX {
+            self.let_go();
+        }
+    }
+
+    /// Lets go of the one that was not used for longest; whether there was one.
+    pub(super) fn let_go(&mut self) -> bool {
+        let oldest = self.0.pop_front();
+        oldest.is_some_and(|oldest| oldest.live.fetch_sub(1, Ordering::Relaxed) > 0)
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        for header in &self.0 {
+            header.live.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
 /// Verified headers by kid.
 #[derive(Debug, Default)]
-pub struct Headers(Mutex<Inner>);
+pub struct Headers {
+    limits: HeaderLimits,
+    inner: Mutex<Inner>,
+}
 
 #[derive(Debug, Default)]
 struct Inner {
-    by_kid: HashMap<Kid, Arc<Kept>>,
+    by_kid: HashMap<Kid, (u64, Arc<Kept>)>,
     publishers: HashMap<DeviceId, Publisher>,
-    order: VecDeque<(Kid, usize)>,
+    /// The oldest first; one that was found live is among the newest again.
+    order: BTreeMap<u64, Kid>,
+    last: u64,
     bytes: usize,
+    /// With how many publishers it is time to forget some.
+    sweep_at: usize,
 }
 
 #[derive(Debug)]
 struct Publisher {
+    /// The oldest first.
     kids: VecDeque<Kid>,
     credit: f64,
     at: u64,
 }
 
+impl Publisher {
+    fn new(now: u64) -> Self {
+        Self { kids: VecDeque::new(), credit: NEW_BURST_MAX, at: now }
+    }
+
+    fn credit_at(&self, now: u64) -> f64 {
+        let earned = now.saturating_sub(self.at) as f64 * NEW_PER_SECOND;
+        (self.credit + earned).min(NEW_BURST_MAX)
+    }
+}
+
 impl Headers {
+    /// None yet.
+    pub fn new(limits: HeaderLimits) -> Self {
+        Self { limits, inner: Mutex::default() }
+    }
+
     /// The header of `kid`, if it was kept.
     pub fn get(&self, kid: Kid) -> Option<Arc<Kept>> {
-        self.lock().by_kid.get(&kid).cloned()
+        self.lock().by_kid.get(&kid).map(|(_, kept)| kept.clone())
+    }
+
+    /// How many are kept, and their bytes.
+    pub fn size(&self) -> (usize, usize) {
+        let inner = self.lock();
+        (inner.by_kid.len(), inner.bytes)
     }
 
     /// Whether `publisher` may bring another new header at `now` (seconds since 1970); takes the credit.
     pub fn admit(&self, publisher: DeviceId, now: u64) -> bool {
         let mut inner = self.lock();
-        let fresh = || Publisher { kids: VecDeque::new(), credit: NEW_BURST_MAX, at: now };
-        let state = inner.publishers.entry(publisher).or_insert_with(fresh);
-        let earned = now.saturating_sub(state.at) as f64 * NEW_PER_SECOND;
-        state.credit = (state.credit + earned).min(NEW_BURST_MAX);
-        state.at = now;
+        inner.forget_idle_publishers(now);
+        let state = inner.publishers.entry(publisher).or_insert_with(|| Publisher::new(now));
+        (state.credit, state.at) = (state.credit_at(now), now);
         let admitted = state.credit >= 1.0;
         if admitted {
             state.credit -= 1.0;
@@ -87,49 +215,104 @@ impl Headers {
         admitted
     }
 
-    /// Keeps a verified header.
-    pub fn keep(&self, header: Arc<Kept>) {
+    /// Keeps a verified header; gives the one that is kept under its kid from now on.
+    ///
+    /// # Errors
+    /// [`NoRoom`]: too many others are live.
+    pub fn keep(&self, header: Arc<Kept>, now: u64) -> Result<Arc<Kept>, NoRoom> {
         let mut inner = self.lock();
-        let (kid, bytes) = (header.kid(), header.as_bytes().len());
-        let publisher = header.publisher();
-        if inner.by_kid.insert(kid, header).is_some() {
-            return;
+        if let Some((_, kept)) = inner.by_kid.get(&header.kid()) {
+            return Ok(kept.clone());
         }
-        inner.bytes += bytes;
-        inner.order.push_back((kid, bytes));
-        let state = inner.publishers.entry(publisher).or_insert_with(|| Publisher {
-            kids: VecDeque::new(),
-            credit: NEW_BURST_MAX,
-            at: 0,
-        });
-        state.kids.push_back(kid);
-        let crowded = state.kids.len() > HEADERS_PER_PUBLISHER_MAX;
-        if let Some(oldest) = crowded.then(|| state.kids.pop_front()).flatten() {
+        let (kid, publisher) = (header.kid(), header.publisher());
+        let own = inner.publishers.get(&publisher).map_or(0, |state| state.kids.len());
+        if own >= self.limits.per_publisher {
+            let oldest = inner.oldest_of(publisher, now).ok_or(NoRoom::Publisher)?;
             inner.drop_header(oldest);
         }
-        while inner.bytes > HEADERS_BYTES_MAX {
-            let Some((oldest, _)) = inner.order.pop_front() else { break };
+        let mut looks = LOOKS_MAX;
+        while inner.bytes + header.bytes.len() > self.limits.bytes {
+            let oldest = inner.oldest(&mut looks, now).ok_or(NoRoom::Broker)?;
             inner.drop_header(oldest);
         }
-        // The order may hold kids that went with their publisher's oldest: not for ever.
-        if inner.order.len() > 2 * inner.by_kid.len() + 1024 {
-            let Inner { by_kid, order, .. } = &mut *inner;
-            order.retain(|(kid, _)| by_kid.contains_key(kid));
-        }
+        inner.bytes += header.bytes.len();
+        inner.last += 1;
+        let number = inner.last;
+        inner.order.insert(number, kid);
+        inner.publishers.entry(publisher).or_insert_with(|| Publisher::new(now)).kids.push_back(kid);
+        inner.by_kid.insert(kid, (number, header.clone()));
+        Ok(header)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Inner {
-    fn drop_header(&mut self, kid: Kid) {
-        if let Some(header) = self.by_kid.remove(&kid) {
-            self.bytes -= header.as_bytes().len();
-            if let Some(state) = self.publishers.get_mut(&header.publisher()) {
-                state.kids.retain(|k| *k != kid);
+    /// The publisher's oldest that is not live.
+    fn oldest_of(&self, publisher: DeviceId, now: u64) -> Option<Kid> {
+        let kids = &self.publishers.get(&publisher)?.kids;
+        kids.iter().copied().find(|kid| self.by_kid.get(kid).is_some_and(|(_, kept)| !kept.is_live(now)))
+    }
+
+    /// The oldest of all that is not live, after at most so many looks.
+    fn oldest(&mut self, looks: &mut usize, now: u64) -> Option<Kid> {
+        while *looks > 0 {
+            *looks -= 1;
+            let (number, kid) = self.order.pop_first()?;
+            let Some((place, kept)) = self.by_kid.get_mut(&kid) else { continue };
+            if !kept.is_live(now) {
+                self.order.insert(number, kid);
+                return Some(kid);
             }
+            self.last += 1;
+            *place = self.last;
+            self.order.insert(self.last, kid);
         }
+        None
+    }
+
+    fn drop_header(&mut self, kid: Kid) {
+        let Some((number, header)) = self.by_kid.remove(&kid) else { return };
+        self.order.remove(&number);
+        self.bytes -= header.bytes.len();
+        if let Some(state) = self.publishers.get_mut(&header.publisher()) {
+            state.kids.retain(|k| *k != kid);
+        }
+    }
+
+    /// Publishers without headers whose credit is whole again are as if they had never come.
+    fn forget_idle_publishers(&mut self, now: u64) {
+        if self.publishers.len() >= self.sweep_at.max(1024) {
+            self.publishers.retain(|_, state| !state.kids.is_empty() || state.credit_at(now) < NEW_BURST_MAX);
+            self.sweep_at = 2 * self.publishers.len();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credit_comes_back_with_time() {
+        let headers = Headers::default();
+        let device = DeviceId([1; 16]);
+        for _ in 0..64 {
+            assert!(headers.admit(device, 1000));
+        }
+        assert!(!headers.admit(device, 1000));
+        assert!(headers.admit(device, 1001));
+        assert!(!headers.admit(device, 1001));
+        assert!(headers.admit(DeviceId([2; 16]), 1000));
+    }
+
+    #[test]
+    fn publishers_that_went_are_forgotten() {
+        let headers = Headers::default();
+        let device = |n: u32| DeviceId(std::array::from_fn(|i| n.to_be_bytes()[i % 4]));
+        (0..5000).for_each(|n| assert!(headers.admit(device(n), 1000 + u64::from(n))));
+        assert!(headers.lock().publishers.len() < 2000);
     }
 }

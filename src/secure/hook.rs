@@ -3,46 +3,50 @@
 //! Checked for every message, not once for each header: publisher, topic, policy, epoch, versions, rule.
 //! A compact message counts only from the device that signed its header.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use smqtt_core::identity::DeviceId;
-use smqtt_core::policy::Policy;
 
 use super::brought::Bridges;
-use super::headers::Headers;
-use super::session::Session;
+use super::denials::{Denials, Denied};
+use super::headers::{HeaderLimits, Headers};
+use super::session::{Expiries, Session};
 use super::view::View;
 use crate::broker::{
-    Attachment, Client, ConnectRequest, ConnectVerdict, DeliverVerdict, Delivery, Dropped, Hook, HookFuture,
-    Message, Point, Publication, SubscribeRequest, Verdict, Whose,
+    Attachment, Client, ConnectRequest, ConnectVerdict, Counter, DeliverVerdict, Delivery, Disconnection,
+    Dropped, Hook, HookFuture, Message, Metrics, Point, Publication, SubscribeRequest, Verdict, Whose,
+    reading,
 };
 use crate::mqtt::QoS;
 
-/// What was counted since the start.
+/// What is counted of messages that pass.
 #[derive(Debug, Default)]
-pub struct Counters {
-    /// Sealed messages let through.
-    pub sealed: AtomicU64,
-    /// Plain messages let through.
-    pub plain: AtomicU64,
-    /// Messages that a `warn` rule would refuse if it were `required`.
-    pub warned: AtomicU64,
-    /// Messages refused.
-    pub refused: AtomicU64,
+pub(super) struct Passed {
+    pub(super) sealed: Counter,
+    pub(super) plain: Counter,
     /// Headers verified.
-    pub headers: AtomicU64,
+    pub(super) headers: Counter,
 }
 
-/// Lets in whom the authority knows, and lets through what its rules allow.
+/// How long a broker that does not hear from its authority goes on letting clients in, in seconds.
+pub const MAX_STALENESS_SECONDS: u64 = 900;
+/// After how many times as long it closes the sessions where sealing is required.
+pub const STALENESS_FACTOR: u64 = 4;
+
+/// Lets in whom the authority knows, and lets through what its rules allow. Clones share all of it.
+#[derive(Clone)]
 pub struct SecurePublish {
     pub(super) view: Arc<View>,
-    pub(super) headers: Headers,
-    pub(super) counters: Arc<Counters>,
+    pub(super) headers: Arc<Headers>,
+    pub(super) passed: Arc<Passed>,
+    pub(super) denials: Arc<Denials>,
+    pub(super) expiries: Arc<Expiries>,
     /// Whether clients without a certificate are let in (only a listener without TLS has such).
     pub(super) anonymous: bool,
-    pub(super) bridges: Bridges,
+    pub(super) bridges: Arc<Bridges>,
+    pub(super) max_staleness: u64,
+    closed: Arc<AtomicBool>,
 }
 
 impl SecurePublish {
@@ -50,42 +54,89 @@ impl SecurePublish {
     pub fn new(view: Arc<View>, anonymous: bool) -> Self {
         Self {
             view,
-            headers: Headers::default(),
-            counters: Arc::default(),
+            headers: Arc::default(),
+            passed: Arc::default(),
+            denials: Arc::default(),
+            expiries: Arc::default(),
             anonymous,
-            bridges: Bridges::default(),
+            max_staleness: MAX_STALENESS_SECONDS,
+            closed: Arc::default(),
+            bridges: Arc::default(),
         }
     }
 
     /// Lets pass what bridges bring and its publishers did not sign, so that whoever reads it elsewhere can forge it.
     pub fn unsigned_over_bridges(mut self, unsigned: bool) -> Self {
-        self.bridges.unsigned = unsigned;
+        self.bridges = Arc::new(Bridges::new(unsigned));
         self
     }
 
-    /// What it counts.
-    pub fn counters(&self) -> Arc<Counters> {
-        self.counters.clone()
+    /// With another time than [`MAX_STALENESS_SECONDS`].
+    pub fn max_staleness(mut self, seconds: u64) -> Self {
+        self.max_staleness = seconds;
+        self
     }
 
-    /// Whether a device's attributes satisfy `policy`; those of nobody satisfy nothing.
-    pub(super) fn satisfies(&self, device: Option<DeviceId>, policy: &Option<Policy>) -> bool {
-        match policy {
-            None => true,
-            Some(policy) => device
-                .and_then(|id| self.view.peer(id))
-                .is_some_and(|peer| peer.active && policy.satisfied_by(&peer.attributes)),
-        }
+    /// With other limits for kept headers.
+    pub fn header_limits(mut self, limits: HeaderLimits) -> Self {
+        self.headers = Arc::new(Headers::new(limits));
+        self
+    }
+
+    /// What was refused, dropped and warned of.
+    pub fn denials(&self) -> Arc<Denials> {
+        self.denials.clone()
+    }
+
+    /// The headers that it keeps.
+    pub fn headers(&self) -> &Headers {
+        &self.headers
+    }
+
+    /// What it knows of the authority.
+    pub fn view(&self) -> &Arc<View> {
+        &self.view
+    }
+
+    /// Whether what is `required` is closed, since the authority was not heard for too long.
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
+    }
+
+    /// Closes or opens it; whether that is a change.
+    pub(super) fn close(&self, closed: bool) -> bool {
+        self.closed.swap(closed, Ordering::Relaxed) != closed
     }
 }
 
 impl Hook for SecurePublish {
+    fn metrics(&self, metrics: &Metrics) {
+        self.denials.register(metrics);
+        metrics.register("smqtt_sealed_messages", "Sealed messages let through", &self.passed.sealed);
+        metrics.register("smqtt_plain_messages", "Plain messages let through", &self.passed.plain);
+        metrics.register("smqtt_headers_verified", "Headers verified", &self.passed.headers);
+        let view = self.view.clone();
+        let stale = reading(move || view.staleness() as f64);
+        metrics.register("smqtt_staleness_seconds", "Since the authority was heard", &stale);
+        let headers = self.headers.clone();
+        let kept = reading(move || headers.size().0 as f64);
+        metrics.register("smqtt_headers", "Headers kept", &kept);
+        let headers = self.headers.clone();
+        let bytes = reading(move || headers.size().1 as f64);
+        metrics.register("smqtt_headers_bytes", "Bytes of headers kept", &bytes);
+        let (view, hook) = (self.view.clone(), self.clone());
+        let number = reading(move || view.bundle().number as f64);
+        metrics.register("smqtt_bundle_number", "Number of the bundle in force", &number);
+        let closed = reading(move || f64::from(u8::from(hook.is_closed())));
+        metrics.register("smqtt_required_closed", "1 while what must be sealed is closed", &closed);
+    }
+
     fn connect<'a>(&'a self, request: &'a ConnectRequest) -> HookFuture<'a, ConnectVerdict> {
         Box::pin(async move {
             match self.admit(request).await {
                 Ok(admission) => ConnectVerdict::Allow(admission),
                 Err(refused) => {
-                    tracing::info!(peer = %request.peer, code = refused.code, text = %refused.text, "refused a connection");
+                    self.denials.note(Denied::Connection, &refused, &request.peer, self.view.now());
                     ConnectVerdict::Deny(refused.denial())
                 }
             }
@@ -96,7 +147,7 @@ impl Hook for SecurePublish {
         match self.check_subscribe(client, request) {
             Ok(verdict) => verdict,
             Err(refused) => {
-                tracing::info!(client = %client.client_id, code = refused.code, text = %refused.text, "refused a subscription");
+                self.denials.note(Denied::Subscription, &refused, &client.client_id, self.view.now());
                 Verdict::Deny(refused.denial())
             }
         }
@@ -104,13 +155,7 @@ impl Hook for SecurePublish {
 
     fn publish(&self, client: &Client, publication: &mut Publication) -> Verdict {
         let Err(refused) = self.check_publish(client, publication) else { return Verdict::Allow };
-        self.counters.refused.fetch_add(1, Ordering::Relaxed);
-        tracing::info!(
-            client = %client.client_id,
-            code = refused.code,
-            text = %refused.text,
-            "refused a message"
-        );
+        self.denials.note(Denied::Message, &refused, &client.client_id, self.view.now());
         let denial = refused.denial();
         // QoS 0 has no acknowledgement to refuse in, and silence would be worse; but a bridge is not to blame for what
         // others send, and carries more than that.
@@ -125,6 +170,12 @@ impl Hook for SecurePublish {
 
     fn revive(&self, client: &Whose<'_>) -> Option<Attachment> {
         self.readmit(client)
+    }
+
+    fn disconnect(&self, client: &Client, _: Disconnection) {
+        if let Some(session) = Session::of(client) {
+            session.end();
+        }
     }
 
     fn points(&self) -> &'static [Point] {

@@ -10,10 +10,12 @@ use smqtt_core::envelope::{Envelope, is_sealed};
 use smqtt_core::header::{Header, KID_BYTES, Kid};
 use smqtt_core::rule::{Mode, Rule};
 
-use super::deliver::Sealed;
-use super::headers::Kept;
+use super::deliver::Carried;
+use super::denials::Denied;
+use super::headers::{Kept, NoRoom};
 use super::hook::{SecurePublish, lock};
 use super::refused::Refused;
+use super::rules::{Judged, Place, disagrees, place_of, plaintext, rule_at};
 use super::session::{Agreed, Session};
 use crate::broker::{Client, Origin, Publication};
 use crate::mqtt::{ReasonCode, Text};
@@ -27,54 +29,78 @@ impl SecurePublish {
     ) -> Result<(), Refused> {
         let session = Session::of(client).ok_or_else(Refused::stranger)?;
         let bundle = self.view.bundle();
+        // It is about to be cut, and may have sent this before.
+        if session.device.is_some_and(|device| bundle.is_revoked(device)) {
+            return Err(Refused::revoked());
+        }
         let topic = publication.message().topic().clone();
         let payload = publication.message().payload().clone();
         let envelope = is_sealed(&payload).then(|| Envelope::parse(&payload));
         if let Some(Ok(Envelope { header: None, message })) = &envelope
-            && let Some(header) = session.agreed(&bundle, message.kid(), &topic, self.view.now())
+            && publication.origin() == Origin::Publish
+            && !self.is_closed()
+            && let Some((header, place)) = session.agreed(&bundle, message.kid(), &topic, self.view.now())
         {
-            self.pass(publication, header);
+            self.pass(publication, header, Judged::under(&bundle, place));
             return Ok(());
         }
+        let place = place_of(&bundle, &topic);
+        let rule = rule_at(&bundle, place);
+        if rule.is_some_and(|rule| rule.mode == Mode::Required) {
+            session.on_required.store(true, Ordering::Relaxed);
+        }
         let envelope = match (envelope, &session.bridge) {
-            (Some(envelope), Some(bridge)) => return self.check_brought(bridge, envelope, publication),
+            (Some(envelope), Some(bridge)) => {
+                return self.check_brought(client, bridge, envelope, &bundle, place, publication);
+            }
             (envelope, _) => envelope,
         };
-        let rule = bundle.rule_for(&topic);
-        if let Some(rule) = rule.filter(|rule| !self.satisfies(session.device, &rule.publishers)) {
-            // A broker that has just started may have a will to publish before it knows anybody. It is asked again.
-            if publication.origin() == Origin::Will && !self.view.has_directory() {
-                let text = "the broker has no directory yet";
-                return Err(Refused::new("no-directory", ReasonCode::ServerBusy, text));
-            }
-            let text = format!("the rule `{}` does not let you publish", rule.filter);
-            return Err(Refused::new("not-allowed", ReasonCode::NotAuthorized, text));
-        }
-        let Some(envelope) = envelope else { return self.check_plain(session, publication, rule) };
+        self.may_publish(session.device, rule).map_err(|refused| match publication.origin() {
+            Origin::Will => self.later(refused),
+            _ => refused,
+        })?;
+        let Some(envelope) = envelope else {
+            return self.check_plain(client, session, &bundle, place, publication);
+        };
         let malformed = |text: &str| Refused::new("broken", ReasonCode::PayloadFormatInvalid, text);
         let envelope = envelope.map_err(|error| malformed(&error.to_string()))?;
-        let header = self.header_of(session, &envelope)?;
-        let anybody = rule.is_none_or(|rule| rule.publishers.is_none());
-        self.check_header(session, &bundle, &header, &topic, anybody, publication.origin())?;
+        let header = self.header_of(session, &envelope, publication.origin())?;
+        let judged =
+            self.check_header(client, session, &bundle, &header, &topic, place, publication.origin())?;
         if envelope.header.is_some() {
             publication.set_payload(Bytes::from(envelope.message.compact()));
         }
-        self.pass(publication, header);
+        self.pass(publication, header, judged);
         Ok(())
     }
 
+    /// A will that cannot be judged yet is asked about again: a broker that has just started may not know anybody, and one
+    /// without its authority may know better soon.
+    fn later(&self, refused: Refused) -> Refused {
+        match refused.code {
+            "stale" => Refused { reason: ReasonCode::ServerBusy, ..refused },
+            _ if !self.view.has_directory() => {
+                let text = "the broker has no directory yet";
+                Refused::new("no-directory", ReasonCode::ServerBusy, text)
+            }
+            _ => refused,
+        }
+    }
+
     /// Lets a sealed message through, with the header that its readers may need.
-    pub(super) fn pass(&self, publication: &mut Publication, header: Arc<Kept>) {
+    pub(super) fn pass(&self, publication: &mut Publication, header: Arc<Kept>, judged: Judged) {
         let keepsake = header.bytes().clone();
-        publication.set_attachment(Arc::new(Sealed::new(header)), Some(keepsake));
-        self.counters.sealed.fetch_add(1, Ordering::Relaxed);
+        publication.set_attachment(Arc::new(Carried::sealed(header, judged)), Some(keepsake));
+        self.passed.sealed.inc();
     }
 
     fn check_plain(
         &self,
+        client: &Client,
         session: &Session,
-        publication: &Publication,
-        rule: Option<&Rule>,
+        bundle: &Bundle,
+        place: Place,
+        publication: &mut Publication,
     ) -> Result<(), Refused> {
         let message = publication.message();
         // An empty retained message is no reading: it takes the kept one away. Of who sent it to a bridge nothing is known.
@@ -82,46 +108,56 @@ impl SecurePublish {
             && message.payload().is_empty()
             && session.device.is_some()
             && session.bridge.is_none();
-        match rule {
-            Some(rule) if rule.mode == Mode::Required && !clears => {
-                let text = format!("the rule `{}` requires messages to be sealed", rule.filter);
-                return Err(Refused::new("plaintext", ReasonCode::PayloadFormatInvalid, text));
-            }
-            Some(rule) if rule.mode == Mode::Warn && !clears => {
-                self.counters.warned.fetch_add(1, Ordering::Relaxed);
-                tracing::warn!(rule = %rule.filter, "a plain message passed where the rule warns");
-            }
+        match rule_at(bundle, place) {
+            Some(rule) if rule.mode == Mode::Required && !clears => return Err(plaintext(rule)),
+            Some(rule) if rule.mode == Mode::Warn && !clears => self.warn(client, &plaintext(rule)),
             _ => {}
         }
-        self.counters.plain.fetch_add(1, Ordering::Relaxed);
+        if publication.message().attachment().is_none() {
+            let carried = Carried::plain(session.device, Judged::under(bundle, place));
+            publication.set_attachment(Arc::new(carried), session.keepsake());
+        }
+        self.passed.plain.inc();
         Ok(())
     }
 
+    /// A message passes that would not if the rule were `required`.
+    pub(super) fn warn(&self, client: &Client, refused: &Refused) {
+        self.denials.note(Denied::Warning, refused, &client.client_id, self.view.now());
+    }
+
     /// The verified header of a message, from the message itself or kept from an earlier one.
-    fn header_of(&self, session: &Session, envelope: &Envelope<'_>) -> Result<Arc<Kept>, Refused> {
+    fn header_of(
+        &self,
+        session: &Session,
+        envelope: &Envelope<'_>,
+        origin: Origin,
+    ) -> Result<Arc<Kept>, Refused> {
         let kid = envelope.message.kid();
         let foreign = || {
             let text = "the header is signed by another device than the one connected";
             Refused::new("publisher", ReasonCode::NotAuthorized, text)
         };
+        let no_header = |text| Refused::new("no-header", ReasonCode::ImplementationSpecificError, text);
         let kept = self.headers.get(kid);
         let header = match (envelope.header, kept) {
-            (None, None) => {
-                let text = "no header is kept under this kid: send it along";
-                return Err(Refused::new("no-header", ReasonCode::ImplementationSpecificError, text));
+            // It may be due when nothing else of its client is left, after a restart for one.
+            (None, _) if origin != Origin::Publish => {
+                return Err(no_header("a will brings its header itself"));
             }
+            (None, None) => return Err(no_header("no header is kept under this kid: send it along")),
             (None, Some(kept)) => kept,
             (Some(bytes), Some(kept)) if kept.as_bytes() == bytes => kept,
             (Some(_), Some(_)) => {
                 let text = "another header is known under this kid";
                 return Err(Refused::new("kid", ReasonCode::PayloadFormatInvalid, text));
             }
-            (Some(bytes), None) => self.learn(session, kid, bytes)?,
+            (Some(bytes), None) => self.learn(session, kid, bytes, origin)?,
         };
         if Some(header.publisher()) == session.device { Ok(header) } else { Err(foreign()) }
     }
 
-    fn learn(&self, session: &Session, kid: Kid, bytes: &[u8]) -> Result<Arc<Kept>, Refused> {
+    fn learn(&self, session: &Session, kid: Kid, bytes: &[u8], origin: Origin) -> Result<Arc<Kept>, Refused> {
         let invalid = |code, text: String| Refused::new(code, ReasonCode::PayloadFormatInvalid, text);
         if sha256(&[bytes])[..KID_BYTES] != kid.0 {
             return Err(invalid("kid", "the message belongs to another header".into()));
@@ -132,41 +168,75 @@ impl SecurePublish {
             let text = "the header is signed by another device than the one connected";
             return Err(Refused::new("publisher", ReasonCode::NotAuthorized, text));
         }
-        if !self.headers.admit(publisher, self.view.now()) {
-            let text = "too many new headers: use a content key for longer";
-            return Err(Refused::new("headers", ReasonCode::QuotaExceeded, text));
+        let too_many = |text| Refused::new("headers", ReasonCode::QuotaExceeded, text);
+        // A will that is due was paid for when it was left.
+        if origin != Origin::Will && !self.headers.admit(publisher, self.view.now()) {
+            return Err(too_many("too many new headers: use a content key for longer"));
         }
         header
             .verify(&self.view.roots())
             .map_err(|error| Refused::new("publisher", ReasonCode::NotAuthorized, error.to_string()))?;
+        self.passed.headers.inc();
         let header = Arc::new(Kept::new(header));
-        self.headers.keep(header.clone());
-        self.counters.headers.fetch_add(1, Ordering::Relaxed);
-        Ok(header)
+        // Nothing else comes under a will's.
+        if origin != Origin::Publish {
+            return Ok(header);
+        }
+        session.keep(&self.headers, &header, self.view.now()).map_err(|no_room| match no_room {
+            NoRoom::Publisher => {
+                too_many("this device has too many content keys in use: use fewer, or fewer connections")
+            }
+            NoRoom::Broker => too_many("the broker has no room for another header: try again later"),
+        })
     }
 
+    #[allow(clippy::too_many_arguments)]
     fn check_header(
         &self,
+        client: &Client,
         session: &Session,
         bundle: &Bundle,
         header: &Arc<Kept>,
         topic: &Text,
-        anybody: bool,
+        place: Place,
         origin: Origin,
-    ) -> Result<(), Refused> {
-        let refused = |refusal: Refusal| {
-            Refused::new(refusal.code(), ReasonCode::PayloadFormatInvalid, refusal.to_string())
+    ) -> Result<Judged, Refused> {
+        let rule = rule_at(bundle, place);
+        let good = || Judged::under(bundle, place);
+        let checked = match origin {
+            // A will was sealed when its client connected, maybe epochs ago; all else must be of now.
+            Origin::Will => bundle.check_topic(header, topic),
+            _ => {
+                let now = self.view.now();
+                let mut agreed = lock(&session.agreed);
+                let known =
+                    agreed.as_ref().is_some_and(|agreed| agreed.covers(bundle, header.kid(), topic, now));
+                let checked = if known { Ok(()) } else { bundle.check(header, topic, now) };
+                if checked.is_ok() && !known {
+                    *agreed = Some(Agreed::new(bundle, header, topic, place, now));
+                }
+                checked
+            }
         };
-        // A will was sealed when its client connected, maybe epochs ago; all else must be of now.
-        if origin == Origin::Will {
-            return bundle.check_topic(header, topic).map_err(refused);
+        match checked {
+            Ok(()) => {}
+            Err(refusal) if warns(rule) && passes_with_a_warning(&refusal, header, topic) => {
+                self.warn(client, &disagrees(&refusal, rule));
+            }
+            Err(refusal) => return Err(disagrees(&refusal, rule)),
         }
-        let now = self.view.now();
-        let mut agreed = lock(&session.agreed);
-        if !agreed.as_ref().is_some_and(|agreed| agreed.covers(bundle, header.kid(), topic, now)) {
-            bundle.check(header, topic, now).map_err(refused)?;
-            *agreed = Some(Agreed::new(bundle, header, topic, anybody, now));
+        if origin == Origin::Publish {
+            session.seals_under(header);
         }
-        Ok(())
+        Ok(good())
     }
+}
+
+pub(super) fn warns(rule: Option<&Rule>) -> bool {
+    rule.is_some_and(|rule| rule.mode == Mode::Warn)
+}
+
+/// Whether a rule that warns lets it pass: what it is sealed under is wrong, not who sealed it for which topic.
+pub(super) fn passes_with_a_warning(refusal: &Refusal, header: &Header, topic: &str) -> bool {
+    !matches!(refusal, Refusal::Revoked | Refusal::Filter { .. }) && header.filter().matches(topic)
 }

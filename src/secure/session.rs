@@ -1,16 +1,19 @@
 //! A connection, as the hook knows it.
 
-use std::collections::{HashSet, VecDeque};
-use std::sync::{Arc, Mutex, Weak};
+use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 
+use bytes::Bytes;
 use smqtt_client::opener::HEADERS_MAX;
 use smqtt_core::bundle::Bundle;
 use smqtt_core::header::Kid;
 use smqtt_core::identity::DeviceId;
 
 use super::brought::Bridge;
-use super::headers::Kept;
+use super::headers::{Headers, Kept, Live, NoRoom};
 use super::hook::lock;
+use super::rules::{Place, rule_at};
 use crate::broker::Client;
 use crate::mqtt::Text;
 
@@ -22,11 +25,32 @@ pub(super) struct Session {
     pub(super) bridge: Option<Arc<Bridge>>,
     pub(super) introduced: Mutex<Introduced>,
     pub(super) agreed: Mutex<Option<Agreed>>,
+    /// Whether it published where sealing is required.
+    pub(super) on_required: AtomicBool,
+    /// The device's identifier, for plain messages to carry.
+    keepsake: OnceLock<Bytes>,
+    standing: Mutex<Standing>,
+}
+
+/// What a connection takes up elsewhere, for as long as it lasts.
+#[derive(Default)]
+struct Standing {
+    live: Live,
+    _expiry: Option<Expiry>,
 }
 
 impl Session {
     pub(super) fn new(device: Option<DeviceId>, reader: bool) -> Self {
-        Self { device, reader, bridge: None, introduced: Mutex::default(), agreed: Mutex::default() }
+        Self {
+            device,
+            reader,
+            bridge: None,
+            introduced: Mutex::default(),
+            agreed: Mutex::default(),
+            on_required: AtomicBool::new(false),
+            keepsake: OnceLock::new(),
+            standing: Mutex::default(),
+        }
     }
 
     /// The same of a bridge.
@@ -35,18 +59,89 @@ impl Session {
         self
     }
 
+    /// One whose certificate runs out.
+    pub(super) fn expiring(self, expiry: Expiry) -> Self {
+        Self { standing: Mutex::new(Standing { live: Live::default(), _expiry: Some(expiry) }), ..self }
+    }
+
     /// What the connect hook left with a client.
     pub(super) fn of(client: &Client) -> Option<&Self> {
         client.attachment()
     }
 
-    /// The header of a compact message, if the last message under it agreed and whatever was asked then need not be
-    /// asked again.
-    pub(super) fn agreed(&self, bundle: &Bundle, kid: Kid, topic: &Text, now: u64) -> Option<Arc<Kept>> {
+    /// The header of a compact message and the place of its rule, if the last message under it agreed and whatever was
+    /// asked then need not be asked again.
+    pub(super) fn agreed(
+        &self,
+        bundle: &Bundle,
+        kid: Kid,
+        topic: &Text,
+        now: u64,
+    ) -> Option<(Arc<Kept>, Place)> {
         let agreed = lock(&self.agreed);
         let agreed =
             agreed.as_ref().filter(|agreed| agreed.anybody && agreed.covers(bundle, kid, topic, now));
-        agreed.and_then(|agreed| agreed.header.upgrade())
+        agreed.and_then(|agreed| Some((agreed.header.upgrade()?, agreed.place)))
+    }
+
+    /// The connection seals under this header.
+    pub(super) fn seals_under(&self, header: &Arc<Kept>) {
+        lock(&self.standing).live.uses(header);
+    }
+
+    /// Has a new header kept. What this connection has longest makes room for it if need be, what others have does not.
+    pub(super) fn keep(&self, headers: &Headers, header: &Arc<Kept>, now: u64) -> Result<Arc<Kept>, NoRoom> {
+        let live = &mut lock(&self.standing).live;
+        live.make_way(header);
+        loop {
+            match headers.keep(header.clone(), now) {
+                Err(NoRoom::Publisher) if live.let_go() => {}
+                kept => return kept,
+            }
+        }
+    }
+
+    /// What its plain messages carry.
+    pub(super) fn keepsake(&self) -> Option<Bytes> {
+        let device = self.device?;
+        Some(self.keepsake.get_or_init(|| Bytes::copy_from_slice(&device.0)).clone())
+    }
+
+    /// The connection has ended. Messages may hold on to this for much longer.
+    pub(super) fn end(&self) {
+        *lock(&self.standing) = Standing::default();
+        *lock(&self.introduced) = Introduced::default();
+        *lock(&self.agreed) = None;
+    }
+}
+
+/// Connections in the order in which their certificates run out.
+#[derive(Default)]
+pub(super) struct Expiries(Mutex<BTreeSet<(u64, u64)>>);
+
+/// That a connection is among them.
+pub(super) struct Expiry {
+    until: u64,
+    connection: u64,
+    all: Arc<Expiries>,
+}
+
+impl Expiries {
+    pub(super) fn add(self: &Arc<Self>, until: u64, connection: u64) -> Expiry {
+        lock(&self.0).insert((until, connection));
+        Expiry { until, connection, all: self.clone() }
+    }
+
+    /// Connections whose certificate ran out before `now`.
+    pub(super) fn past(&self, now: u64) -> HashSet<u64> {
+        let past = lock(&self.0);
+        past.range(..(now, 0)).map(|(_, connection)| *connection).collect()
+    }
+}
+
+impl Drop for Expiry {
+    fn drop(&mut self) {
+        lock(&self.all.0).remove(&(self.until, self.connection));
     }
 }
 
@@ -59,6 +154,7 @@ pub(super) struct Agreed {
     header: Weak<Kept>,
     topic: Text,
     bundle: u64,
+    place: Place,
     /// Whether the topic's rule asks nothing of publishers. If it does, attributes that changed count at once.
     anybody: bool,
     /// The time it was checked at, and the time from which it would be another answer, in seconds since 1970.
@@ -67,14 +163,15 @@ pub(super) struct Agreed {
 }
 
 impl Agreed {
-    pub(super) fn new(bundle: &Bundle, header: &Arc<Kept>, topic: &Text, anybody: bool, now: u64) -> Self {
+    pub(super) fn new(bundle: &Bundle, header: &Arc<Kept>, topic: &Text, place: Place, now: u64) -> Self {
+        let anybody = rule_at(bundle, place).is_none_or(|rule| rule.publishers.is_none());
         // Of what `Bundle::check` asks of time, all but these two only becomes truer as time goes on.
         let graced = header.epoch() != bundle.epoch.number;
         let grace_ends = if graced { bundle.epoch.begins.saturating_add(bundle.grace) } else { u64::MAX };
         let until = header.expires().min(grace_ends);
         let (kid, bundle) = (header.kid(), bundle.number);
         let (header, topic) = (Arc::downgrade(header), topic.detached());
-        Self { kid, header, topic, bundle, anybody, from: now, until }
+        Self { kid, header, topic, bundle, place, anybody, from: now, until }
     }
 
     pub(super) fn covers(&self, bundle: &Bundle, kid: Kid, topic: &Text, now: u64) -> bool {

@@ -1,41 +1,29 @@
-//! What the broker knows of the authority's word: the newest bundle and who the devices are.
+//! What the broker knows of the authority's word: the newest bundle, who the devices are, and when it last heard from it.
 
-use std::collections::HashMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use smqtt_client::authority::{Authority, RequestError};
-use smqtt_client::enrol::{authority_of, refresh};
+use smqtt_client::enrol::{EnrolError, Refreshed, authority_of, refresh};
+use smqtt_client::files::{read_if_any, write_private};
 use smqtt_client::keyring::SharedKeyring;
-use smqtt_core::api::{Device, Directory};
-use smqtt_core::attribute::Attributes;
+use smqtt_core::api::Directory;
 use smqtt_core::bundle::Bundle;
-use smqtt_core::identity::{DeviceId, Role};
-use tokio::sync::Mutex;
+use smqtt_core::identity::DeviceId;
+use tokio::sync::{Mutex, Notify, watch};
+
+use super::directory::{Known, Peer, Writing};
 
 /// How long one request for a newer bundle waits for one.
 const WAIT: Duration = Duration::from_secs(30);
-/// Longest pause after a failure.
-const PAUSE_MAX: Duration = Duration::from_secs(10);
-
-/// A device as the broker knows it.
-#[derive(Clone, Debug)]
-pub struct Peer {
-    /// What people call it.
-    pub name: String,
-    /// What it is.
-    pub attributes: Attributes,
-    /// Whether it is still anybody's.
-    pub active: bool,
-    role: Role,
-}
-
-#[derive(Default)]
-struct Known {
-    revision: u64,
-    by_id: HashMap<DeviceId, Arc<Peer>>,
-    by_name: HashMap<String, DeviceId>,
-}
+/// How often it is written down that the authority was heard, in seconds.
+const CONTACT_SECONDS: u64 = 30;
+/// How long an attempt to reach the authority is left alone when somebody is in a hurry, in seconds.
+const HURRY_SECONDS: u64 = 5;
+const CONTACT: &str = "contact";
+const CONTACT_BYTES_MAX: usize = 64;
 
 /// The newest bundle and the directory; shared by the hook and whoever keeps it fresh.
 pub struct View {
@@ -44,6 +32,14 @@ pub struct View {
     known: RwLock<Known>,
     fetching: Mutex<()>,
     now: fn() -> u64,
+    /// When the authority last said that this is its newest bundle; seconds since 1970.
+    contact: watch::Sender<u64>,
+    written: std::sync::Mutex<u64>,
+    /// Whether the last attempt to reach it came to nothing.
+    failing: AtomicBool,
+    /// Whether this process heard it at all.
+    met: AtomicBool,
+    hurry: Notify,
 }
 
 impl std::fmt::Debug for View {
@@ -53,15 +49,27 @@ impl std::fmt::Debug for View {
 }
 
 impl View {
-    /// The view from a broker's keyring.
+    /// The view from a broker's keyring, and from what an earlier process wrote down beside it.
     pub fn new(keyring: SharedKeyring, now: fn() -> u64) -> Arc<Self> {
-        let bundle = keyring.with(|k| k.bundle().clone());
+        let (bundle, dir) = keyring.with(|k| (k.bundle().clone(), k.dir().to_owned()));
+        let heard = read_if_any(&dir.join(CONTACT), CONTACT_BYTES_MAX).ok().flatten();
+        let heard = heard.and_then(|bytes| String::from_utf8(bytes).ok()?.trim().parse::<u64>().ok());
+        // A keyring that never ran a broker was filled by the authority a moment ago; that counts once.
+        let contact = heard.map_or_else(now, |at| at.min(now()));
+        if heard.is_none() {
+            write_contact(&dir, contact);
+        }
         Arc::new(Self {
             keyring,
             bundle: RwLock::new(Arc::new(bundle)),
-            known: RwLock::default(),
+            known: RwLock::new(Known::load(&dir)),
             fetching: Mutex::default(),
             now,
+            contact: watch::Sender::new(contact),
+            written: std::sync::Mutex::new(0),
+            failing: AtomicBool::new(false),
+            met: AtomicBool::new(false),
+            hurry: Notify::new(),
         })
     }
 
@@ -87,19 +95,49 @@ impl View {
 
     /// A device, if the directory has it.
     pub fn peer(&self, id: DeviceId) -> Option<Arc<Peer>> {
-        read(&self.known).by_id.get(&id).cloned()
-    }
-
-    /// Whether the directory was ever read. It has the broker itself at least.
-    pub fn has_directory(&self) -> bool {
-        read(&self.known).revision > 0
+        read(&self.known).peer(id).cloned()
     }
 
     /// Whose name (or identifier) this is.
     pub fn owner_of(&self, name: &str) -> Option<DeviceId> {
-        let known = read(&self.known);
-        let by_id = || name.parse().ok().filter(|id| known.by_id.contains_key(id));
-        known.by_name.get(name).copied().or_else(by_id)
+        read(&self.known).owner_of(name)
+    }
+
+    /// The device of a name or identifier, also one that was revoked.
+    pub(super) fn find(&self, name: &str) -> Option<(DeviceId, Arc<Peer>)> {
+        read(&self.known).find(name).map(|(id, peer)| (id, peer.clone()))
+    }
+
+    /// Whether there is a directory at all, maybe an old one. It has the broker itself at least.
+    pub fn has_directory(&self) -> bool {
+        read(&self.known).is_there()
+    }
+
+    /// Until when the newest certificate of a device holds, as far as is known.
+    pub fn certificate_until(&self, id: DeviceId) -> Option<u64> {
+        read(&self.known).until(id)
+    }
+
+    /// A device showed a certificate that holds until then.
+    pub(super) fn saw_certificate(&self, id: DeviceId, until: u64) {
+        if self.certificate_until(id).is_none_or(|known| known < until) {
+            self.write_known().saw_certificate(id, until);
+        }
+    }
+
+    /// Devices whose last certificate has run out, each given once.
+    pub(super) fn take_expired(&self) -> Vec<DeviceId> {
+        self.write_known().take_expired(self.now())
+    }
+
+    /// The directory, if it is to be written down.
+    pub(super) fn directory_to_write(&self) -> Option<Writing> {
+        let dir = self.keyring.with(|k| k.dir().to_owned());
+        self.write_known().take_writing(&dir)
+    }
+
+    fn write_known(&self) -> std::sync::RwLockWriteGuard<'_, Known> {
+        self.known.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Fetches what is new in the directory.
@@ -115,8 +153,8 @@ impl View {
             if news.devices.is_empty() {
                 return Ok(());
             }
-            let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-            news.devices.iter().for_each(|device| known.learn(device));
+            let mut known = self.write_known();
+            news.devices.into_iter().for_each(|device| known.learn(device));
             known.revision = news.revision;
         }
     }
@@ -126,80 +164,110 @@ impl View {
         self.keyring.with(|k| authority_of(k)).map_err(|_| unusable())
     }
 
+    // ---- how fresh it is
+
+    /// Seconds since the authority last said that this is its newest bundle.
+    pub fn staleness(&self) -> u64 {
+        self.now().saturating_sub(*self.contact.borrow())
+    }
+
+    /// Whether the last attempt to reach the authority came to nothing.
+    pub fn is_failing(&self) -> bool {
+        self.failing.load(Ordering::Relaxed)
+    }
+
+    /// Whether the authority was heard within `seconds`; if not, it is asked at once, and may take `patience`.
+    pub(super) async fn is_fresh(&self, seconds: u64, patience: Duration) -> bool {
+        if self.staleness() <= seconds {
+            return true;
+        }
+        let mut contact = self.contact.subscribe();
+        self.hurry.notify_waiters();
+        let heard = contact.wait_for(|at| self.now().saturating_sub(*at) <= seconds);
+        tokio::time::timeout(patience, heard).await.is_ok_and(|heard| heard.is_ok())
+    }
+
+    /// Asks the authority for all that is new, and waits for news. An attempt that takes long is begun again if somebody
+    /// is in a hurry.
+    pub(super) async fn ask(&self) -> Result<Refreshed, String> {
+        loop {
+            let begun = self.now();
+            // Who was away for long first learns what there is.
+            let away = !self.met.load(Ordering::Relaxed)
+                || self.is_failing()
+                || self.staleness() > 2 * WAIT.as_secs();
+            let wait = if away { Duration::ZERO } else { WAIT };
+            let attempt = async {
+                let asked = self.refresh_directory().await;
+                // With a certificate that has run out nothing is to be had but a newer one, which comes first in there.
+                let expired = asked.as_ref().is_err_and(|error| error.code() == Some("certificate-expired"));
+                if !expired {
+                    asked.map_err(|error| error.to_string())?;
+                }
+                refresh(&self.keyring, self.now(), wait).await.map_err(|error: EnrolError| error.to_string())
+            };
+            let hurry = async {
+                loop {
+                    self.hurry.notified().await;
+                    if self.now().saturating_sub(begun) >= HURRY_SECONDS {
+                        return;
+                    }
+                }
+            };
+            tokio::select! {
+                result = attempt => {
+                    self.failing.store(result.is_err(), Ordering::Relaxed);
+                    return result;
+                }
+                () = hurry => {}
+            }
+        }
+    }
+
+    /// Asks somebody who waits to ask again now.
+    pub(super) fn hurry(&self) {
+        self.hurry.notify_waiters();
+    }
+
+    /// Waits, less if somebody is in a hurry.
+    pub(super) async fn pause(&self, pause: Duration) {
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = self.hurry.notified() => tokio::time::sleep(pause.min(Duration::from_millis(100))).await,
+        }
+    }
+
+    /// The authority was heard, and all that it said has been done.
+    pub(super) fn heard(&self) {
+        let now = self.now();
+        self.met.store(true, Ordering::Relaxed);
+        self.contact.send_replace(now);
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        if now.saturating_sub(*written) >= CONTACT_SECONDS {
+            *written = now;
+            self.keyring.with(|k| write_contact(k.dir(), now));
+        }
+    }
+
     /// Takes over the keyring's bundle; gives the devices that it revokes and the last one did not.
-    fn take_bundle(&self) -> Vec<DeviceId> {
+    pub(super) fn take_bundle(&self) -> Option<Vec<DeviceId>> {
         let newest = self.keyring.with(|k| k.bundle().clone());
         let mut bundle = self.bundle.write().unwrap_or_else(PoisonError::into_inner);
+        if newest.number == bundle.number {
+            return None;
+        }
         let revoked = newest.revoked.iter().filter(|id| !bundle.is_revoked(**id)).copied().collect();
         *bundle = Arc::new(newest);
-        revoked
+        Some(revoked)
     }
 }
 
-impl Known {
-    fn learn(&mut self, device: &Device) {
-        let (Ok(id), Some(role)) = (device.id.parse::<DeviceId>(), Role::from_name(&device.role)) else {
-            return;
-        };
-        let active = device.status == "active";
-        let attributes = Attributes::parse(&device.attributes).unwrap_or_default();
-        if active {
-            self.by_name.insert(device.name.clone(), id);
-        } else if self.by_name.get(&device.name) == Some(&id) {
-            self.by_name.remove(&device.name);
-        }
-        let peer = Peer { name: device.name.clone(), attributes, active, role };
-        self.by_id.insert(id, Arc::new(peer));
-    }
-}
-
-impl Peer {
-    /// Whether it publishes and subscribes.
-    pub fn is_device(&self) -> bool {
-        self.role == Role::Device
+fn write_contact(dir: &Path, at: u64) {
+    if let Err(error) = write_private(&dir.join(CONTACT), at.to_string().as_bytes()) {
+        tracing::warn!(%error, "cannot write down when the authority was heard");
     }
 }
 
 fn read<T>(lock: &RwLock<T>) -> std::sync::RwLockReadGuard<'_, T> {
     lock.read().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Keeps `view` fresh for as long as it is polled. `revoked` hears of every device that a newer
-/// bundle revokes, as soon as it is known; `renewed` of every renewed certificate of the broker's own.
-pub async fn follow(view: Arc<View>, revoked: impl Fn(&[DeviceId]), renewed: impl Fn()) {
-    let mut failures = 0u32;
-    let first: Vec<DeviceId> = view.bundle().revoked.clone();
-    revoked(&first);
-    loop {
-        let result = async {
-            view.refresh_directory().await.map_err(|e| e.to_string())?;
-            refresh(view.keyring(), view.now(), WAIT).await.map_err(|e| e.to_string())
-        };
-        let result = result.await;
-        // Also where something failed after the bundle was there.
-        if view.keyring.with(|k| k.bundle().number) != view.bundle().number {
-            let gone = view.take_bundle();
-            tracing::info!(bundle = view.bundle().number, revoked = gone.len(), "took a newer bundle");
-            revoked(&gone);
-        }
-        match result {
-            Ok(done) => {
-                if failures > 0 {
-                    tracing::info!("the authority is there again");
-                }
-                failures = 0;
-                if done.certificate {
-                    renewed();
-                }
-            }
-            Err(error) => {
-                failures += 1;
-                if failures == 1 {
-                    tracing::warn!(%error, "cannot reach the authority: going on with what is known");
-                }
-                let pause = Duration::from_millis(100) * 2u32.saturating_pow(failures.min(8) - 1);
-                tokio::time::sleep(pause.min(PAUSE_MAX)).await;
-            }
-        }
-    }
 }

@@ -17,14 +17,15 @@ use rcgen::{
 };
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use rustls::server::WebPkiClientVerifier;
-use smqtt::broker::{Broker, BrokerHandle, Config, Hook, Stored, Whom};
+use rustls::time_provider::TimeProvider;
+use smqtt::broker::{Broker, BrokerHandle, Config, Hook};
 use smqtt::mqtt::{
     Ack, AckProperties, Connack, ConnackProperties, Limits, Packet, Publish, QoS, ReasonCode, Suback,
     Version, decode,
 };
-use smqtt::secure::{Counters, SecurePublish, View, follow};
+use smqtt::secure::{Denied, SecurePublish, View};
 use smqtt_client::authority::{Authority, RequestError};
 use smqtt_client::enrol::{EnrolError, Refreshed, enrol, refresh};
 use smqtt_client::keyring::{Keyring, SharedKeyring};
@@ -272,9 +273,8 @@ impl Lab {
     ) -> LabBroker {
         let view = View::new(device.keyring.clone(), now);
         let hook = shape(SecurePublish::new(view.clone(), true));
-        let counters = hook.counters();
         let mut hooks = first;
-        hooks.push(Box::new(hook));
+        hooks.push(Box::new(hook.clone()));
         let mut broker = Broker::new(config, hooks).unwrap();
         let (tls, plain) = (
             TcpListener::bind("127.0.0.1:0").await.unwrap(),
@@ -284,17 +284,22 @@ impl Lab {
         broker.listen_tls(tls, server_config(&device.identity(), self.authority.root(), true));
         broker.listen_tcp(plain);
         let handle = broker.handle();
-        let cut = handle.clone();
-        let revoked = move |devices: &[DeviceId]| {
-            for id in devices {
-                let id = id.to_string();
-                let text = "revoked: this device was revoked";
-                cut.disconnect(Whom::Identity(&id), ReasonCode::NotAuthorized, text, Stored::Discard);
-            }
-        };
-        tokio::spawn(follow(view.clone(), revoked, || ()));
-        tokio::spawn(broker.run(std::future::pending()));
-        LabBroker { address, plain: plain_address, view, handle, counters, device }
+        let following = tokio::spawn(hook.clone().follow(handle.clone(), || ()));
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let serving = tokio::spawn(broker.run(async {
+            let _ = stopped.await;
+        }));
+        LabBroker { address, plain: plain_address, view, handle, hook, device, following, stop, serving }
+    }
+}
+
+/// The laboratory's clock, for certificates that clients show.
+#[derive(Debug)]
+struct LabTime;
+
+impl TimeProvider for LabTime {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(UnixTime::since_unix_epoch(Duration::from_secs(now())))
     }
 }
 
@@ -306,8 +311,9 @@ pub fn server_config(
 ) -> Arc<ServerConfig> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from(root.to_vec())).unwrap();
-    let builder =
-        ServerConfig::builder_with_provider(tls::provider()).with_safe_default_protocol_versions().unwrap();
+    let builder = ServerConfig::builder_with_details(tls::provider(), Arc::new(LabTime))
+        .with_safe_default_protocol_versions()
+        .unwrap();
     let builder = match clients {
         false => builder.with_no_client_auth(),
         true => {
@@ -327,13 +333,31 @@ pub struct LabBroker {
     pub plain: SocketAddr,
     pub view: Arc<View>,
     pub handle: BrokerHandle,
-    pub counters: Arc<Counters>,
+    pub hook: SecurePublish,
     pub device: Device,
+    following: tokio::task::JoinHandle<()>,
+    stop: tokio::sync::oneshot::Sender<()>,
+    serving: tokio::task::JoinHandle<()>,
 }
 
 impl LabBroker {
     pub fn url(&self) -> String {
         format!("mqtts://{}", self.address)
+    }
+
+    /// Ends it, as its operator would; gives its keyring.
+    pub async fn stop(self) -> Device {
+        drop(self.stop);
+        self.following.abort();
+        self.serving.await.unwrap();
+        self.device
+    }
+
+    /// How often something was denied for this reason.
+    pub fn denied(&self, denied: Denied, code: &str) -> u64 {
+        let counts = self.hook.denials().counts();
+        let those = counts.iter().filter(|count| count.denied == denied && count.code == code);
+        those.map(|count| count.count).sum()
     }
 
     /// Until it has bundle `number`.
@@ -518,6 +542,46 @@ pub mod cose {
         let at = places.next().expect("it is there");
         assert_eq!(places.next(), None, "in one place alone");
         [&bytes[..at], to, &bytes[at + from.len()..]].concat()
+    }
+}
+
+/// A line to somewhere that can be cut.
+pub struct Line {
+    pub address: SocketAddr,
+    up: tokio::sync::watch::Sender<bool>,
+}
+
+impl Line {
+    pub async fn to(target: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (up, is_up) = tokio::sync::watch::channel(true);
+        let target = target.to_owned();
+        tokio::spawn(async move {
+            while let Ok((mut near, _)) = listener.accept().await {
+                let (mut is_up, target) = (is_up.clone(), target.clone());
+                tokio::spawn(async move {
+                    if !*is_up.borrow() {
+                        return;
+                    }
+                    let Ok(mut far) = TcpStream::connect(target).await else { return };
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                        _ = is_up.wait_for(|up| !up) => {}
+                    }
+                });
+            }
+        });
+        Self { address, up }
+    }
+
+    /// Every connection over it breaks, and no other comes to be.
+    pub fn cut(&self) {
+        self.up.send_replace(false);
+    }
+
+    pub fn restore(&self) {
+        self.up.send_replace(true);
     }
 }
 

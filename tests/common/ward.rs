@@ -2,13 +2,16 @@
 #![allow(dead_code)]
 
 use bytes::{Bytes, BytesMut};
+use smqtt::broker::{Config, SessionInfo, Stored};
 use smqtt::mqtt::{
     Ack, Connack, Connect, Packet, Publish, QoS, ReasonCode, SubscriptionOptions, Text, Version,
 };
+use smqtt::secure::Denied;
+use smqtt_client::keyring::Keyring;
 use tokio::io::AsyncWriteExt;
 
 use crate::broker_support::{Client, connect as connect_packet};
-use crate::lab::{Device, Lab, LabBroker};
+use crate::lab::{Device, Lab, LabBroker, Line};
 
 pub const BOTH: [Version; 2] = [Version::V5, Version::V3];
 pub const EVERY_QOS: [QoS; 3] = [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce];
@@ -87,6 +90,10 @@ pub struct Site {
 
 impl Site {
     pub async fn new() -> Self {
+        Self::with(Config::default()).await
+    }
+
+    pub async fn with(config: Config) -> Self {
         let lab = Lab::start().await;
         lab.rule("ward/+/temperature", "required", Some("role=nurse and ward=$1"), Some("role=sensor"), None)
             .await;
@@ -96,8 +103,58 @@ impl Site {
         let sensor = lab.enrol("sensor", &["role=sensor"]).await;
         let nurse = lab.enrol("nurse", &["role=nurse", "ward=3"]).await;
         let visitor = lab.enrol("visitor", &["role=visitor"]).await;
-        let broker = lab.broker().await;
+        let broker = lab.broker_with(config, Vec::new()).await;
         Self { lab, broker, sensor, nurse, visitor }
+    }
+
+    /// The same, the broker's word with its authority going over this line.
+    pub async fn behind_a_line() -> (Self, Line) {
+        let site = Self::new().await;
+        let url = site.lab.authority.url().to_owned();
+        let line = Line::to(url.strip_prefix("https://").unwrap()).await;
+        let dir = site.lab.device_dir("broker");
+        site.broker.stop().await;
+        let file = dir.join("identity.json");
+        let place = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(&file, place.replace(&url, &format!("https://{}", line.address))).unwrap();
+        let broker =
+            site.lab.broker_of(Device::new(Keyring::load(&dir).unwrap()), Config::default(), vec![]).await;
+        (Self { broker, lab: site.lab, sensor: site.sensor, nurse: site.nurse, visitor: site.visitor }, line)
+    }
+
+    /// Ends the broker; what happens next it does not see.
+    pub async fn shut_down(self) -> Closed {
+        let device = self.broker.stop().await;
+        Closed { lab: self.lab, sensor: self.sensor, nurse: self.nurse, visitor: self.visitor, device }
+    }
+
+    /// A session that outlives its connections.
+    pub fn persistent(client_id: &str) -> Connect {
+        let mut connect = connect_packet(Version::V5, client_id);
+        connect.clean_start = false;
+        connect.properties.session_expiry_secs = Some(u32::MAX);
+        connect
+    }
+
+    /// Connects again, and says whether the session was there.
+    pub async fn resume(&self, device: &Device, client_id: &str) -> (Client, bool) {
+        let (connack, client) = self.knock(Some(device.identity()), Self::persistent(client_id)).await;
+        let connack = connack.expect("an answer");
+        assert_eq!(connack.reason, ReasonCode::Success, "{connack:?}");
+        (client.unwrap(), connack.session_present)
+    }
+
+    /// Client ids of the sessions that the broker has, connected or not.
+    pub fn sessions(&self) -> Vec<String> {
+        let seen = std::sync::Mutex::new(Vec::new());
+        let look = |session: &SessionInfo<'_>| {
+            seen.lock().unwrap().push(session.client_id.to_string());
+            false
+        };
+        self.broker.handle.disconnect_where(look, ReasonCode::Success, "", Stored::Keep);
+        let mut seen = seen.into_inner().unwrap();
+        seen.sort();
+        seen
     }
 
     /// The answer to a CONNECT of whoever holds this; `None` where TLS or the broker just closes.
@@ -128,6 +185,33 @@ impl Site {
     pub async fn as_nobody(&self, version: Version, client_id: &str) -> (Option<Connack>, Option<Client>) {
         let stream = tokio::net::TcpStream::connect(self.broker.plain).await.unwrap();
         answer(Client::over(stream), connect_packet(version, client_id)).await
+    }
+}
+
+/// A configuration that keeps state in this directory.
+pub fn kept_in(data: &std::path::Path) -> Config {
+    let mut config = Config::default();
+    config.data = Some(data.to_owned());
+    config
+}
+
+/// A site whose broker is down.
+pub struct Closed {
+    pub lab: Lab,
+    pub sensor: Device,
+    pub nurse: Device,
+    pub visitor: Device,
+    device: Device,
+}
+
+impl Closed {
+    pub async fn start(self, config: Config) -> Site {
+        let Self { lab, sensor, nurse, visitor, device } = self;
+        // As a process does that begins.
+        let keyring = Keyring::load(&lab.device_dir("broker")).unwrap();
+        drop(device);
+        let broker = lab.broker_of(Device::new(keyring), config, Vec::new()).await;
+        Site { lab, broker, sensor, nurse, visitor }
     }
 }
 
@@ -165,7 +249,7 @@ pub async fn everywhere_refused(
     reason: ReasonCode,
     word: &str,
 ) {
-    let before = site.broker.counters.refused.load(std::sync::atomic::Ordering::Relaxed);
+    let before = site.broker.hook.denials().total(Denied::Message);
     for qos in EVERY_QOS {
         let mut client = site.as_device(device, Version::V5).await;
         let said = publish(&mut client, topic, payload, qos).await;
@@ -180,7 +264,7 @@ pub async fn everywhere_refused(
         let mut old = site.as_device(device, Version::V3).await;
         assert_eq!(publish(&mut old, topic, payload, qos).await, Said::Closed);
     }
-    let after = site.broker.counters.refused.load(std::sync::atomic::Ordering::Relaxed);
+    let after = site.broker.hook.denials().total(Denied::Message);
     assert_eq!(after - before, 6);
 }
 

@@ -172,7 +172,7 @@ impl Hook for SecurePublish {
         self.readmit(client)
     }
 
-    fn disconnect(&self, client: &Client, _: Disconnection) {
+    fn disconnected(&self, client: &Client, _: Disconnection) {
         if let Some(session) = Session::of(client) {
             session.end();
         }

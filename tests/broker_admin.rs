@@ -23,7 +23,7 @@ async fn listen(admin: Admin) -> SocketAddr {
 }
 
 /// Sends bytes, and gives everything that comes back.
-async fn say(stream: &mut (impl Io + Unpin), bytes: &[u8]) -> String {
+async fn say(stream: &mut impl Io, bytes: &[u8]) -> String {
     stream.write_all(bytes).await.unwrap();
     let mut answer = Vec::new();
     // Who is cut off may have had an answer before.

@@ -1,10 +1,14 @@
 //! Topic rules: what must hold for messages on the topics of a filter.
 
+mod index;
+
 use minicbor::{Decode, Encode};
 
 use crate::policy::{Labelling, Policy, PolicyError, Template};
 use crate::target::{Target, TargetError};
 use crate::topic::Filter;
+
+pub use index::RuleIndex;
 
 /// Most rules in one bundle.
 pub const RULES_MAX: usize = 1024;

@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use smqtt_core::bundle::Bundle;
 use smqtt_core::crypto::sha256;
 use smqtt_core::envelope::{Envelope, EnvelopeError, Message};
 use smqtt_core::header::{Header, KID_BYTES, Kid};
@@ -22,6 +21,7 @@ use super::hook::{SecurePublish, lock};
 use super::publish::{passes_with_a_warning, warns};
 use super::refused::Refused;
 use super::rules::{Judged, Place, disagrees, rule_at};
+use super::view::Ruled;
 use crate::broker::{Client, Origin, Publication};
 use crate::mqtt::{ReasonCode, Text};
 
@@ -83,7 +83,7 @@ impl SecurePublish {
         client: &Client,
         bridge: &Bridge,
         envelope: Result<Envelope<'_>, EnvelopeError>,
-        bundle: &Bundle,
+        bundle: &Ruled,
         place: Place,
         publication: &mut Publication,
     ) -> Result<(), Refused> {

@@ -3,7 +3,6 @@
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use smqtt_core::bundle::Bundle;
 use smqtt_core::crypto::sha256;
 use smqtt_core::envelope::full;
 use smqtt_core::header::{Header, KID_BYTES, Kid};
@@ -15,6 +14,7 @@ use super::hook::{SecurePublish, lock};
 use super::refused::Refused;
 use super::rules::{Form, Judged, Place, rule_at};
 use super::session::Session;
+use super::view::Ruled;
 use crate::broker::{Attachment, Client, DeliverVerdict, Delivery, Dropped, Message};
 
 /// What goes along with a message, for as long as any queued or retained copy of it.
@@ -109,7 +109,7 @@ impl SecurePublish {
     }
 
     /// Whether a message that was taken still is what the rules say; by which of them.
-    pub(super) fn still_good(&self, bundle: &Bundle, message: &Message) -> Result<Place, Refused> {
+    pub(super) fn still_good(&self, bundle: &Ruled, message: &Message) -> Result<Place, Refused> {
         let carried = Carried::of(message);
         if let Some(place) = carried.and_then(|carried| carried.judged.get(bundle)) {
             return Ok(place);
@@ -132,7 +132,7 @@ impl SecurePublish {
     }
 
     /// Whether a message that passes would not if its rule were `required`; for a retained one under a rule that warns.
-    pub(super) fn would_go(&self, bundle: &Bundle, message: &Message) -> bool {
+    pub(super) fn would_go(&self, bundle: &Ruled, message: &Message) -> bool {
         match Carried::of(message).and_then(Carried::header) {
             Some(header) => bundle.check_topic(header, message.topic()).is_err(),
             None => true,

@@ -12,7 +12,7 @@ use super::admit::{no_certificate, unknown};
 use super::directory::Peer;
 use super::hook::SecurePublish;
 use super::refused::Refused;
-use super::rules::{place_of, plaintext, rule_at};
+use super::rules::{plaintext, rule_at};
 use crate::mqtt::{ReasonCode, SharedFilter};
 
 /// What a client wants to do.
@@ -151,7 +151,7 @@ impl SecurePublish {
             Refused::new("topic", ReasonCode::TopicNameInvalid, format!("`{topic}`: {error}"))
         })?;
         let bundle = self.view.bundle();
-        let Some(rule) = rule_at(&bundle, place_of(&bundle, topic)) else {
+        let Some(rule) = rule_at(&bundle, bundle.place_of(topic)) else {
             steps.say("rule", "no rule matches the topic: sealed or plain, whoever is connected");
             return Ok(());
         };

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use smqtt_core::bundle::{Bundle, Refusal};
+use smqtt_core::bundle::Refusal;
 use smqtt_core::crypto::sha256;
 use smqtt_core::envelope::{Envelope, is_sealed};
 use smqtt_core::header::{Header, KID_BYTES, Kid};
@@ -15,8 +15,9 @@ use super::denials::Denied;
 use super::headers::{Kept, NoRoom};
 use super::hook::{SecurePublish, lock};
 use super::refused::Refused;
-use super::rules::{Judged, Place, disagrees, place_of, plaintext, rule_at};
+use super::rules::{Judged, Place, disagrees, plaintext, rule_at};
 use super::session::{Agreed, Session};
+use super::view::Ruled;
 use crate::broker::{Client, Origin, Publication};
 use crate::mqtt::{ReasonCode, Text};
 
@@ -44,7 +45,7 @@ impl SecurePublish {
             self.pass(publication, header, Judged::under(&bundle, place));
             return Ok(());
         }
-        let place = place_of(&bundle, &topic);
+        let place = bundle.place_of(&topic);
         let rule = rule_at(&bundle, place);
         if rule.is_some_and(|rule| rule.mode == Mode::Required) {
             session.on_required.store(true, Ordering::Relaxed);
@@ -98,7 +99,7 @@ impl SecurePublish {
         &self,
         client: &Client,
         session: &Session,
-        bundle: &Bundle,
+        bundle: &Ruled,
         place: Place,
         publication: &mut Publication,
     ) -> Result<(), Refused> {
@@ -195,7 +196,7 @@ impl SecurePublish {
         &self,
         client: &Client,
         session: &Session,
-        bundle: &Bundle,
+        bundle: &Ruled,
         header: &Arc<Kept>,
         topic: &Text,
         place: Place,

@@ -11,6 +11,7 @@ use smqtt_core::topic::Filter;
 
 use super::hook::SecurePublish;
 use super::refused::Refused;
+use super::view::Ruled;
 use crate::mqtt::ReasonCode;
 
 /// A message's rule, as a place among a bundle's rules.
@@ -48,12 +49,6 @@ impl Judged {
 /// Never 0 in the higher bits, which is what a message has that nobody judged.
 fn mark(bundle: &Bundle) -> u64 {
     bundle.number.wrapping_add(1) << PLACE_BITS
-}
-
-/// The place of the rule for `topic`.
-pub(super) fn place_of(bundle: &Bundle, topic: &str) -> Place {
-    let matching = bundle.rules.iter().enumerate().filter(|(_, rule)| rule.filter.matches(topic));
-    matching.min_by_key(|(_, rule)| rule.filter.precedence()).map(|(place, _)| place)
 }
 
 /// The rule there.
@@ -157,12 +152,12 @@ impl SecurePublish {
     /// policy or labels. Epoch, versions and times were for when it was sealed. Gives the place of its rule.
     pub(super) fn judge(
         &self,
-        bundle: &Bundle,
+        bundle: &Ruled,
         topic: &str,
         publisher: Option<DeviceId>,
         form: &Form<'_>,
     ) -> Result<Place, Refused> {
-        let place = place_of(bundle, topic);
+        let place = bundle.place_of(topic);
         let Some(rule) = rule_at(bundle, place) else { return Ok(place) };
         if !self.satisfied(publisher, &rule.publishers) {
             let text = format!("the rule `{}` does not let its publisher publish", rule.filter);

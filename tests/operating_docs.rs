@@ -1,12 +1,16 @@
 //! docs/OPERATING.md and the dashboard say what the broker does: every limit with its default and its reason codes, and no
 //! metric that is not there.
 
-mod broker_support;
+mod common;
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    io::{Read, Write},
+    os::unix::net::UnixStream,
+};
 
-use broker_support::*;
-use smqtt::broker::{Config, Limit, Limits as BrokerLimits};
+use common::site::Site;
+use smqtt::broker::{Limit, Limits as BrokerLimits};
 
 const OPERATING: &str = include_str!("../docs/OPERATING.md");
 const DASHBOARD: &str = include_str!("../docs/grafana-dashboard.json");
@@ -17,17 +21,15 @@ fn names(text: &str) -> BTreeSet<String> {
     words.filter(|word| word.starts_with("smqtt_")).map(str::to_owned).collect()
 }
 
-/// The names that /metrics has, of a broker with a store.
-async fn exposed() -> BTreeSet<String> {
-    let data = std::env::temp_dir().join(format!("smqtt-docs-{}", std::process::id()));
-    let mut config = Config::default();
-    config.data = Some(data.clone());
-    let broker = TestBroker::with(config, vec![]).await;
+/// The names that /metrics has, of a broker with an authority and a store.
+fn exposed() -> BTreeSet<String> {
+    let site = Site::start();
+    let mut stream = UnixStream::connect(site.data().join("broker/admin.sock")).unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
     // What has no value before something happens has a heading.
-    let names = names(&broker.handle.metrics().render());
-    broker.shutdown().await;
-    std::fs::remove_dir_all(data).unwrap();
-    names
+    names(&text)
 }
 
 #[test]
@@ -56,9 +58,9 @@ fn the_table_of_limits_is_that_of_the_code() {
     assert_eq!(rows, expected);
 }
 
-#[tokio::test]
-async fn every_metric_of_the_dashboard_and_of_the_text_is_there() {
-    let exposed = exposed().await;
+#[test]
+fn every_metric_of_the_dashboard_and_of_the_text_is_there() {
+    let exposed = exposed();
     for (what, text) in [("the dashboard", DASHBOARD), ("docs/OPERATING.md", OPERATING)] {
         let unknown: Vec<String> = names(text)
             .into_iter()
@@ -71,11 +73,10 @@ async fn every_metric_of_the_dashboard_and_of_the_text_is_there() {
     }
 }
 
-#[tokio::test]
-async fn every_metric_is_in_the_text() {
+#[test]
+fn every_metric_is_in_the_text() {
     let named = names(OPERATING);
     let missing: Vec<String> = exposed()
-        .await
         .into_iter()
         .filter(|name| !["_bucket", "_count", "_sum"].iter().any(|suffix| name.ends_with(suffix)))
         .filter(|name| !named.contains(name))

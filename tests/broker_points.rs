@@ -437,7 +437,7 @@ async fn what_is_refused_is_told_whoever_refused_it() {
     let recorder = Recorder::default();
     let mut config = Config::default();
     config.limits.client_id_bytes_max = 8;
-    config.limits.retained_messages_max = 0;
+    config.limits.retained_bytes_max = 1;
     let broker = recorder.with(config).await;
     for (id, user, reason) in [
         ("a", Some("stranger"), ReasonCode::BadUserNameOrPassword),

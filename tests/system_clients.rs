@@ -118,7 +118,7 @@ fn plain_messages_of_stock_clients_are_refused_where_sealing_is_required() {
         ward.mosquitto_pub(connect, "5", TOPIC, "36.6", "0");
     }
     ward.site.up.running.err.wait("twelve refusals", common::DEADLINE, |log| {
-        (log.matches("code=\"plaintext\"").count() >= 12).then_some(())
+        (log.matches("text=\"plaintext: ").count() >= 12).then_some(())
     });
     // None of them passed: the first that comes is the sealed one.
     ward.publish(TOPIC, "36.6", &[]);

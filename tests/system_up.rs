@@ -51,10 +51,12 @@ fn the_first_start_sets_up_and_the_second_changes_nothing() {
     assert_eq!(kept[0], now[0], "the seal key");
     assert_eq!(kept[1], now[1], "the administrator's certificate");
     let own = |files: &BTreeMap<PathBuf, Vec<u8>>| -> Vec<_> {
-        // The broker may have fetched a bundle meanwhile, and its store is a living thing; who it is stays.
+        // The broker may have fetched a bundle meanwhile, it writes down when it heard of whom, and its store is a living
+        // thing; who it is stays.
+        let alive = ["bundle.cose", "contact", "directory.json", "state/state.redb"];
         files
             .iter()
-            .filter(|(path, _)| !path.ends_with("bundle.cose") && !path.ends_with("state/state.redb"))
+            .filter(|(path, _)| !alive.iter().any(|name| path.ends_with(name)))
             .map(|(p, b)| (p.clone(), b.clone()))
             .collect()
     };

@@ -63,14 +63,14 @@ pub fn contains(hay: &[u8], needle: &[u8]) -> bool {
     false
 }
 
-/// Every file below `dir`.
+/// Every file below `dir`; no sockets.
 pub fn files_below(dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
             found.extend(files_below(&path));
-        } else {
+        } else if path.is_file() {
             found.push(path);
         }
     }

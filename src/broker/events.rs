@@ -122,7 +122,7 @@ pub enum DropReason {
     Expired,
     /// It is larger than the client takes.
     TooLarge,
-    /// [`Hook::deliver`] refused it.
+    /// [`Hook::deliver`](super::Hook::deliver) refused it.
     RefusedByHook,
     /// The client refused it, in PUBACK or PUBREC.
     RefusedByClient,

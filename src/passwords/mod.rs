@@ -38,7 +38,7 @@ const WAITING_PER_ADDRESS_MAX: usize = 32;
 /// Lets in who knows a password or token. Cheap to clone.
 ///
 /// A password costs a moment and megabytes to check, which must neither stop the broker nor be had by strangers without
-/// bound: half the processors check at a time, off the asynchronous threads, [`WAITING_MAX`] clients wait, and whoever
+/// bound: half the processors check at a time, off the asynchronous threads, `WAITING_MAX` clients wait, and whoever
 /// comes beyond that is told that the broker is busy. A token is checked at once.
 #[derive(Clone)]
 pub struct Passwords(Arc<Shared>);

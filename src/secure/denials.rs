@@ -11,7 +11,7 @@ use crate::broker::{Counter, Counters, Metrics, SERIES_MAX};
 /// Lines that one rule may log at once, and then one each second; what is left out is counted in the next line.
 pub const LINES_BURST_MAX: u64 = 10;
 /// Most counters, one for each rule and code. What comes after is counted without its rule: that takes at most
-/// [`CODES_MAX`] more.
+/// `CODES_MAX` more.
 pub const DENIALS_MAX: usize = SERIES_MAX - CODES_MAX;
 const CODES_MAX: usize = 200;
 

@@ -218,7 +218,7 @@ impl Headers {
     /// Keeps a verified header; gives the one that is kept under its kid from now on.
     ///
     /// # Errors
-    /// [`NoRoom`]: too many others are live.
+    /// `NoRoom`: too many others are live.
     pub fn keep(&self, header: Arc<Kept>, now: u64) -> Result<Arc<Kept>, NoRoom> {
         let mut inner = self.lock();
         if let Some((_, kept)) = inner.by_kid.get(&header.kid()) {

@@ -32,7 +32,7 @@ pub struct Plan {
     pub stream_rounds: u32,
     /// Messages that are counted in a cell.
     pub counted: u32,
-    /// Devices that share the headers of [`Mode::SealedPerMessage`].
+    /// Devices that share the headers of [`Mode::SealedPerMessage`](super::Mode::SealedPerMessage).
     pub publishers: usize,
 }
 

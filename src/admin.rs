@@ -7,6 +7,8 @@
 //! GET /health/ready   200, or 503 while something is wrong; JSON that says what
 //! ```
 //!
+//! What a hook adds is answered on the file alone.
+//!
 //! A request has [`HEAD_BYTES_MAX`] and [`CONNECTION_TIME`], a connection one request, an entrance [`CONNECTIONS_MAX`]
 //! connections. Nothing here changes anything.
 
@@ -94,6 +96,17 @@ impl Query {
     }
 }
 
+/// Where a question comes in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Entrance {
+    /// A loopback address.
+    Loopback,
+    /// An address that others reach.
+    Network,
+    /// The socket file.
+    File,
+}
+
 type Route = Box<dyn Fn(&Query) -> Answer + Send + Sync>;
 type Check = Box<dyn Fn() -> Result<(), String> + Send + Sync>;
 
@@ -110,7 +123,8 @@ impl Admin {
         Self { broker, routes: BTreeMap::new(), checks: Vec::new() }
     }
 
-    /// Also answers `GET path`. The answer may block.
+    /// Also answers `GET path`, on the socket file alone: what is said there is for whoever runs the broker. The answer
+    /// may block.
     pub fn route(
         mut self,
         path: &'static str,
@@ -134,10 +148,11 @@ impl Admin {
     /// answered, so that no web page reads along under a name of its own.
     pub async fn serve_tcp(self: Arc<Self>, listener: TcpListener) {
         let local = listener.local_addr().is_ok_and(|address| address.ip().is_loopback());
+        let entrance = if local { Entrance::Loopback } else { Entrance::Network };
         let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         loop {
             match listener.accept().await {
-                Ok((stream, _)) => self.clone().spawn(stream, &slots, local),
+                Ok((stream, _)) => self.clone().spawn(stream, &slots, entrance),
                 Err(error) => failed(&error).await,
             }
         }
@@ -150,7 +165,7 @@ impl Admin {
             match socket.listener.accept().await {
                 Ok((stream, _)) => match stream.peer_cred() {
                     Ok(peer) if peer.uid() == socket.owner || peer.uid() == 0 => {
-                        self.clone().spawn(stream, &slots, false);
+                        self.clone().spawn(stream, &slots, Entrance::File);
                     }
                     _ => tracing::warn!("somebody else tried the admin socket"),
                 },
@@ -159,23 +174,23 @@ impl Admin {
         }
     }
 
-    fn spawn<S>(self: Arc<Self>, stream: S, slots: &Arc<Semaphore>, local: bool)
+    fn spawn<S>(self: Arc<Self>, stream: S, slots: &Arc<Semaphore>, entrance: Entrance)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let Ok(slot) = slots.clone().try_acquire_owned() else {
             return tracing::debug!("too many admin connections");
         };
-        tokio::spawn(self.connection(stream, slot, local));
+        tokio::spawn(self.connection(stream, slot, entrance));
     }
 
-    async fn connection<S>(self: Arc<Self>, stream: S, _slot: OwnedSemaphorePermit, local: bool)
+    async fn connection<S>(self: Arc<Self>, stream: S, _slot: OwnedSemaphorePermit, entrance: Entrance)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let service = service_fn(move |request| {
             let admin = self.clone();
-            async move { Ok::<_, Infallible>(admin.respond(request, local).await) }
+            async move { Ok::<_, Infallible>(admin.respond(request, entrance).await) }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -190,16 +205,20 @@ impl Admin {
         }
     }
 
-    async fn respond(self: Arc<Self>, request: Request<Incoming>, local: bool) -> Response<Full<Bytes>> {
+    async fn respond(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        entrance: Entrance,
+    ) -> Response<Full<Bytes>> {
         let answer = if request.method() != Method::GET && request.method() != Method::HEAD {
             Answer::refused(405, "only GET is answered here")
-        } else if local && !is_local(&request) {
+        } else if entrance == Entrance::Loopback && !is_local(&request) {
             Answer::refused(421, "ask for a loopback address or `localhost`")
         } else {
             let path = request.uri().path().to_owned();
             let query = Query::parse(request.uri().query().unwrap_or_default());
             // It may look through all sessions.
-            let answer = tokio::task::spawn_blocking(move || self.answer(&path, &query)).await;
+            let answer = tokio::task::spawn_blocking(move || self.answer(&path, &query, entrance)).await;
             answer.unwrap_or_else(|_| Answer::refused(500, "this could not be answered"))
         };
         let mut response = Response::new(Full::new(answer.body.into()));
@@ -212,7 +231,7 @@ impl Admin {
         response
     }
 
-    fn answer(&self, path: &str, query: &Query) -> Answer {
+    fn answer(&self, path: &str, query: &Query, entrance: Entrance) -> Answer {
         match path {
             "/metrics" => Answer {
                 status: 200,
@@ -222,8 +241,8 @@ impl Admin {
             "/health/live" => Answer::text("alive\n"),
             "/health/ready" => self.ready(),
             path => match self.routes.get(path) {
-                Some(route) => route(query),
-                None => Answer::refused(404, "try `/metrics`, `/health/live` or `/health/ready`"),
+                Some(route) if entrance == Entrance::File => route(query),
+                _ => Answer::refused(404, "try `/metrics`, `/health/live` or `/health/ready`"),
             },
         }
     }

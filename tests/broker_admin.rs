@@ -94,7 +94,10 @@ async fn ready_says_what_is_wrong_and_live_does_not_care() {
     };
     let explain = |query: &smqtt::admin::Query| Answer::text(query.get("topic").unwrap_or("?"));
     let admin = Admin::new(broker.handle.clone()).check("authority", check).route("/explain", explain);
-    let address = listen(admin).await;
+    let admin = Arc::new(admin);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(admin.clone().serve_tcp(listener));
     until_ready(address).await;
     *authority.lock() = Err("silent for 20 minutes".to_owned());
     let answer = get(address, "/health/ready").await;
@@ -104,7 +107,15 @@ async fn ready_says_what_is_wrong_and_live_does_not_care() {
     assert_eq!(body["checks"]["authority"], "silent for 20 minutes");
     assert_eq!(body["checks"]["store"], "ok");
     assert!(get(address, "/health/live").await.starts_with("HTTP/1.1 200 "));
-    assert!(get(address, "/explain?topic=a%2Fb").await.ends_with("\r\n\r\na/b"));
+    // What a hook has to say is for the owner of the file.
+    assert!(get(address, "/explain?topic=a%2Fb").await.starts_with("HTTP/1.1 404 "));
+    let dir = tempfile("ready");
+    let serving = tokio::spawn(admin.serve_file(AdminSocket::bind(&dir).unwrap()));
+    let mut stream = UnixStream::connect(dir.join(SOCKET_NAME)).await.unwrap();
+    let answer = say(&mut stream, b"GET /explain?topic=a%2Fb HTTP/1.1\r\nHost: admin\r\n\r\n").await;
+    assert!(answer.ends_with("\r\n\r\na/b"), "{answer}");
+    serving.abort();
+    std::fs::remove_dir_all(&dir).unwrap();
     broker.shutdown().await;
     let answer = get(address, "/health/ready").await;
     assert!(answer.contains("no connections are accepted"), "{answer}");
@@ -141,7 +152,7 @@ async fn what_is_no_question_for_this_listener_is_refused() {
 #[tokio::test]
 async fn the_file_is_for_its_owner_and_takes_the_place_of_an_old_one() {
     let broker = TestBroker::start().await;
-    let dir = tempfile();
+    let dir = tempfile("file");
     drop(std::os::unix::net::UnixListener::bind(dir.join(SOCKET_NAME)).unwrap());
     let socket = AdminSocket::bind(&dir).unwrap();
     let mode = std::fs::metadata(dir.join(SOCKET_NAME)).unwrap().permissions().mode();
@@ -159,8 +170,8 @@ async fn the_file_is_for_its_owner_and_takes_the_place_of_an_old_one() {
     std::fs::remove_dir_all(&dir).unwrap();
 }
 
-fn tempfile() -> std::path::PathBuf {
-    let dir = std::env::temp_dir().join(format!("smqtt-admin-{}", std::process::id()));
+fn tempfile(name: &str) -> std::path::PathBuf {
+    let dir = std::env::temp_dir().join(format!("smqtt-admin-{name}-{}", std::process::id()));
     std::fs::create_dir_all(&dir).unwrap();
     dir
 }

@@ -11,14 +11,14 @@ use super::{
     handshake,
     hook::Client,
     message::Message,
-    session::{Session, Subscribed},
+    session::{Session, SessionState, Subscribed},
 };
 use crate::mqtt::{ReasonCode, SharedFilter, Text, Version};
 
 /// Retained messages that are looked at before others have their turn.
 const PAGE: usize = 512;
 
-/// A session, as [`BrokerHandle::disconnect_where`] shows it.
+/// A session, as [`BrokerHandle::look_at_sessions`] and [`BrokerHandle::disconnect_where`] show it.
 #[non_exhaustive]
 pub struct SessionInfo<'a> {
     /// Client id.
@@ -30,7 +30,16 @@ pub struct SessionInfo<'a> {
     subscriptions: &'a HashMap<Text, Subscribed>,
 }
 
-impl SessionInfo<'_> {
+impl<'a> SessionInfo<'a> {
+    fn of(session: &'a Session, state: &'a SessionState) -> Self {
+        Self {
+            client_id: &session.client_id,
+            identity: session.owner.as_ref(),
+            client: state.link.as_ref().map(|link| &*link.client),
+            subscriptions: &state.subscriptions,
+        }
+    }
+
     /// Its filters, without the `$share/{group}/` of shared subscriptions.
     pub fn filters(&self) -> impl Iterator<Item = &str> {
         self.subscriptions.keys().map(|filter| match SharedFilter::parse(filter) {
@@ -41,6 +50,13 @@ impl SessionInfo<'_> {
 }
 
 impl BrokerHandle {
+    /// Shows every session, connected or stored. `look` must not ask the broker anything.
+    pub fn look_at_sessions(&self, mut look: impl FnMut(&SessionInfo<'_>)) {
+        for session in self.core.sessions() {
+            look(&SessionInfo::of(&session, &session.lock()));
+        }
+    }
+
     /// [`disconnect`](Self::disconnect) for every session that `which` picks; gives their client ids. `which` must not ask
     /// the broker anything.
     pub fn disconnect_where(
@@ -54,13 +70,7 @@ impl BrokerHandle {
         let mut cut = Vec::new();
         for session in self.core.sessions() {
             let mut state = session.lock();
-            let info = SessionInfo {
-                client_id: &session.client_id,
-                identity: session.owner.as_ref(),
-                client: state.link.as_ref().map(|link| &*link.client),
-                subscriptions: &state.subscriptions,
-            };
-            if !which(&info) {
+            if !which(&SessionInfo::of(&session, &state)) {
                 continue;
             }
             if stored == Stored::Keep {

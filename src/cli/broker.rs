@@ -109,7 +109,8 @@ pub async fn run(args: &BrokerArgs) -> Result<(), Failure> {
     let engine = args.engine.unwrap_or(config.broker.engine);
     let mut broker = start(engine, &config.broker, hooks, Some(dir.join("state")))?;
     let watched = passwords.map(|passwords| watch_passwords(passwords, &broker.handle()));
-    let _monitoring = monitor.serve(Admin::new(broker.handle()), Some(&dir))?;
+    let admin = hook.shown_on(Admin::new(broker.handle()), &broker.handle());
+    let _monitoring = monitor.serve(admin, Some(&dir))?;
     listeners.serve(&mut broker, Some(&tls))?;
 
     let renewed = move || match tls_config(&keyring) {

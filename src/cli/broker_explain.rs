@@ -1,16 +1,25 @@
 //! `smqtt broker explain`: whether a client may publish or subscribe, and why. The running broker answers; where none runs,
 //! what it wrote down last.
 
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
+use smqtt::admin::{CONNECTION_TIME, HEAD_BYTES_MAX, SOCKET_NAME};
 use smqtt::secure::{Action, Explanation, SecurePublish, View};
 use smqtt_client::keyring::SharedKeyring;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
 
 use super::broker::load;
-use super::config::SiteArgs;
+use super::config::{Config, SiteArgs};
 use super::failure::Failure;
 use super::print_line;
+
+/// Most bytes of a broker's answer.
+const ANSWER_BYTES_MAX: u64 = 4 << 20;
+/// Bytes of a request besides the question, generously.
+const REQUEST_BYTES_MAX: usize = 256;
 
 /// Arguments of `smqtt broker explain`.
 #[derive(Args)]
@@ -48,7 +57,21 @@ impl From<Wanted> for Action {
 
 /// Prints the answer; `no` is a failure, with the code that the client would be told.
 pub async fn run(args: &BrokerExplainArgs) -> Result<(), Failure> {
-    let explanation = last_known(args)?;
+    let (config, data) = args.site.load()?;
+    let dir = args.dir.clone().unwrap_or_else(|| data.join("broker"));
+    let socket = dir.join(SOCKET_NAME);
+    let explanation = match UnixStream::connect(&socket).await {
+        Ok(broker) => ask(broker, args).await?,
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            let hint = "ask as the user that the broker runs as";
+            return Err(Failure::new(format!("`{}` is not yours", socket.display())).hint(hint));
+        }
+        Err(error) => {
+            let explanation = last_known(&dir, &config, args)?;
+            eprintln!("no broker answers at `{}` ({error}): this is what it knew last", socket.display());
+            explanation
+        }
+    };
     if args.json {
         let text = serde_json::to_string(&explanation);
         print_line(text.map_err(|error| Failure::new("cannot make JSON of it").because(&error))?)?;
@@ -61,12 +84,40 @@ pub async fn run(args: &BrokerExplainArgs) -> Result<(), Failure> {
     }
 }
 
+/// What the broker says that runs: by the rules and the directory in force.
+async fn ask(mut broker: UnixStream, args: &BrokerExplainArgs) -> Result<Explanation, Failure> {
+    let question = form_urlencoded::Serializer::new(String::new())
+        .append_pair("client", &args.client)
+        .append_pair("action", Action::from(args.action).name())
+        .append_pair("topic", &args.topic)
+        .finish();
+    if question.len() > HEAD_BYTES_MAX - REQUEST_BYTES_MAX {
+        return Err(Failure::new("client and topic are too long to ask about"));
+    }
+    let exchange = async {
+        let request = format!("GET /explain?{question} HTTP/1.0\r\nHost: broker\r\n\r\n");
+        broker.write_all(request.as_bytes()).await?;
+        let mut answer = Vec::new();
+        broker.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).await?;
+        io::Result::Ok(answer)
+    };
+    let answer =
+        tokio::time::timeout(CONNECTION_TIME, exchange).await.unwrap_or_else(|late| Err(late.into()));
+    let answer = answer.map_err(|error| Failure::new("the broker does not answer").because(&error))?;
+    let answer = String::from_utf8_lossy(&answer);
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    let status = head.lines().next().unwrap_or_default();
+    if status.split(' ').nth(1) != Some("200") {
+        let text =
+            format!("the broker does not say: {} {}", status.escape_debug(), body.trim().escape_debug());
+        return Err(Failure::new(text).hint("is it of the same version as this program?"));
+    }
+    serde_json::from_str(body).map_err(|error| Failure::new("the broker's answer is none").because(&error))
+}
+
 /// What the broker's keyring and directory say.
-fn last_known(args: &BrokerExplainArgs) -> Result<Explanation, Failure> {
-    let (config, data) = args.site.load()?;
-    let dir = args.dir.clone().unwrap_or_else(|| data.join("broker"));
-    let keyring = load(&dir)?;
-    eprintln!("no broker answers in `{}`: this is what it knew last", dir.display());
+fn last_known(dir: &Path, config: &Config, args: &BrokerExplainArgs) -> Result<Explanation, Failure> {
+    let keyring = load(dir)?;
     let view = View::new(SharedKeyring::new(keyring), smqtt_client::system_now);
     // A broker that does not run hears nothing: that is not what is asked.
     let hook = SecurePublish::new(view, config.broker.plain.is_some()).max_staleness(u64::MAX);

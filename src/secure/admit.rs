@@ -102,7 +102,7 @@ impl SecurePublish {
     }
 
     /// Whether the authority answered, in time to answer the client.
-    async fn ask_directory(&self) -> bool {
+    pub(super) async fn ask_directory(&self) -> bool {
         match tokio::time::timeout(DIRECTORY_WAIT, self.view.refresh_directory()).await {
             Ok(Ok(())) => true,
             Ok(Err(error)) => {

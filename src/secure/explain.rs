@@ -13,6 +13,7 @@ use super::directory::Peer;
 use super::hook::SecurePublish;
 use super::refused::Refused;
 use super::rules::{plaintext, rule_at};
+use crate::broker::BrokerHandle;
 use crate::mqtt::{ReasonCode, SharedFilter};
 
 /// What a client wants to do.
@@ -23,6 +24,20 @@ pub enum Action {
     Publish,
     /// Subscribe to a filter.
     Subscribe,
+}
+
+impl Action {
+    /// In one word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Publish => "publish",
+            Self::Subscribe => "subscribe",
+        }
+    }
+
+    pub(super) fn from_name(name: &str) -> Option<Self> {
+        [Self::Publish, Self::Subscribe].into_iter().find(|action| action.name() == name)
+    }
 }
 
 /// An answer, and how it came about.
@@ -40,6 +55,8 @@ pub struct Explanation {
     pub bundle: u64,
     /// What was looked at, in order; only the last can be against it.
     pub steps: Vec<Step>,
+    /// How many connections the client has; `None` where no running broker was asked.
+    pub connections: Option<usize>,
 }
 
 /// One thing that was looked at.
@@ -57,6 +74,14 @@ impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for step in &self.steps {
             writeln!(f, "{} {:<12} {}", if step.holds { "✓" } else { "✗" }, step.code, step.text)?;
+        }
+        if let Some(count) = self.connections {
+            let text = match count {
+                0 => "not at the moment".to_owned(),
+                1 => "once at the moment".to_owned(),
+                count => format!("{count} times at the moment"),
+            };
+            writeln!(f, "  {:<12} {text}", "connected")?;
         }
         write!(f, "{}", if self.allowed { "yes" } else { "no" })
     }
@@ -88,7 +113,26 @@ impl SecurePublish {
             allowed,
             bundle: self.view.bundle().number,
             steps: steps.0,
+            connections: None,
         }
+    }
+
+    /// [`explain`](Self::explain), and whether the client is connected to this broker: the device in all, or one client id.
+    pub fn explain_here(
+        &self,
+        broker: &BrokerHandle,
+        client: &str,
+        action: Action,
+        topic: &str,
+    ) -> Explanation {
+        let device = self.view.find(client).map(|(id, _)| id.to_string());
+        let mut connections = 0;
+        broker.look_at_sessions(|session| {
+            let is_meant = session.client_id == client
+                || device.as_deref().is_some_and(|id| session.identity.is_some_and(|own| own == id));
+            connections += usize::from(is_meant && session.client.is_some());
+        });
+        Explanation { connections: Some(connections), ..self.explain(client, action, topic) }
     }
 
     fn explain_into(
@@ -110,7 +154,7 @@ impl SecurePublish {
     }
 
     fn explain_device(&self, steps: &mut Steps, client: &str) -> Result<Option<DeviceId>, Refused> {
-        let stem = client.split('/').next().unwrap_or_default();
+        let stem = stem(client);
         let Some((id, peer)) = self.view.find(stem) else {
             return match self.anonymous {
                 true => {
@@ -204,6 +248,11 @@ impl SecurePublish {
         }
         Ok(())
     }
+}
+
+/// The device that a client id of its own begins with.
+pub(super) fn stem(client: &str) -> &str {
+    client.split('/').next().unwrap_or_default()
 }
 
 fn describe(peer: &Arc<Peer>, id: DeviceId) -> String {

@@ -9,6 +9,7 @@
 //! follow     keeps all of it fresh, and applies what is new to what is there already
 //! denials    what was refused and why, counted and logged
 //! explain    what would be decided, and why
+//! operate    what whoever runs the broker is told on the admin listener
 //! ```
 //!
 //! What it refuses to do: hold a key that opens anything.
@@ -22,6 +23,7 @@ mod explain;
 mod follow;
 mod headers;
 mod hook;
+mod operate;
 mod publish;
 mod refused;
 mod rules;

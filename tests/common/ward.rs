@@ -2,7 +2,7 @@
 #![allow(dead_code)]
 
 use bytes::{Bytes, BytesMut};
-use smqtt::broker::{Config, SessionInfo, Stored};
+use smqtt::broker::Config;
 use smqtt::mqtt::{
     Ack, Connack, Connect, Packet, Publish, QoS, ReasonCode, SubscriptionOptions, Text, Version,
 };
@@ -146,13 +146,8 @@ impl Site {
 
     /// Client ids of the sessions that the broker has, connected or not.
     pub fn sessions(&self) -> Vec<String> {
-        let seen = std::sync::Mutex::new(Vec::new());
-        let look = |session: &SessionInfo<'_>| {
-            seen.lock().unwrap().push(session.client_id.to_string());
-            false
-        };
-        self.broker.handle.disconnect_where(look, ReasonCode::Success, "", Stored::Keep);
-        let mut seen = seen.into_inner().unwrap();
+        let mut seen = Vec::new();
+        self.broker.handle.look_at_sessions(|session| seen.push(session.client_id.to_string()));
         seen.sort();
         seen
     }

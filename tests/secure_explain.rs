@@ -1,4 +1,5 @@
-//! `explain` says what would be decided: for every client, action and topic the same as what is decided.
+//! `explain` says what would be decided: for every client, action and topic the same as what is decided. And the admin
+//! listener says when nobody is let in.
 
 mod broker_support;
 #[path = "common/lab.rs"]
@@ -6,10 +7,19 @@ mod lab;
 #[path = "common/ward.rs"]
 mod ward;
 
-use lab::{Device, now, until};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use broker_support::TestBroker;
+use lab::{DEADLINE, Device, Lab, now, until};
+use smqtt::admin::Admin;
+use smqtt::broker::Config;
 use smqtt::mqtt::{QoS, Version};
-use smqtt::secure::Action;
+use smqtt::secure::{Action, MAX_STALENESS_SECONDS, SecurePublish, View};
 use smqtt_client::sealer::{Outgoing, Sealer, Wish};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use ward::*;
 
 /// The topic's message as a well-behaved publisher makes it; `None` where it cannot.
@@ -93,4 +103,44 @@ async fn a_broker_that_hears_of_nothing_says_so() {
     site.lab.advance(901);
     let explained = site.broker.hook.explain("sensor", Action::Publish, "notes/1");
     assert_eq!((explained.allowed, &*explained.steps[0].code), (false, "stale"));
+}
+
+/// `GET /health/ready` on the admin listener: the status and what it says of the authority.
+async fn ready(address: SocketAddr) -> (String, String) {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(b"GET /health/ready HTTP/1.0\r\nHost: localhost\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let body: serde_json::Value = serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
+    let status = answer.split(' ').nth(1).unwrap().to_owned();
+    (status, body["checks"]["authority"].as_str().unwrap().to_owned())
+}
+
+/// What the laboratory's clock is not for: it belongs to one thread, and the listener answers on others.
+fn ahead() -> u64 {
+    smqtt_client::system_now() + AHEAD.load(Ordering::SeqCst)
+}
+
+static AHEAD: AtomicU64 = AtomicU64::new(0);
+
+/// Who sends clients to a broker that is ready sends none where they would be refused.
+#[tokio::test]
+async fn a_broker_that_refuses_new_clients_is_not_ready() {
+    let lab = Lab::start().await;
+    let view = View::new(lab.enrol_broker("broker").await.keyring, ahead);
+    let hook = SecurePublish::new(view, true);
+    let broker = TestBroker::with(Config::default(), vec![Box::new(hook.clone())]).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let admin = hook.shown_on(Admin::new(broker.handle.clone()), &broker.handle);
+    tokio::spawn(Arc::new(admin).serve_tcp(listener));
+    assert_eq!(ready(address).await, ("200".into(), "ok".into()));
+    AHEAD.store(MAX_STALENESS_SECONDS - DEADLINE.as_secs(), Ordering::SeqCst);
+    assert_eq!(ready(address).await, ("200".into(), "ok".into()));
+    AHEAD.store(MAX_STALENESS_SECONDS + 1, Ordering::SeqCst);
+    let (status, why) = ready(address).await;
+    assert_eq!(status, "503");
+    assert!(why.starts_with("not heard for 9") && why.ends_with("nobody is let in"), "{why}");
+    hook.catch_up(DEADLINE).await;
+    assert_eq!(ready(address).await, ("200".into(), "ok".into()));
 }

@@ -7,10 +7,21 @@ use crate::broker::BrokerHandle;
 
 impl SecurePublish {
     /// Has the admin listener answer `GET /explain?client=…&action=publish|subscribe&topic=…` with an
-    /// [`Explanation`](super::Explanation).
+    /// [`Explanation`](super::Explanation), and be ready only while new clients are not refused for want of the authority.
     pub fn shown_on(&self, admin: Admin, broker: &BrokerHandle) -> Admin {
-        let (hook, broker) = (self.clone(), broker.clone());
-        admin.route("/explain", move |query| hook.answer(&broker, query))
+        let (hook, explaining, broker) = (self.clone(), self.clone(), broker.clone());
+        admin
+            .check("authority", move || hook.check_freshness())
+            .route("/explain", move |query| explaining.answer(&broker, query))
+    }
+
+    /// Whether new clients may come in as far as the authority's word is concerned, or since when it was not heard.
+    fn check_freshness(&self) -> Result<(), String> {
+        let (seconds, max) = (self.view.staleness(), self.max_staleness);
+        if seconds <= max {
+            return Ok(());
+        }
+        Err(format!("not heard for {seconds} seconds, {max} are allowed: nobody is let in"))
     }
 
     fn answer(&self, broker: &BrokerHandle, query: &Query) -> Answer {

@@ -5,6 +5,9 @@ mod broker_support;
 #[path = "common/lab.rs"]
 mod lab;
 
+use std::io::Write;
+use std::sync::{Arc, Mutex};
+
 use broker_support::{Client, connect as connect_packet, will};
 use bytes::Bytes;
 use lab::{Device, HomeMade, Lab, LabBroker, full};
@@ -13,7 +16,7 @@ use smqtt::broker::Config;
 use smqtt::mqtt::{
     Ack, Connack, Connect, Packet, Publish, QoS, ReasonCode, SubscriptionOptions, Text, Version, Will,
 };
-use smqtt::secure::SecurePublish;
+use smqtt::secure::{Denied, SecurePublish};
 use smqtt_core::envelope::SealingKey;
 use smqtt_core::header::Header;
 use smqtt_core::identity::{Identity, Role};
@@ -331,6 +334,91 @@ async fn compact_moved_stale_and_plain_messages_are_refused() {
     });
     let said = publish(&mut bridge, WARD, &sealed(&old, WARD, "5"), QoS::AtLeastOnce).await;
     assert!(["expired", "clock"].contains(&said.as_str()), "{said}");
+}
+
+/// What is logged on this thread.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Log {
+    /// Warnings of rules.
+    fn warnings(&self) -> usize {
+        let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
+        text.lines().filter(|line| line.contains("would be refused if the rule were `required`")).count()
+    }
+}
+
+/// A fleet behind another broker moves over topic by topic like any other: what `required` would refuse passes, is counted
+/// and logged. Who is not believed anywhere is not believed here.
+#[tokio::test]
+async fn a_rule_that_warns_warns_of_what_a_bridge_brings() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
+    let _logging = tracing::subscriber::set_default(subscriber);
+    let site = Site::new().await;
+    let rule = async |mode: &str| {
+        let number = site.lab.rule("move/+", mode, Some("role=nurse and ward=$1"), None, None).await;
+        site.broker.knows(number).await;
+    };
+    rule("warn").await;
+    let topic = "move/3";
+    let signed = |policy: &str, filter: &str, edit: &dyn Fn(&mut smqtt_core::header::Draft<'_>)| {
+        let content = site.sensor.header_with(policy, filter, |draft| {
+            draft.sign_messages = true;
+            edit(draft);
+        });
+        sealed(&content, topic, "36.6")
+    };
+    let good = signed(POLICY, topic, &|_| ());
+    let compact = signing(&site.sensor, POLICY, topic).1.seal(topic, b"36.6").unwrap();
+    let wrongs = [
+        ("plaintext", false, b"36.6".to_vec()),
+        ("policy", false, signed("role=nurse", topic, &|_| ())),
+        ("epoch", false, signed(POLICY, topic, &|draft| draft.epoch = 1000)),
+        ("clock", false, signed(POLICY, topic, &|draft| draft.created = lab::now() + 1000)),
+        ("expired", false, signed(POLICY, topic, &|draft| draft.expires = draft.created)),
+        ("filter", true, signed(POLICY, "elsewhere/#", &|_| ())),
+        ("signature", true, stripped(&good)),
+        ("bridge", true, compact),
+        ("broken", true, b"\xdaSMQTnonsense".to_vec()),
+    ];
+    let mut bridge = site.bridge().await;
+    let mut warned = 0;
+    for (code, everywhere, payload) in &wrongs {
+        let said = publish(&mut bridge, topic, payload, QoS::AtLeastOnce).await;
+        if *everywhere {
+            assert_eq!(said, *code);
+            continue;
+        }
+        assert_eq!(said, "taken", "{code}");
+        warned += 1;
+        assert_eq!(site.broker.denied(Denied::Warning, code), 1, "{code}");
+        assert_eq!(log.warnings(), warned, "{code}");
+    }
+    let counts = site.broker.hook.denials().counts();
+    let warnings = || counts.iter().filter(|count| count.denied == Denied::Warning);
+    assert_eq!(warnings().count(), warned);
+    assert!(warnings().all(|count| &*count.rule == "move/+"));
+    assert_eq!(publish(&mut bridge, topic, &good, QoS::AtLeastOnce).await, "taken");
+    assert_eq!(log.warnings(), warned);
+
+    rule("required").await;
+    for (code, _, payload) in &wrongs {
+        assert_eq!(publish(&mut bridge, topic, payload, QoS::AtLeastOnce).await, *code);
+    }
+    assert_eq!(site.broker.hook.denials().total(Denied::Warning), warned as u64);
 }
 
 /// One bad message of a stranger must not end the connection over which everybody else's come.

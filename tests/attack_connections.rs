@@ -8,11 +8,12 @@ mod lab;
 mod ward;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use broker_support::{connect as connect_packet, will};
-use lab::{DAY, Device, HomeMade, Lab, Scratch, full, now, until};
+use lab::{DAY, DEADLINE, Device, HomeMade, Lab, Scratch, full, now, until};
 use smqtt::broker::{Admission, Config, ConnectRequest, ConnectVerdict, Hook, HookFuture};
-use smqtt::mqtt::{Packet, QoS, ReasonCode, Version};
+use smqtt::mqtt::{Packet, Publish, QoS, ReasonCode, Version};
 use smqtt::secure::Denied;
 use smqtt_client::enrol::validity;
 use smqtt_client::keyring::Keyring;
@@ -163,6 +164,100 @@ async fn what_a_revoked_device_left_on_disk_goes_with_it() {
     // Nor does it come back with the disk.
     let site = site.shut_down().await.start(kept_in(data.path())).await;
     assert!(!site.sessions().contains(&"visitor/1".to_owned()));
+}
+
+/// In one step with the bundle that says it: whoever sees the bundle in force sees nothing of the device any more, and no
+/// will of it comes then or later, whether it was connected, away, or the broker was killed just then.
+#[tokio::test]
+async fn nothing_of_a_revoked_device_is_left_once_the_broker_knows() {
+    let data = Scratch::new();
+    let site = Site::with(kept_in(data.path())).await;
+    let with_will = |client_id: &str, delay: Option<u32>| {
+        let mut connect = Site::persistent(client_id);
+        let mut left = will("notes/1", client_id);
+        (left.qos, left.retain, left.properties.delay_secs) = (QoS::AtLeastOnce, true, delay);
+        connect.will = Some(left);
+        connect
+    };
+    let mut connected = site.join(&site.sensor, with_will("sensor/1", None)).await;
+    connected.subscribe("notes/#", QoS::AtLeastOnce).await;
+    let mut away = site.join(&site.sensor, with_will("sensor/2", Some(3600))).await;
+    away.subscribe("$share/group/notes/#", QoS::AtLeastOnce).await;
+    drop(away);
+    let (mut watcher, _) = site.resume(&site.nurse, "nurse/1").await;
+    watcher.subscribe("#", QoS::AtLeastOnce).await;
+    // A header, and something that waits for each.
+    let (header, key) = site.sensor.header(POLICY, WARD);
+    let sealed = full(&header, &key.seal(WARD, b"36.6").unwrap());
+    assert_eq!(publish(&mut connected, WARD, &sealed, QoS::AtLeastOnce).await, Said::Taken);
+    assert_eq!(watcher.message().await.payload, sealed);
+    assert_eq!(site.broker.hook.headers().size().0, 1);
+    until(|| site.sessions() == ["nurse/1", "sensor/1", "sensor/2"]).await;
+    // The disk as it is when the power goes now. What is acknowledged is there, and with it all before it.
+    let mark = Publish {
+        topic: "$mark".into(),
+        payload: "x".into(),
+        qos: QoS::AtLeastOnce,
+        retain: true,
+        ..Publish::default()
+    };
+    assert_eq!(send(&mut watcher, mark).await, Said::Taken);
+    let image = Scratch::new();
+    for file in std::fs::read_dir(data.path()).unwrap().map(Result::unwrap) {
+        std::fs::copy(file.path(), image.path().join(file.file_name())).unwrap();
+    }
+
+    let revoked = site.lab.revoke("sensor").await.bundle;
+    let seen = std::cell::OnceCell::new();
+    until(|| {
+        let knows = site.broker.view.bundle().number >= revoked;
+        knows && seen.set((site.sessions(), site.broker.hook.headers().size())).is_ok()
+    })
+    .await;
+    assert_eq!(seen.into_inner(), Some((vec!["nurse/1".to_owned()], (0, 0))));
+    assert_eq!(site.broker.denied(Denied::Session, "revoked"), 2);
+    assert_eq!(connected.closed().await, Some(ReasonCode::NotAuthorized));
+    assert_eq!(watcher.until_ping().await, []);
+    watcher.disconnect().await;
+
+    let mut down = site.shut_down().await;
+    for disk in [data.path(), image.path()] {
+        let site = down.start(kept_in(disk)).await;
+        until(|| site.sessions() == ["nurse/1"]).await;
+        let (mut watcher, present) = site.resume(&site.nurse, "nurse/1").await;
+        assert!(present);
+        let left = watcher.until_ping().await;
+        // Nobody acknowledged the message; a will there is not.
+        assert!(left.iter().all(|p| matches!(p, Packet::Publish(p) if p.topic == WARD)), "{left:?}");
+        watcher.subscribe("notes/#", QoS::AtLeastOnce).await;
+        assert_eq!(watcher.until_ping().await, []);
+        until(|| site.broker.hook.headers().size() == (0, 0)).await;
+        down = site.shut_down().await;
+    }
+}
+
+/// Who has run out is looked for so often that nobody stays for a second: shown by the looks, on a clock that stands still
+/// while they work.
+#[tokio::test]
+async fn an_expired_device_is_cut_within_a_second() {
+    let site = Site::new().await;
+    let mut sensor = site.as_device(&site.sensor, Version::V5).await;
+    let end = validity(&site.sensor.identity().0).unwrap().1;
+    assert_eq!(sensor.until_ping().await, []);
+    tokio::time::pause();
+    // In its last minute it holds.
+    site.lab.advance(end - DEADLINE.as_secs() - now());
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(site.broker.denied(Denied::Session, "expired"), 0);
+    site.lab.advance(DEADLINE.as_secs() + 1);
+    let begun = tokio::time::Instant::now();
+    while site.broker.denied(Denied::Session, "expired") == 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert!(!site.sessions().iter().any(|client_id| client_id.starts_with("sensor")));
+    tokio::time::resume();
+    assert_eq!(sensor.closed().await, Some(ReasonCode::NotAuthorized));
 }
 
 /// A connection lasts no longer than the certificate that it came with; what it left here, no longer than the last one

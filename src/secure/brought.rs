@@ -61,6 +61,13 @@ impl Bridges {
         };
         lock(&self.by_id).entry(id).or_insert_with(new).clone()
     }
+
+    /// Forgets a device that is one no longer: the headers that it signed, and if it was a bridge, those that it brought.
+    pub(super) fn forget(&self, id: DeviceId) {
+        let mut bridges = lock(&self.by_id);
+        bridges.remove(&id);
+        bridges.values().for_each(|bridge| bridge.headers.forget(id));
+    }
 }
 
 impl Bridge {

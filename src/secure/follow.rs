@@ -108,6 +108,10 @@ impl SecurePublish {
     /// Ends all that a revoked device has here.
     fn cut_revoked(&self, broker: &BrokerHandle, devices: &[DeviceId]) {
         self.discard(broker, devices, &Refused::revoked());
+        for device in devices {
+            self.headers.forget(*device);
+            self.bridges.forget(*device);
+        }
     }
 
     fn discard(&self, broker: &BrokerHandle, devices: &[DeviceId], why: &Refused) {

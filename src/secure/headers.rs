@@ -244,6 +244,14 @@ impl Headers {
         Ok(header)
     }
 
+    /// Forgets a publisher that is one no longer, and its headers. What is retained or queued has its own.
+    pub fn forget(&self, publisher: DeviceId) {
+        let mut inner = self.lock();
+        let kids = inner.publishers.get_mut(&publisher).map(|state| std::mem::take(&mut state.kids));
+        kids.into_iter().flatten().for_each(|kid| inner.drop_header(kid));
+        inner.publishers.remove(&publisher);
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }

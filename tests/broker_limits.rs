@@ -6,11 +6,18 @@ mod broker_support;
 use std::time::Duration;
 
 use broker_support::*;
+use bytes::Bytes;
 use smqtt::{
-    broker::{BrokerHandle, Config, Limit},
+    broker::{
+        BrokerHandle, Client as Peer, Config, ConnectRequest, ConnectVerdict, DeliverVerdict, Delivery, Hook,
+        HookFuture, Limit, Stored, Whom,
+    },
     mqtt::*,
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::Instant,
+};
 
 /// The value of a metric, labels included; 0 if it is not there.
 fn metric(handle: &BrokerHandle, name: &str) -> f64 {
@@ -108,6 +115,114 @@ async fn time_until_connect() {
     );
     assert_eq!(hits(&broker.handle, Limit::ConnectTimeout), 1.0);
     assert_eq!(metric(&broker.handle, "smqtt_connects_total{result=\"timeout\"}"), 1.0);
+}
+
+/// Asks somebody who never answers.
+struct Silent;
+
+impl Hook for Silent {
+    fn connect<'a>(&'a self, _: &'a ConnectRequest) -> HookFuture<'a, ConnectVerdict> {
+        Box::pin(std::future::pending())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn time_for_hooks_to_answer_a_connect() {
+    for version in [Version::V5, Version::V3] {
+        let broker = TestBroker::with(Config::default(), vec![Box::new(Silent)]).await;
+        let begun = Instant::now();
+        let mut client = broker.pipe();
+        client.version = version;
+        client.send(Packet::Connect(Box::new(connect(version, "client")))).await;
+        // In 3.1.1 return code 3, "server unavailable".
+        let reason = client.connack().await.reason;
+        let expected =
+            if version == Version::V5 { ReasonCode::ServerBusy } else { ReasonCode::ServerUnavailable };
+        assert_eq!(reason, expected);
+        assert_eq!(begun.elapsed(), Config::default().limits.connect_timeout);
+        assert_eq!(client.next().await, None);
+        expect(&broker, Limit::ConnectTimeout, ReasonCode::ServerBusy);
+        until(|| broker.handle.connections() == 0).await;
+        assert_eq!(metric(&broker.handle, "smqtt_sessions"), 0.0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn time_to_take_the_last_packets() {
+    let broker = limited(|_| ()).await;
+    let (mut stuck, _) = broker.pipe_connect(connect(Version::V5, "stuck")).await;
+    stuck.subscribe("a", QoS::AtMostOnce).await;
+    // More than the pipe holds, which nobody empties.
+    let (mut writer, _) = broker.pipe_connect(connect(Version::V5, "writer")).await;
+    for _ in 0..4 {
+        writer.publish(message("a", &"x".repeat(64 << 10), QoS::AtLeastOnce)).await;
+    }
+    let begun = Instant::now();
+    broker.handle.disconnect(Whom::ClientId("stuck"), ReasonCode::NotAuthorized, "go", Stored::Discard);
+    until_later(|| broker.handle.connections() == 1).await;
+    assert_eq!(begun.elapsed().as_secs(), Config::default().limits.close_timeout.as_secs());
+    assert_eq!(hits(&broker.handle, Limit::CloseTimeout), 1.0);
+    // Who takes them in time is not counted.
+    broker.handle.disconnect(Whom::ClientId("writer"), ReasonCode::NotAuthorized, "go", Stored::Discard);
+    assert_eq!(writer.closed().await, Some(ReasonCode::NotAuthorized));
+    assert_eq!(hits(&broker.handle, Limit::CloseTimeout), 1.0);
+}
+
+/// Waits while the clock goes on by itself.
+async fn until_later(mut condition: impl FnMut() -> bool) {
+    while !condition() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn silence_beyond_the_longest_keep_alive() {
+    let broker = limited(|config| config.limits.keep_alive_max = Some(Duration::from_secs(10))).await;
+    let mut hello = connect(Version::V5, "client");
+    hello.keep_alive_secs = 5;
+    let (mut short, _) = broker.pipe_connect(hello).await;
+    let (mut client, connack) = broker.pipe_connect(connect(Version::V5, "client-2")).await;
+    assert_eq!(connack.properties.server_keep_alive_secs, Some(10));
+    assert_eq!(hits(&broker.handle, Limit::KeepAlive), 1.0);
+    let begun = Instant::now();
+    assert_eq!(short.closed().await, Some(ReasonCode::KeepAliveTimeout));
+    assert_eq!(client.closed().await, Some(ReasonCode::KeepAliveTimeout));
+    assert_eq!(begun.elapsed().as_secs(), 15);
+    expect(&broker, Limit::KeepAlive, ReasonCode::KeepAliveTimeout);
+    // Shortened, and then cut; the other was cut by what it asked for itself.
+    assert_eq!(hits(&broker.handle, Limit::KeepAlive), 2.0);
+}
+
+/// Gives readers more than a packet holds.
+struct Swollen(Bytes);
+
+impl Hook for Swollen {
+    fn deliver(&self, _: &Peer, delivery: &mut Delivery<'_>) -> DeliverVerdict {
+        if delivery.message().topic() == "a" {
+            delivery.set_payload(self.0.clone());
+        }
+        DeliverVerdict::Deliver
+    }
+}
+
+#[tokio::test]
+async fn what_a_hook_makes_too_large_for_mqtt_is_dropped_and_counted() {
+    // Never touched: the length alone counts.
+    let payload = Bytes::from(vec![0; FRAME_BYTES_MAX + 1]);
+    for version in [Version::V5, Version::V3] {
+        let broker = TestBroker::with(Config::default(), vec![Box::new(Swollen(payload.clone()))]).await;
+        let (mut reader, _) = broker.connect(connect(version, "reader")).await;
+        reader.subscribe("+", QoS::ExactlyOnce).await;
+        let mut writer = broker.v5("writer").await;
+        for qos in [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce] {
+            writer.publish(message("a", "x", qos)).await;
+        }
+        writer.publish(message("b", "x", QoS::AtMostOnce)).await;
+        assert_eq!(reader.payload().await, "x");
+        assert_eq!(metric(&broker.handle, "smqtt_messages_dropped_total{reason=\"not_encodable\"}"), 3.0);
+        // It is over with them: nothing comes again, nor counts as under way.
+        assert_eq!(metric(&broker.handle, "smqtt_inflight_messages"), 0.0);
+    }
 }
 
 #[tokio::test]

@@ -2,10 +2,7 @@
 
 mod broker_support;
 
-use std::{
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::sync::{Arc, Mutex};
 
 use broker_support::*;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
@@ -15,7 +12,7 @@ use rustls::{
     server::WebPkiClientVerifier,
 };
 use smqtt::{
-    broker::{Broker, Config, ConnectRequest, ConnectVerdict, Hook, HookFuture, Origins, TlsSettings},
+    broker::{Broker, Config, ConnectRequest, ConnectVerdict, Hook, HookFuture, Limit, Origins, TlsSettings},
     mqtt::*,
 };
 use tokio::{
@@ -123,9 +120,7 @@ async fn half_handshakes_are_ended_and_hold_nobody_up() {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let authority = Authority::new();
     let settings = TlsSettings::from(authority.server(authority.issue("localhost")));
-    let mut config = Config::default();
-    config.limits.handshake_timeout = Duration::from_secs(1);
-    let mut broker = Broker::new(config, vec![]).unwrap();
+    let mut broker = Broker::new(Config::default(), vec![]).unwrap();
     let mut addresses = Vec::new();
     for websocket in [false, true] {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -149,10 +144,18 @@ async fn half_handshakes_are_ended_and_hold_nobody_up() {
     assert_eq!(honest.connack().await.reason, ReasonCode::Success);
     // One that is through with TLS, and then says nothing of HTTP.
     let _silent = authority.client(addresses[1], None).await;
+    until(|| handle.connections() == half.len() + 2).await;
+    // Sockets need the real clock until here; now the time of all of them runs out.
+    tokio::time::pause();
+    tokio::time::advance(Config::default().limits.handshake_timeout).await;
+    tokio::time::resume();
     for mut stream in half {
         let mut rest = Vec::new();
         let _ = timeout(DEADLINE, stream.read_to_end(&mut rest)).await.expect("it is ended");
     }
     until(|| handle.connections() == 1).await;
     assert_eq!(honest.until_ping().await, []);
+    let metrics = handle.metrics().render();
+    let hits = format!("smqtt_limit_hits_total{{limit=\"{}\"}} 101\n", Limit::HandshakeTimeout.name());
+    assert!(metrics.contains(&hits), "{metrics}");
 }

@@ -376,7 +376,9 @@ impl<S: Stream> Connection<S> {
         if let Some(keep_alive) = &mut self.keep_alive
             && keep_alive.poll(cx).is_ready()
         {
-            if self.core.config.limits.keep_alive_max.is_some() {
+            // Not where the client itself asked for no longer one.
+            if self.core.config.limits.keep_alive_max.is_some_and(|max| max + max / 2 <= keep_alive.patience)
+            {
                 self.core.counts.hit(Limit::KeepAlive);
             }
             let text = "nothing heard for 1.5 times the keep alive";

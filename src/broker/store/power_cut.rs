@@ -180,6 +180,9 @@ async fn a_qos_2_message_that_cannot_be_kept_reaches_nobody_and_may_come_again()
             (_, other) => panic!("{other:?}"),
         }
         assert_eq!(live.until_ping().await, []);
+        // One for each of the two that would have got it.
+        let dropped = "smqtt_messages_dropped_total{reason=\"store_failing\"} 2\n";
+        assert!(life.handle.metrics().render().contains(dropped));
         life.storage.fill(false);
         // Until the disk is found writable again, it is refused again.
         loop {

@@ -12,7 +12,7 @@ use broker_support::{Client, connect as connect_packet, will};
 use bytes::Bytes;
 use lab::{Device, HomeMade, Lab, LabBroker, full};
 use smqtt::bridge::{self, Endpoint, Route, Security};
-use smqtt::broker::Config;
+use smqtt::broker::{Config, Limit};
 use smqtt::mqtt::{
     Ack, Connack, Connect, Packet, Publish, QoS, ReasonCode, SubscriptionOptions, Text, Version, Will,
 };
@@ -501,6 +501,7 @@ async fn a_bridge_spends_nobody_elses_credit_and_drives_out_nobody_elses_headers
     }
     // The sensor's own, more than a publisher may bring: the bridge is told so.
     assert!(taken_until_refused(&site, &mut bridge).await >= 64);
+    assert_eq!(site.broker.hits(Limit::NewHeaders), 1);
     // Where it is connected itself it goes on, compact, and with new headers.
     let compact = own.1.seal(WARD, b"2").unwrap();
     assert_eq!(publish(&mut sensor, WARD, &compact, QoS::AtLeastOnce).await, "taken");

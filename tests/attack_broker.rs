@@ -9,6 +9,7 @@ mod ward;
 
 use bytes::Bytes;
 use lab::{Device, full, now};
+use smqtt::broker::Limit;
 use smqtt::mqtt::{Publish, QoS, ReasonCode, Version};
 use smqtt_client::sealer::{Outgoing, SealError, Sealer, Wish};
 use smqtt_core::header::{HEADER_BYTES_MAX, HEADER_SECONDS_MAX};
@@ -314,6 +315,7 @@ async fn a_flood_of_headers_ends_at_the_quota() {
     }
     assert_eq!(over, refused(ReasonCode::QuotaExceeded, "headers"));
     assert_eq!(ReasonCode::QuotaExceeded as u8, 0x97);
+    assert_eq!(site.broker.hits(Limit::NewHeaders), 1);
     // Nobody else pays for it.
     let mut honest = site.as_device(&other, Version::V5).await;
     let (payload, key) = fresh(&other);

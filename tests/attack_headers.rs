@@ -10,7 +10,7 @@ mod ward;
 use broker_support::{Client, will};
 use bytes::Bytes;
 use lab::{Device, Lab, Scratch, full};
-use smqtt::broker::Config;
+use smqtt::broker::{Config, Limit};
 use smqtt::mqtt::{Publish, QoS, ReasonCode, Version, Will};
 use smqtt::secure::{Denied, HeaderLimits};
 use smqtt_core::envelope::SealingKey;
@@ -76,6 +76,7 @@ async fn the_current_keys_of_a_connection_stay_whatever_others_of_its_device_bri
     let (payload, _, topic) = fresh(&site.sensor, 30);
     assert_eq!(say(&mut third, &topic, &payload).await, refused(QUOTA, "headers"));
     assert_eq!(site.broker.denied(Denied::Message, "headers"), 1);
+    assert_eq!(site.broker.hits(Limit::HeadersPerPublisher), 1);
     assert_eq!(goes_on(&mut steady, &current).await, Said::Taken);
     // Until one of them goes.
     busy.disconnect().await;
@@ -120,6 +121,7 @@ async fn a_publisher_cannot_take_anothers_headers_nor_have_more_kept_than_there_
         assert_eq!(goes_on(&mut victim, &current).await, Said::Taken, "{bed}");
     }
     assert!(said.contains(&refused(QUOTA, "headers")), "{said:?}");
+    assert!(site.broker.hits(Limit::HeadersBytes) > 0);
     // The hog's own connection ends, and there is room again for everybody.
     hog.disconnect().await;
     let mut third = site.as_device(&site.visitor, Version::V5).await;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use broker_support::*;
 use bytes::Bytes;
 use smqtt::{
-    broker::{Config, EngineKind},
+    broker::{Config, EngineKind, Limit},
     mqtt::*,
     passwords::{Accounts, Passwords, password_line, token_line},
 };
@@ -212,6 +212,9 @@ async fn a_flood_of_wrong_passwords_is_answered_busy_and_stops_nobody_else() {
         }
     }
     assert!(busy > 0 && wrong > 0, "{busy} busy, {wrong} wrong");
+    let metrics = office.broker.handle.metrics().render();
+    let name = Limit::PasswordChecksPerAddress.name();
+    assert!(metrics.contains(&format!("smqtt_limit_hits_total{{limit=\"{name}\"}} {busy}\n")), "{metrics}");
     // When it is over, the right one gets in.
     let (connack, _) = office.knock(named(Version::V5, "a", "alice", "wonderland")).await;
     assert_eq!(connack.reason, ReasonCode::Success);

@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use super::{
     events::{Acknowledged, Attempt, Begun, Disconnection, Dropped, Published, SessionEnd, Whose},
+    limits::Limit,
     message::{Attachment, Delivery, Message, Publication},
     metrics::Metrics,
 };
@@ -36,12 +37,20 @@ pub struct Denial {
     /// message has none: without this it is dropped in silence. MQTT 3.1.1 knows no refusal of a message, so there the
     /// connection always ends.
     pub disconnect: bool,
+    /// The limit that refuses, if one does: it is counted as such.
+    pub limit: Option<Limit>,
 }
 
 impl Denial {
     /// Refuses in the acknowledgement.
     pub fn new(reason: ReasonCode, text: impl Into<String>) -> Self {
-        Self { reason, text: text.into(), disconnect: false }
+        Self { reason, text: text.into(), disconnect: false, limit: None }
+    }
+
+    /// Because of a limit.
+    pub fn beyond(mut self, limit: Limit) -> Self {
+        self.limit = Some(limit);
+        self
     }
 
     /// Also ends the connection, with the same reason.

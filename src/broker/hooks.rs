@@ -66,12 +66,18 @@ impl Hooks {
         for hook in hooks {
             match caught(hook.as_ref(), &mut ask) {
                 Some(Verdict::Allow) => allowed = true,
-                Some(Verdict::Deny(denial)) => return Err(denial),
+                Some(Verdict::Deny(denial)) => return Err(self.counted(denial)),
                 Some(Verdict::Defer) => {}
                 None => return Err(failed()),
             }
         }
         if allowed { Ok(()) } else { Err(Denial::new(ReasonCode::NotAuthorized, "not allowed by any hook")) }
+    }
+
+    /// Counts the limit that a hook refuses for.
+    fn counted(&self, denial: Denial) -> Denial {
+        denial.limit.into_iter().for_each(|limit| self.0.counts.hit(limit));
+        denial
     }
 
     pub(crate) async fn connect(&self, request: &ConnectRequest) -> Result<Admitted, Denial> {
@@ -92,7 +98,7 @@ impl Hooks {
                     admission.attachments.extend(given.attachment);
                     admission.user_properties.extend(given.user_properties);
                 }
-                ConnectVerdict::Deny(denial) => return Err(denial),
+                ConnectVerdict::Deny(denial) => return Err(self.counted(denial)),
                 ConnectVerdict::Defer => {}
             }
         }

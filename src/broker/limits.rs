@@ -115,6 +115,22 @@ limits! {
     /// keeps them for ever. A v5 client is told in CONNACK.
     #[serde(with = "optional_seconds")]
     SessionExpiry "session_expiry_max_seconds" session_expiry_max: Option<Duration> = None, [];
+    /// Clients whose password waits to be checked. 256.
+    PasswordChecks "password_checks_waiting_max" password_checks_waiting_max: usize = 256, [ServerBusy];
+    /// Those among them from one address (IPv6: from one /64). 32.
+    PasswordChecksPerAddress "password_checks_waiting_per_address_max" password_checks_waiting_per_address_max:
+        usize = 32, [ServerBusy];
+    /// Headers kept for one publisher. Its oldest that no connection uses makes room; if all are in use, a new one is
+    /// refused. 64.
+    HeadersPerPublisher "headers_per_publisher_max" headers_per_publisher_max: usize = 64, [QuotaExceeded];
+    /// Bytes of headers kept in all, and of those that each bridge brings. Likewise. 256 MiB.
+    HeadersBytes "headers_bytes_max" headers_bytes_max: usize = 256 << 20, [QuotaExceeded];
+    /// New headers a second of one publisher, on average over 64 seconds: each costs every reader some milliseconds. 1.
+    NewHeaders "new_headers_per_second_max" new_headers_per_second_max: u32 = 1, [QuotaExceeded];
+    /// New headers a second that one bridge brings, on average over 32 seconds: forged ones cost the broker as much as good
+    /// ones. 32.
+    NewHeadersPerBridge "new_headers_per_second_per_bridge_max" new_headers_per_second_per_bridge_max: u32 = 32,
+        [QuotaExceeded];
 }
 
 /// A limit with which no broker could work.

@@ -11,7 +11,7 @@ use rustls::server::WebPkiClientVerifier;
 use smqtt::admin::Admin;
 use smqtt::broker::{Broker, BrokerHandle, Hook, TlsSettings};
 use smqtt::passwords::Passwords;
-use smqtt::secure::{SecurePublish, View};
+use smqtt::secure::{HeaderLimits, SecurePublish, View};
 use smqtt_client::keyring::{Keyring, SharedKeyring};
 use smqtt_client::tls::provider;
 use tokio::io::AsyncReadExt;
@@ -100,6 +100,7 @@ pub async fn run(args: &BrokerArgs) -> Result<(), Failure> {
     let view = View::new(keyring.clone(), smqtt_client::system_now);
     let unsigned = args.bridge_unsigned || config.broker.bridge_unsigned;
     let hook = SecurePublish::new(view, listeners.without_certificates())
+        .header_limits(HeaderLimits::from(&config.broker.limits))
         .unsigned_over_bridges(unsigned)
         .max_staleness(config.broker.max_staleness_seconds);
     hook.catch_up(CATCH_UP_PATIENCE).await;
@@ -173,7 +174,7 @@ async fn run_open(
 /// The file of names and passwords, and the hook that lets them in.
 fn passwords(args: &BrokerArgs, config: &BrokerConfig) -> Result<Option<(PathBuf, Passwords)>, Failure> {
     let Some(file) = args.passwords.clone().or(config.passwords.clone()) else { return Ok(None) };
-    let passwords = Passwords::new(password::load(&file)?);
+    let passwords = Passwords::with_limits(password::load(&file)?, &config.limits);
     Ok(Some((file, passwords)))
 }
 

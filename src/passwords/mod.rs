@@ -22,23 +22,19 @@ pub use accounts::{
 };
 
 use crate::broker::{
-    Admission, BrokerHandle, Client, ConnectRequest, ConnectVerdict, Denial, Hook, HookFuture, Origin, Point,
-    Publication, Stored, Verdict,
+    Admission, BrokerHandle, Client, ConnectRequest, ConnectVerdict, Denial, Hook, HookFuture, Limit, Limits,
+    Origin, Point, Publication, Stored, Verdict,
 };
 use crate::mqtt::ReasonCode;
 use accounts::{Secret, is_token};
 
 /// What stands before a name where it is an identity.
 const USER: &str = "user:";
-/// Clients whose password waits to be checked.
-const WAITING_MAX: usize = 256;
-/// Those among them from one address (IPv6: one network of 64 bits).
-const WAITING_PER_ADDRESS_MAX: usize = 32;
 
 /// Lets in who knows a password or token. Cheap to clone.
 ///
 /// A password costs a moment and megabytes to check, which must neither stop the broker nor be had by strangers without
-/// bound: half the processors check at a time, off the asynchronous threads, `WAITING_MAX` clients wait, and whoever
+/// bound: half the processors check at a time, off the asynchronous threads, [so many clients](Limits::password_checks_waiting_max) wait, and whoever
 /// comes beyond that is told that the broker is busy. A token is checked at once.
 #[derive(Clone)]
 pub struct Passwords(Arc<Shared>);
@@ -47,6 +43,8 @@ struct Shared {
     accounts: RwLock<Arc<Accounts>>,
     turns: Arc<Semaphore>,
     waiting: Mutex<Waiting>,
+    waiting_max: usize,
+    waiting_per_address_max: usize,
 }
 
 #[derive(Default)]
@@ -58,11 +56,18 @@ struct Waiting {
 impl Passwords {
     /// Lets in these.
     pub fn new(accounts: Accounts) -> Self {
+        Self::with_limits(accounts, &Limits::default())
+    }
+
+    /// Lets in these, within other limits than the defaults: those of `limits` that are about passwords.
+    pub fn with_limits(accounts: Accounts, limits: &Limits) -> Self {
         let processors = std::thread::available_parallelism().map_or(1, |n| n.get());
         Self(Arc::new(Shared {
             accounts: RwLock::new(Arc::new(accounts)),
             turns: Arc::new(Semaphore::new((processors / 2).max(1))),
             waiting: Mutex::default(),
+            waiting_max: limits.password_checks_waiting_max,
+            waiting_per_address_max: limits.password_checks_waiting_per_address_max,
         }))
     }
 
@@ -121,7 +126,7 @@ impl Passwords {
     /// Whether the hash is of this password, when its turn comes.
     async fn verify(&self, from: IpAddr, hash: &PasswordHash, password: &Bytes) -> Result<bool, Denial> {
         let busy = || Denial::new(ReasonCode::ServerBusy, "too many passwords to check: try again");
-        let place = Place::take(&self.0, from).ok_or_else(busy)?;
+        let place = Place::take(&self.0, from).map_err(|limit| busy().beyond(limit))?;
         let turn = self.0.turns.clone().acquire_owned().await.map_err(|_| busy())?;
         let (hash, password) = (hash.clone(), password.clone());
         let checked = tokio::task::spawn_blocking(move || {
@@ -142,19 +147,22 @@ struct Place {
 }
 
 impl Place {
-    fn take(shared: &Arc<Shared>, from: IpAddr) -> Option<Self> {
+    fn take(shared: &Arc<Shared>, from: IpAddr) -> Result<Self, Limit> {
         let address = match from.to_canonical() {
             IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),
             v4 => v4,
         };
         let mut waiting = shared.waiting.lock();
         let of_address = waiting.by_address.get(&address).copied().unwrap_or(0);
-        if waiting.all >= WAITING_MAX || of_address >= WAITING_PER_ADDRESS_MAX {
-            return None;
+        if waiting.all >= shared.waiting_max {
+            return Err(Limit::PasswordChecks);
+        }
+        if of_address >= shared.waiting_per_address_max {
+            return Err(Limit::PasswordChecksPerAddress);
         }
         waiting.all += 1;
         waiting.by_address.insert(address, of_address + 1);
-        Some(Self { shared: shared.clone(), address })
+        Ok(Self { shared: shared.clone(), address })
     }
 }
 

@@ -51,7 +51,7 @@ impl SecurePublish {
             Text::from(format!("{name}/{:016x}", u64::from_be_bytes(random)))
         });
         let bridge = who.as_ref().filter(|(who, _)| who.role == Role::Bridge);
-        let bridge = bridge.map(|(who, _)| self.bridges.get(who.id, self.view.now()));
+        let bridge = bridge.map(|(who, _)| self.bridges.get(who.id, self.headers.limits(), self.view.now()));
         let mut session = Session::new(device, reader).bridged(bridge);
         if let Some((_, until)) = who {
             session = session.expiring(self.expiries.add(until, request.connection));

@@ -16,24 +16,23 @@ use smqtt_core::header::{Header, KID_BYTES, Kid};
 use smqtt_core::identity::{DeviceId, read_certificate};
 use smqtt_core::rule::Rule;
 
-use super::headers::{Headers, Kept};
+use super::headers::{HeaderLimits, Headers, Kept};
 use super::hook::{SecurePublish, lock};
 use super::publish::{passes_with_a_warning, warns};
 use super::refused::Refused;
 use super::rules::{Judged, Place, disagrees, rule_at};
 use super::view::Ruled;
-use crate::broker::{Client, Origin, Publication};
+use crate::broker::{Client, Limit, Origin, Publication};
 use crate::mqtt::{ReasonCode, Text};
 
-/// New headers whose signatures are checked for one bridge at once: forged ones cost the broker as much as good ones.
-const CHECKS_BURST_MAX: f64 = 1024.0;
-/// How many of these a bridge gets back each second.
-const CHECKS_PER_SECOND: f64 = 32.0;
+/// For how long a bridge that brings no new headers saves up what its rate allows.
+const CHECKS_BURST_SECONDS: f64 = 32.0;
 
 /// One bridge, whichever of its connections. It has headers and credit of its own, for each signer: what it brings in a
 /// device's name neither spends that device's credit nor takes the place of its headers.
 pub(super) struct Bridge {
     headers: Headers,
+    /// New headers whose signatures may be checked, and when that was found out.
     checks: Mutex<(f64, u64)>,
     /// When the directory was last asked about a signer, in seconds since 1970.
     asked: AtomicU64,
@@ -54,10 +53,10 @@ impl Bridges {
     }
 
     /// The one of this identity.
-    pub(super) fn get(&self, id: DeviceId, now: u64) -> Arc<Bridge> {
+    pub(super) fn get(&self, id: DeviceId, limits: HeaderLimits, now: u64) -> Arc<Bridge> {
         let new = || {
-            let (headers, asked) = (Headers::default(), AtomicU64::new(0));
-            Arc::new(Bridge { headers, checks: Mutex::new((CHECKS_BURST_MAX, now)), asked })
+            let (headers, asked) = (Headers::new(limits), AtomicU64::new(0));
+            Arc::new(Bridge { headers, checks: Mutex::new((f64::INFINITY, now)), asked })
         };
         lock(&self.by_id).entry(id).or_insert_with(new).clone()
     }
@@ -75,8 +74,9 @@ impl Bridge {
     fn may_check(&self, now: u64) -> bool {
         let mut checks = lock(&self.checks);
         let (credit, at) = *checks;
-        let earned = now.saturating_sub(at) as f64 * CHECKS_PER_SECOND;
-        let credit = (credit + earned).min(CHECKS_BURST_MAX);
+        let rate = f64::from(self.headers.limits().new_per_second_per_bridge);
+        let earned = now.saturating_sub(at) as f64 * rate;
+        let credit = (credit + earned).min(rate * CHECKS_BURST_SECONDS);
         let may = credit >= 1.0;
         *checks = (if may { credit - 1.0 } else { credit }, now);
         may
@@ -139,16 +139,17 @@ impl SecurePublish {
         }
         let header = Header::parse(bytes).map_err(|error| invalid("broken", error.to_string()))?;
         let (publisher, now) = (header.publisher(), self.view.now());
-        let too_many = |text: &str| Refused::new("headers", ReasonCode::QuotaExceeded, text);
         if !bridge.may_check(now) {
-            return Err(too_many("too many new headers over this bridge: try again later"));
+            let text = "too many new headers over this bridge: try again later";
+            return Err(Refused::headers(Limit::NewHeadersPerBridge, text));
         }
         // Before it costs its signer anything: whoever forges it is somebody else.
         header
             .verify(&self.view.roots())
             .map_err(|error| Refused::new("publisher", ReasonCode::NotAuthorized, error.to_string()))?;
         if !bridge.headers.admit(publisher, now) {
-            return Err(too_many("too many new headers of this publisher: use a content key for longer"));
+            let text = "too many new headers of this publisher: use a content key for longer";
+            return Err(Refused::headers(Limit::NewHeaders, text));
         }
         self.passed.headers.inc();
         let header = Arc::new(Kept::new(header));

@@ -13,15 +13,10 @@ use bytes::Bytes;
 use smqtt_core::header::{Header, Kid};
 use smqtt_core::identity::DeviceId;
 
-/// Most headers kept for one publisher. Its oldest that is not live goes first; if all are live, a new one is refused.
-pub const HEADERS_PER_PUBLISHER_MAX: usize = 64;
-/// Most bytes of headers kept in all. The oldest that is not live goes first; if none is found, a new one is refused.
-pub const HEADERS_BYTES_MAX: usize = 256 << 20;
-/// New headers that a publisher may bring at once, and gets back at [`NEW_PER_SECOND`]: each costs
-/// every reader some milliseconds.
-pub const NEW_BURST_MAX: f64 = 64.0;
-/// See [`NEW_BURST_MAX`].
-pub const NEW_PER_SECOND: f64 = 1.0;
+use crate::broker::Limits;
+
+/// For how long a publisher that brings no new headers saves up what its rate allows.
+const NEW_BURST_SECONDS: f64 = 64.0;
 /// Content keys that one connection has at a time: as many as a publisher of ours holds. The one not used for longest is
 /// live no longer.
 pub(super) const LIVE_PER_CONNECTION_MAX: usize = 64;
@@ -29,18 +24,33 @@ pub(super) const LIVE_PER_CONNECTION_MAX: usize = 64;
 /// How many headers are looked at for one that can go.
 const LOOKS_MAX: usize = 1024;
 
-/// How many headers are kept.
+/// How many headers are kept, and how many new ones taken: those of the broker's [`Limits`] that are about headers.
 #[derive(Debug, Clone, Copy)]
 pub struct HeaderLimits {
-    /// [`HEADERS_PER_PUBLISHER_MAX`].
+    /// [`Limits::headers_per_publisher_max`].
     pub per_publisher: usize,
-    /// [`HEADERS_BYTES_MAX`].
+    /// [`Limits::headers_bytes_max`].
     pub bytes: usize,
+    /// [`Limits::new_headers_per_second_max`].
+    pub new_per_second: u32,
+    /// [`Limits::new_headers_per_second_per_bridge_max`].
+    pub new_per_second_per_bridge: u32,
+}
+
+impl From<&Limits> for HeaderLimits {
+    fn from(limits: &Limits) -> Self {
+        Self {
+            per_publisher: limits.headers_per_publisher_max,
+            bytes: limits.headers_bytes_max,
+            new_per_second: limits.new_headers_per_second_max,
+            new_per_second_per_bridge: limits.new_headers_per_second_per_bridge_max,
+        }
+    }
 }
 
 impl Default for HeaderLimits {
     fn default() -> Self {
-        Self { per_publisher: HEADERS_PER_PUBLISHER_MAX, bytes: HEADERS_BYTES_MAX }
+        Self::from(&Limits::default())
     }
 }
 
@@ -176,12 +186,12 @@ struct Publisher {
 
 impl Publisher {
     fn new(now: u64) -> Self {
-        Self { kids: VecDeque::new(), credit: NEW_BURST_MAX, at: now }
+        Self { kids: VecDeque::new(), credit: f64::INFINITY, at: now }
     }
 
-    fn credit_at(&self, now: u64) -> f64 {
-        let earned = now.saturating_sub(self.at) as f64 * NEW_PER_SECOND;
-        (self.credit + earned).min(NEW_BURST_MAX)
+    fn credit_at(&self, rate: f64, now: u64) -> f64 {
+        let earned = now.saturating_sub(self.at) as f64 * rate;
+        (self.credit + earned).min(rate * NEW_BURST_SECONDS)
     }
 }
 
@@ -189,6 +199,11 @@ impl Headers {
     /// None yet.
     pub fn new(limits: HeaderLimits) -> Self {
         Self { limits, inner: Mutex::default() }
+    }
+
+    /// What it is bounded by.
+    pub fn limits(&self) -> HeaderLimits {
+        self.limits
     }
 
     /// The header of `kid`, if it was kept.
@@ -204,10 +219,11 @@ impl Headers {
 
     /// Whether `publisher` may bring another new header at `now` (seconds since 1970); takes the credit.
     pub fn admit(&self, publisher: DeviceId, now: u64) -> bool {
+        let rate = f64::from(self.limits.new_per_second);
         let mut inner = self.lock();
-        inner.forget_idle_publishers(now);
+        inner.forget_idle_publishers(rate, now);
         let state = inner.publishers.entry(publisher).or_insert_with(|| Publisher::new(now));
-        (state.credit, state.at) = (state.credit_at(now), now);
+        (state.credit, state.at) = (state.credit_at(rate, now), now);
         let admitted = state.credit >= 1.0;
         if admitted {
             state.credit -= 1.0;
@@ -291,9 +307,10 @@ impl Inner {
     }
 
     /// Publishers without headers whose credit is whole again are as if they had never come.
-    fn forget_idle_publishers(&mut self, now: u64) {
+    fn forget_idle_publishers(&mut self, rate: f64, now: u64) {
         if self.publishers.len() >= self.sweep_at.max(1024) {
-            self.publishers.retain(|_, state| !state.kids.is_empty() || state.credit_at(now) < NEW_BURST_MAX);
+            let whole = rate * NEW_BURST_SECONDS;
+            self.publishers.retain(|_, state| !state.kids.is_empty() || state.credit_at(rate, now) < whole);
             self.sweep_at = 2 * self.publishers.len();
         }
     }

@@ -34,6 +34,6 @@ mod view;
 pub use denials::{DENIALS_MAX, DenialCount, Denials, Denied, LINES_BURST_MAX};
 pub use directory::Peer;
 pub use explain::{Action, Explanation, Step};
-pub use headers::{HEADERS_BYTES_MAX, HEADERS_PER_PUBLISHER_MAX, HeaderLimits, Headers};
+pub use headers::{HeaderLimits, Headers};
 pub use hook::{MAX_STALENESS_SECONDS, STALENESS_FACTOR, SecurePublish};
 pub use view::View;

@@ -18,7 +18,7 @@ use super::refused::Refused;
 use super::rules::{Judged, Place, disagrees, plaintext, rule_at};
 use super::session::{Agreed, Session};
 use super::view::Ruled;
-use crate::broker::{Client, Origin, Publication};
+use crate::broker::{Client, Limit, Origin, Publication};
 use crate::mqtt::{ReasonCode, Text};
 
 impl SecurePublish {
@@ -169,10 +169,10 @@ impl SecurePublish {
             let text = "the header is signed by another device than the one connected";
             return Err(Refused::new("publisher", ReasonCode::NotAuthorized, text));
         }
-        let too_many = |text| Refused::new("headers", ReasonCode::QuotaExceeded, text);
         // A will that is due was paid for when it was left.
         if origin != Origin::Will && !self.headers.admit(publisher, self.view.now()) {
-            return Err(too_many("too many new headers: use a content key for longer"));
+            let text = "too many new headers: use a content key for longer";
+            return Err(Refused::headers(Limit::NewHeaders, text));
         }
         header
             .verify(&self.view.roots())
@@ -185,9 +185,13 @@ impl SecurePublish {
         }
         session.keep(&self.headers, &header, self.view.now()).map_err(|no_room| match no_room {
             NoRoom::Publisher => {
-                too_many("this device has too many content keys in use: use fewer, or fewer connections")
+                let text = "this device has too many content keys in use: use fewer, or fewer connections";
+                Refused::headers(Limit::HeadersPerPublisher, text)
             }
-            NoRoom::Broker => too_many("the broker has no room for another header: try again later"),
+            NoRoom::Broker => {
+                let text = "the broker has no room for another header: try again later";
+                Refused::headers(Limit::HeadersBytes, text)
+            }
         })
     }
 

@@ -2,7 +2,7 @@
 
 use smqtt_core::rule::Rule;
 
-use crate::broker::Denial;
+use crate::broker::{Denial, Limit};
 use crate::mqtt::ReasonCode;
 
 /// Why something is refused: a word for programs, a sentence for people, and by which rule.
@@ -13,11 +13,18 @@ pub(super) struct Refused {
     pub(super) reason: ReasonCode,
     /// The rule's filter, where there is one.
     pub(super) rule: Option<Box<str>>,
+    /// The limit, where one refuses.
+    pub(super) limit: Option<Limit>,
 }
 
 impl Refused {
     pub(super) fn new(code: &'static str, reason: ReasonCode, text: impl Into<String>) -> Self {
-        Self { code, text: text.into(), reason, rule: None }
+        Self { code, text: text.into(), reason, rule: None, limit: None }
+    }
+
+    /// More new headers than a limit allows.
+    pub(super) fn headers(limit: Limit, text: &str) -> Self {
+        Self { limit: Some(limit), ..Self::new("headers", ReasonCode::QuotaExceeded, text) }
     }
 
     /// A rule does not let somebody do something.
@@ -50,6 +57,7 @@ impl Refused {
     }
 
     pub(super) fn denial(&self) -> Denial {
-        Denial::new(self.reason, format!("{}: {}", self.code, self.text))
+        let denial = Denial::new(self.reason, format!("{}: {}", self.code, self.text));
+        Denial { limit: self.limit, ..denial }
     }
 }

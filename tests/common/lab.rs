@@ -20,7 +20,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::time_provider::TimeProvider;
-use smqtt::broker::{Broker, BrokerHandle, Config, Hook};
+use smqtt::broker::{Broker, BrokerHandle, Config, Hook, Limit};
 use smqtt::mqtt::{
     Ack, AckProperties, Connack, ConnackProperties, Limits, Packet, Publish, QoS, ReasonCode, Suback,
     Version, decode,
@@ -358,6 +358,13 @@ impl LabBroker {
         let counts = self.hook.denials().counts();
         let those = counts.iter().filter(|count| count.denied == denied && count.code == code);
         those.map(|count| count.count).sum()
+    }
+
+    /// How often a limit took effect.
+    pub fn hits(&self, limit: Limit) -> u64 {
+        let text = self.handle.metrics().render();
+        let name = format!("smqtt_limit_hits_total{{limit=\"{}\"}} ", limit.name());
+        text.lines().find_map(|line| line.strip_prefix(&name)).unwrap().parse().unwrap()
     }
 
     /// Until it has bundle `number`.

@@ -155,7 +155,7 @@ fn publish(first: u8, mut body: Reader, v5: bool) -> Decoded<Publish> {
     let packet_id = if qos == QoS::AtMostOnce { 0 } else { body.packet_id()? };
     let properties = if v5 { PublishProperties::read(&mut body)? } else { PublishProperties::default() };
     match properties.topic_alias {
-        Some(0) => return Err(DecodeError::Protocol("topic alias is zero")),
+        Some(0) => return Err(DecodeError::TopicAliasInvalid),
         Some(_) if topic.is_empty() => {}
         None if topic.is_empty() && v5 => return Err(DecodeError::Protocol("neither topic nor topic alias")),
         _ if topic_is_valid(&topic) => {}

@@ -32,6 +32,9 @@ pub enum DecodeError {
     /// The topic of a PUBLISH or of a will is not a topic.
     #[error("invalid topic")]
     TopicInvalid,
+    /// A topic alias of 0, which has an answer of its own (section 3.3.4).
+    #[error("topic alias is zero")]
+    TopicAliasInvalid,
 }
 
 impl DecodeError {
@@ -44,6 +47,7 @@ impl DecodeError {
             Self::UnsupportedVersion { .. } => ReasonCode::UnsupportedProtocolVersion,
             Self::ClientIdMissing => ReasonCode::ClientIdentifierNotValid,
             Self::TopicInvalid => ReasonCode::TopicNameInvalid,
+            Self::TopicAliasInvalid => ReasonCode::TopicAliasInvalid,
         }
     }
 }

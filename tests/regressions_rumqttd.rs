@@ -142,7 +142,7 @@ async fn packets_that_only_a_broker_sends_end_the_connection() {
 #[tokio::test]
 async fn refusals_have_a_connack() {
     let broker = TestBroker::start().await;
-    // 3.1 and an unknown level below 5 are answered in the old form, a level from the future in the new.
+    // Whatever level it is, the old form is the one that 3.1.1 demands.
     for (bytes, answer) in [
         (&b"\x10\x0e\x00\x06MQIsdp\x03\x02\x00\x00\x00\x00"[..], &b"\x20\x02\x00\x01"[..]),
         (b"\x10\x0c\x00\x04MQTT\x03\x02\x00\x00\x00\x00", b"\x20\x02\x00\x01"),

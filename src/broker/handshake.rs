@@ -226,7 +226,7 @@ async fn read_connect<S: Stream>(
                     core.counts.hit(Limit::ConnectBytes);
                 }
                 let version = match (&error, version) {
-                    (DecodeError::UnsupportedVersion { level }, _) if *level > 5 => Some(Version::V5),
+                    // 3.1.1 demands its own form; 5.0 leaves it open.
                     (DecodeError::UnsupportedVersion { .. } | DecodeError::ClientIdMissing, _) => {
                         Some(Version::V3)
                     }

@@ -35,6 +35,31 @@ async fn who_is_silent_for_longer_than_its_keep_alive_is_dropped() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_drips_is_silence_and_what_takes_long_is_not() {
+    let broker = TestBroker::direct().await;
+    let mut hello = connect(Version::V5, "client");
+    hello.keep_alive_secs = 10;
+    // A PUBLISH of 20,000 bytes, a kilobyte at a time.
+    let (mut slow, _) = broker.pipe_connect(hello.clone()).await;
+    slow.send_bytes(&[0x30, 0xA0, 0x9C, 0x01, 0, 1, b'a', 0]).await;
+    for _ in 0..19 {
+        advance(Duration::from_secs(14)).await;
+        slow.send_bytes(&[0; 1_024]).await;
+        tokio::task::yield_now().await;
+    }
+    slow.send_bytes(&vec![0; 20_000 - 4 - 19 * 1_024]).await;
+    assert_eq!(slow.until_ping().await, []);
+    // A byte of it at a time is no packet.
+    let (mut drip, _) = broker.pipe_connect(hello).await;
+    let start = Instant::now();
+    drip.send_bytes(&[0x30, 0xA0, 0x9C, 0x01, 0, 1, b'a', 0]).await;
+    advance(Duration::from_secs(8)).await;
+    drip.send_bytes(&[0]).await;
+    assert_eq!(drip.closed().await, Some(ReasonCode::KeepAliveTimeout));
+    assert_eq!(start.elapsed().as_secs(), 15);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_keep_alive_of_zero_is_no_keep_alive() {
     let broker = TestBroker::direct().await;
     let (mut client, _) = broker.pipe_connect(connect(Version::V3, "client")).await;

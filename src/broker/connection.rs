@@ -147,14 +147,27 @@ impl Drop for Guard {
     }
 }
 
+/// Bytes of a packet under way that count as a sign of life. What takes long to send keeps its connection, and what drips
+/// does not.
+const HEARD_BYTES: usize = 1 << 10;
+
 struct KeepAlive {
     /// 1.5 times what the client said.
     patience: Duration,
     heard: Instant,
+    /// Bytes of the packet under way that had come then.
+    begun_bytes: usize,
     timer: Pin<Box<Sleep>>,
 }
 
 impl KeepAlive {
+    /// Packets may have come, and so many bytes of the next.
+    fn hear(&mut self, packets: bool, begun_bytes: usize) {
+        if packets || begun_bytes >= self.begun_bytes + HEARD_BYTES {
+            (self.heard, self.begun_bytes) = (Instant::now(), begun_bytes);
+        }
+    }
+
     /// Ready when the client has been silent for too long.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while self.timer.as_mut().poll(cx).is_ready() {
@@ -176,7 +189,8 @@ impl<S: Stream> Connection<S> {
         let keep_alive = keep_alive.map(|keep_alive| {
             let patience = keep_alive + keep_alive / 2;
             let heard = Instant::now();
-            KeepAlive { patience, heard, timer: Box::pin(tokio::time::sleep_until(heard + patience)) }
+            let timer = Box::pin(tokio::time::sleep_until(heard + patience));
+            KeepAlive { patience, heard, begun_bytes: 0, timer }
         });
         Self {
             core,
@@ -275,10 +289,19 @@ impl<S: Stream> Connection<S> {
     }
 
     fn handle_packets(&mut self) -> Result<(), Close> {
+        let mut packets = false;
         loop {
             match self.transport.next_packet(self.client.version, self.limits) {
-                Ok(Some(packet)) => self.handle(packet)?,
-                Ok(None) => return Ok(()),
+                Ok(Some(packet)) => {
+                    packets = true;
+                    self.handle(packet)?;
+                }
+                Ok(None) => {
+                    if let Some(keep_alive) = &mut self.keep_alive {
+                        keep_alive.hear(packets, self.transport.input().len());
+                    }
+                    return Ok(());
+                }
                 Err(DecodeError::TooLarge { .. }) => {
                     return Err(self.core.exceeds(Limit::PacketBytes).into());
                 }
@@ -359,9 +382,6 @@ impl<S: Stream> Connection<S> {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(Close::Broken(None))),
                 Poll::Ready(Ok(bytes)) => {
                     self.turn_bytes += bytes;
-                    if let Some(keep_alive) = &mut self.keep_alive {
-                        keep_alive.heard = Instant::now();
-                    }
                     progress = true;
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(broken(error))),

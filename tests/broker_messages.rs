@@ -263,6 +263,48 @@ async fn reason_strings_stay_away_from_who_declines_them() {
     }
 }
 
+/// What it is sent never exceeds what it takes: texts are left out, and what then still is too large is not sent.
+#[tokio::test]
+async fn a_client_that_takes_small_packets_gets_small_packets() {
+    let broker = TestBroker::start().await;
+    let taking = |bytes| {
+        let mut hello = connect(Version::V5, "client");
+        hello.properties.packet_bytes_max = Some(bytes);
+        hello
+    };
+    let bytes = 40;
+    let mut hello = taking(bytes);
+    hello.properties.authentication_method = Some("x".into());
+    let mut refused = broker.raw().await;
+    refused.send(Packet::Connect(Box::new(hello))).await;
+    let connack = refused.connack().await;
+    assert_eq!(connack.reason, ReasonCode::BadAuthenticationMethod);
+    assert_eq!(connack.properties.reason_string, None);
+
+    let subscribe = |filters: usize| {
+        let one = Subscription { filter: "a/#/b".into(), options: Default::default() };
+        let properties = SubscribeProperties::default();
+        Packet::Subscribe(Subscribe { packet_id: 1, properties, subscriptions: vec![one; filters] })
+    };
+    let (mut client, _) = broker.connect(taking(bytes)).await;
+    client.send(subscribe(16)).await;
+    let Packet::Suback(suback) = client.packet().await else { panic!("SUBACK expected") };
+    assert_eq!((suback.reasons.len(), suback.properties.reason_string), (16, None));
+    client.send(subscribe(40)).await;
+    let Packet::Disconnect(goodbye) = client.packet().await else { panic!("DISCONNECT expected") };
+    assert_eq!((goodbye.reason, goodbye.properties.reason_string), (ReasonCode::PacketTooLarge, None));
+
+    // Who takes not even a CONNACK is refused, with one if it takes that.
+    let mut client = broker.raw().await;
+    client.send(Packet::Connect(Box::new(taking(5)))).await;
+    assert_eq!(client.connack().await.reason, ReasonCode::PacketTooLarge);
+    assert_eq!(client.next().await, None);
+    let mut client = broker.raw().await;
+    client.send(Packet::Connect(Box::new(taking(4)))).await;
+    assert_eq!(client.next().await, None);
+    until(|| broker.handle.connections() == 0).await;
+}
+
 /// One thread, so that nobody else can empty the queue while its publisher is served.
 #[tokio::test]
 async fn a_flood_is_not_dropped_before_its_reader_had_a_turn() {

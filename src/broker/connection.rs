@@ -212,7 +212,7 @@ impl<S: Stream> Connection<S> {
     /// Serves the client until the connection ends.
     pub(crate) async fn run(mut self) {
         let close = self.serve().await;
-        let Self { core, mut transport, client, mut guard, .. } = self;
+        let Self { core, mut transport, client, mut guard, outbound, .. } = self;
         match &close {
             Close::Client(reason) => {
                 // DISCONNECT with any reason but 0 leaves the will in force (section 3.14.2.1).
@@ -227,8 +227,8 @@ impl<S: Stream> Connection<S> {
                     if !text.is_empty() {
                         properties.reason_string = Some(text.clone());
                     }
-                    let packet = Packet::Disconnect(Disconnect { reason: *reason, properties });
-                    transport.queue(&packet, client.version);
+                    let packet = Disconnect { reason: reason.for_disconnect(), properties };
+                    outbound.say(Packet::Disconnect(packet), client.version, &mut transport.out);
                 }
             }
             Close::Broken(error) => {
@@ -323,13 +323,11 @@ impl<S: Stream> Connection<S> {
                 else {
                     return;
                 };
-                while let Some(mut ack) = link.acks.next() {
-                    self.outbound.trim(&mut ack);
-                    self.transport.queue(&ack, self.client.version);
+                while let Some(ack) = link.acks.next() {
+                    self.outbound.say(ack, self.client.version, &mut self.transport.out);
                 }
-                for mut answer in link.answers.drain(..) {
-                    self.outbound.trim(&mut answer);
-                    self.transport.queue(&answer, self.client.version);
+                for answer in link.answers.drain(..) {
+                    self.outbound.say(answer, self.client.version, &mut self.transport.out);
                 }
                 if link.subacks_waiting == 0 {
                     state.outgoing.take(link.inflight_max, BATCH_MAX, &mut self.sending);

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use tokio::time::{Instant, timeout_at};
 
 use super::{
@@ -39,7 +39,16 @@ pub(crate) struct Peer {
 struct Refusal {
     /// `None` closes without a word, as section 3.1.4 allows for what is no CONNECT.
     version: Option<Version>,
+    /// The largest packet that the client takes, if it came so far as to say it.
+    packet_bytes_max: Option<u32>,
     denial: Denial,
+}
+
+impl Refusal {
+    fn of(connect: &Connect, denial: Denial) -> Self {
+        let packet_bytes_max = connect.properties.packet_bytes_max;
+        Self { version: Some(connect.version), packet_bytes_max, denial }
+    }
 }
 
 /// Serves a stream from CONNECT to its end.
@@ -67,7 +76,7 @@ pub(crate) async fn serve<S: Stream>(core: Arc<Core>, stream: S, peer: Peer, mut
     let admitted = match connect {
         Ok(connect) => {
             let admitted = admit(&core, &mut transport, number, peer, &connect, deadline).await;
-            admitted.map_err(|denial| Some(Refusal { version: Some(connect.version), denial }))
+            admitted.map_err(|denial| Some(Refusal::of(&connect, denial)))
         }
         Err(refusal) => Err(refusal),
     };
@@ -92,8 +101,7 @@ pub(crate) async fn turn_away<S: Stream>(core: Arc<Core>, stream: S, peer: Peer,
     if let Ok(Ok(connect)) = connect {
         let reason = limit.reasons().first().copied().unwrap_or(ReasonCode::QuotaExceeded);
         let denial = Denial::new(reason, format!("beyond the broker's `{}`", limit.name()));
-        let refusal = Refusal { version: Some(connect.version), denial };
-        refuse(&core, transport, 0, peer.address, refusal).await;
+        refuse(&core, transport, 0, peer.address, Refusal::of(&connect, denial)).await;
     }
 }
 
@@ -104,7 +112,7 @@ async fn refuse<S: Stream>(
     address: SocketAddr,
     refusal: Refusal,
 ) {
-    let Refusal { version, denial } = refusal;
+    let Refusal { version, packet_bytes_max, denial } = refusal;
     core.counts.connect_refused(denial.reason);
     tracing::info!(connection, %address, reason = ?denial.reason, text = denial.text, "connection refused");
     if let Some(version) = version {
@@ -112,8 +120,12 @@ async fn refuse<S: Stream>(
         if !denial.text.is_empty() {
             properties.reason_string = Some(denial.text.into());
         }
-        let connack = Connack { session_present: false, reason: denial.reason, properties };
-        transport.queue(&Packet::Connack(Box::new(connack)), version);
+        let reason = match version {
+            Version::V3 => denial.reason,
+            Version::V5 => denial.reason.for_connack(),
+        };
+        let connack = Packet::Connack(Box::new(Connack { session_present: false, reason, properties }));
+        Outbound::new(bytes_max(packet_bytes_max), 0, true).say(connack, version, &mut transport.out);
     }
     transport.close(core).await;
 }
@@ -164,7 +176,8 @@ async fn admit<S: Stream>(
         Ok((mut welcome, connack)) => {
             welcome.guard.let_in();
             tracing::info!(client = %welcome.client.client_id, connection, identity = ?welcome.client.identity, "connected");
-            transport.queue(&Packet::Connack(Box::new(connack)), version);
+            let connack = Packet::Connack(Box::new(connack));
+            welcome.outbound.say(connack, version, &mut transport.out);
             Ok(welcome)
         }
         Err(denial) => {
@@ -189,6 +202,11 @@ async fn welcome(
     let will = will(core, connect, &client)?;
     let (welcome, mut connack) = settle(core, connect, client, will, assigned)?;
     connack.properties.user.extend(user_properties);
+    let fits = |connack| welcome.outbound.say(connack, connect.version, &mut BytesMut::new());
+    if !fits(Packet::Connack(Box::new(connack.clone()))) {
+        let text = "the maximum packet size leaves no room for CONNACK";
+        return Err(Denial::new(ReasonCode::PacketTooLarge, text));
+    }
     // What CONNACK says of the session is to be true after a crash as well. Where it cannot be written, a session that
     // was there before goes on all the same: its client came for what waits in it.
     let is_kept = welcome.session.lock().kept != Kept::Not;
@@ -211,7 +229,7 @@ async fn read_connect<S: Stream>(
     loop {
         if transport.input().first().is_some_and(|first| first >> 4 != 1) {
             let denial = Denial::new(ReasonCode::ProtocolError, "the first packet is not CONNECT");
-            return Err(Some(Refusal { version: None, denial }));
+            return Err(Some(Refusal { version: None, packet_bytes_max: None, denial }));
         }
         let version = announced_version(transport.input());
         match transport.next_packet(Version::V5, limits) {
@@ -234,10 +252,8 @@ async fn read_connect<S: Stream>(
                     // 3.1.1 has no code for a packet that cannot be read: close (section 3.1.4).
                     _ => None,
                 };
-                return Err(Some(Refusal {
-                    version,
-                    denial: Denial::new(error.reason(), error.to_string()),
-                }));
+                let denial = Denial::new(error.reason(), error.to_string());
+                return Err(Some(Refusal { version, packet_bytes_max: None, denial }));
             }
         }
     }
@@ -381,13 +397,18 @@ fn settle(
         }
     }
     let outbound = Outbound::new(
-        asked.packet_bytes_max.map_or(usize::MAX, |bytes| bytes as usize),
+        bytes_max(asked.packet_bytes_max),
         asked.topic_alias_max.unwrap_or(0).min(limits.topic_alias_out_max),
         asked.request_problem.unwrap_or(true),
     );
     let keep_alive = keep_alive.filter(|secs| *secs != 0).map(|secs| Duration::from_secs(secs.into()));
     let welcome = Welcome { client, session, control, guard, keep_alive, outbound };
     Ok((welcome, Connack { session_present, reason: ReasonCode::Success, properties }))
+}
+
+/// The largest packet that a client takes; any, if it does not say.
+fn bytes_max(asked: Option<u32>) -> usize {
+    asked.map_or(usize::MAX, |bytes| bytes as usize)
 }
 
 /// A stored subscription must still be allowed: those that `which` picks.

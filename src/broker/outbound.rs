@@ -11,7 +11,7 @@ use super::{
     message::Delivery,
     session::outgoing::{Queued, Sending},
 };
-use crate::mqtt::{Ack, Packet, PublishHead, PublishProperties, ReasonCode, Text, Version};
+use crate::mqtt::{Ack, EncodeError, Packet, PublishHead, PublishProperties, ReasonCode, Text, Version};
 
 /// What a connection knows about its client's wishes.
 pub(crate) struct Outbound {
@@ -36,20 +36,36 @@ impl Outbound {
         Self { packet_bytes_max, alias_max, aliases: HashMap::new(), problem_information, untold: 0 }
     }
 
-    /// Removes what the client did not want, or has no room for, from an acknowledgement.
-    pub(crate) fn trim(&self, packet: &mut Packet) {
-        let properties = match packet {
+    /// Encodes a packet that is no message, without what the client did not want or has no room for. Whether it fits at
+    /// all: every packet but SUBACK and UNSUBACK does, of a client that took its CONNACK.
+    pub(crate) fn say(&self, mut packet: Packet, version: Version, out: &mut BytesMut) -> bool {
+        let reason_string = match &mut packet {
             Packet::Puback(ack) | Packet::Pubrec(ack) | Packet::Pubcomp(ack) | Packet::Pubrel(ack) => {
-                &mut ack.properties
+                Some(&mut ack.properties.reason_string)
             }
-            Packet::Suback(suback) => &mut suback.properties,
-            Packet::Unsuback(unsuback) => &mut unsuback.properties,
-            _ => return,
+            Packet::Suback(suback) => Some(&mut suback.properties.reason_string),
+            Packet::Unsuback(unsuback) => Some(&mut unsuback.properties.reason_string),
+            _ => None,
         };
-        let bytes = properties.reason_string.as_ref().map_or(0, |text| text.len() + ACK_BYTES_MAX);
-        if !self.problem_information || bytes > self.packet_bytes_max {
-            properties.reason_string = None;
+        if let Some(reason_string) = reason_string
+            && !self.problem_information
+        {
+            *reason_string = None;
         }
+        match packet.encode_within(version, self.packet_bytes_max, out) {
+            Ok(()) => true,
+            Err(EncodeError::TooLarge) => false,
+            // A bug of a hook.
+            Err(error) => {
+                tracing::error!(%error, "a packet could not be encoded");
+                true
+            }
+        }
+    }
+
+    /// Whether the client takes a SUBACK or UNSUBACK with so many reason codes.
+    pub(crate) fn has_room_for(&self, reason_codes: usize) -> bool {
+        reason_codes.saturating_add(SUBACK_BYTES_MAX) <= self.packet_bytes_max
     }
 
     /// Encodes one thing to write. Gives back a message that was not written after all, and why.
@@ -169,5 +185,5 @@ impl Outbound {
 /// Bytes of what the broker adds to a message, generously.
 const OWN_BYTES_MAX: usize = 512;
 
-/// Bytes of an acknowledgement beside its reason string, generously.
-const ACK_BYTES_MAX: usize = 32;
+/// Bytes of a SUBACK beside its reason codes, if it has no other properties: a type, a length, an identifier, another length.
+const SUBACK_BYTES_MAX: usize = 1 + 4 + 2 + 1;

@@ -43,10 +43,7 @@ impl<S: Stream> Connection<S> {
                 Ok(())
             }
             Packet::Subscribe(subscribe) => self.on_subscribe(subscribe),
-            Packet::Unsubscribe(unsubscribe) => {
-                self.on_unsubscribe(unsubscribe);
-                Ok(())
-            }
+            Packet::Unsubscribe(unsubscribe) => self.on_unsubscribe(unsubscribe),
             Packet::Pingreq => {
                 self.send(Packet::Pingresp);
                 Ok(())
@@ -62,9 +59,18 @@ impl<S: Stream> Connection<S> {
         }
     }
 
-    fn send(&mut self, mut packet: Packet) {
-        self.outbound.trim(&mut packet);
-        self.transport.queue(&packet, self.client.version);
+    fn send(&mut self, packet: Packet) {
+        self.outbound.say(packet, self.client.version, &mut self.transport.out);
+    }
+
+    /// Whoever cannot be answered is not served: its packet would be without effect, or without the word that it had one.
+    fn check_answer(&self, reason_codes: usize) -> Result<(), Close> {
+        match self.outbound.has_room_for(reason_codes) {
+            true => Ok(()),
+            false => {
+                Err(Close::broker(ReasonCode::PacketTooLarge, "the answer exceeds the maximum packet size"))
+            }
+        }
     }
 
     /// Runs on the session's state unless another connection has taken it over.
@@ -363,6 +369,7 @@ impl<S: Stream> Connection<S> {
     }
 
     fn on_subscribe(&mut self, subscribe: Subscribe) -> Result<(), Close> {
+        self.check_answer(subscribe.subscriptions.len())?;
         let mut reasons = Vec::with_capacity(subscribe.subscriptions.len());
         let mut reason_string = None;
         for subscription in &subscribe.subscriptions {
@@ -428,7 +435,8 @@ impl<S: Stream> Connection<S> {
         Ok(granted(options.qos))
     }
 
-    fn on_unsubscribe(&mut self, unsubscribe: Unsubscribe) {
+    fn on_unsubscribe(&mut self, unsubscribe: Unsubscribe) -> Result<(), Close> {
+        self.check_answer(unsubscribe.filters.len())?;
         let own = self.on_own_session(|_| true);
         let reasons = unsubscribe
             .filters
@@ -447,6 +455,7 @@ impl<S: Stream> Connection<S> {
             properties,
             reasons,
         }));
+        Ok(())
     }
 
     fn on_disconnect(&mut self, disconnect: &crate::mqtt::Disconnect) -> Close {

@@ -106,13 +106,6 @@ impl<S: Stream> Transport<S> {
         !self.out.is_empty() || self.unflushed
     }
 
-    /// Encodes a packet for writing. One that does not fit the wire is a bug of a hook and is left out.
-    pub(crate) fn queue(&mut self, packet: &Packet, version: Version) {
-        if let Err(error) = packet.encode(version, &mut self.out) {
-            tracing::error!(%error, "a packet could not be encoded");
-        }
-    }
-
     /// Counts what was read and written since the last time.
     pub(crate) fn count(&mut self, tally: &mut Tally) {
         tally.bytes_received += std::mem::take(&mut self.read);

@@ -22,6 +22,37 @@ impl Packet {
         done
     }
 
+    /// Appends a packet of no more than `bytes_max` bytes. Without reason string and user properties, if it would exceed that
+    /// with them (sections 3.2.2.3.9, 3.2.2.3.10 and their like).
+    ///
+    /// # Errors
+    /// See [`EncodeError`]; [`EncodeError::TooLarge`] also if there is nothing to leave out. `out` then is as before.
+    pub fn encode_within(&mut self, version: Version, bytes_max: usize, out: &mut BytesMut) -> Encoded {
+        let start = out.len();
+        loop {
+            self.encode(version, out)?;
+            if out.len() - start <= bytes_max {
+                return Ok(());
+            }
+            out.truncate(start);
+            let (reason_string, user) = match self {
+                Self::Connack(packet) => (&mut packet.properties.reason_string, &mut packet.properties.user),
+                Self::Puback(ack) | Self::Pubrec(ack) | Self::Pubrel(ack) | Self::Pubcomp(ack) => {
+                    (&mut ack.properties.reason_string, &mut ack.properties.user)
+                }
+                Self::Suback(packet) => (&mut packet.properties.reason_string, &mut packet.properties.user),
+                Self::Unsuback(packet) => (&mut packet.properties.reason_string, &mut packet.properties.user),
+                Self::Disconnect(packet) => {
+                    (&mut packet.properties.reason_string, &mut packet.properties.user)
+                }
+                _ => return Err(EncodeError::TooLarge),
+            };
+            if reason_string.take().is_none() && std::mem::take(user).is_empty() {
+                return Err(EncodeError::TooLarge);
+            }
+        }
+    }
+
     fn try_encode(&self, version: Version, out: &mut BytesMut) -> Encoded {
         let v5 = version == Version::V5;
         match self {

@@ -59,8 +59,8 @@ pub enum EncodeError {
     /// A string or binary field exceeds 65,535 bytes or holds U+0000.
     #[error("a field does not fit the wire format")]
     Field,
-    /// The whole packet exceeds what a remaining length can say.
-    #[error("packet exceeds {} bytes", super::FRAME_BYTES_MAX)]
+    /// The whole packet exceeds what a remaining length can say, or what its receiver takes.
+    #[error("packet is too large")]
     TooLarge,
     /// The packet does not exist in this version.
     #[error("no such packet in {0:?}")]

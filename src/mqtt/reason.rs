@@ -112,6 +112,51 @@ impl ReasonCode {
         self as u8 >= 0x80
     }
 
+    /// Itself where CONNACK of 5.0 may say it (section 3.2.2.2), or what comes nearest.
+    pub fn for_connack(self) -> Self {
+        match self {
+            Self::Success
+            | Self::UnspecifiedError
+            | Self::MalformedPacket
+            | Self::ProtocolError
+            | Self::ImplementationSpecificError
+            | Self::UnsupportedProtocolVersion
+            | Self::ClientIdentifierNotValid
+            | Self::BadUserNameOrPassword
+            | Self::NotAuthorized
+            | Self::ServerUnavailable
+            | Self::ServerBusy
+            | Self::Banned
+            | Self::BadAuthenticationMethod
+            | Self::TopicNameInvalid
+            | Self::PacketTooLarge
+            | Self::QuotaExceeded
+            | Self::PayloadFormatInvalid
+            | Self::RetainNotSupported
+            | Self::QoSNotSupported
+            | Self::UseAnotherServer
+            | Self::ServerMoved
+            | Self::ConnectionRateExceeded => self,
+            Self::ServerShuttingDown => Self::ServerUnavailable,
+            _ => Self::ImplementationSpecificError,
+        }
+    }
+
+    /// Itself where DISCONNECT of a server may say it (section 3.14.2.1), or what comes nearest.
+    pub fn for_disconnect(self) -> Self {
+        match self {
+            Self::BadUserNameOrPassword | Self::Banned | Self::BadAuthenticationMethod => Self::NotAuthorized,
+            Self::ServerUnavailable => Self::ServerBusy,
+            Self::DisconnectWithWill
+            | Self::UnsupportedProtocolVersion
+            | Self::ClientIdentifierNotValid
+            | Self::PacketIdentifierInUse
+            | Self::PacketIdentifierNotFound => Self::ImplementationSpecificError,
+            reason if reason.is_error() || reason == Self::Success => reason,
+            _ => Self::ImplementationSpecificError,
+        }
+    }
+
     /// The CONNACK return code that says the same in MQTT 3.1.1 (section 3.2.2.3).
     pub fn to_v3_connack(self) -> u8 {
         match self {

@@ -300,3 +300,21 @@ fn a_packet_beyond_the_limit_is_refused_before_it_has_arrived() {
     let error = decode(&mut buffer, Version::V5, Limits { packet_bytes_max: 1_000 }).unwrap_err();
     assert_eq!(error, DecodeError::TooLarge { bytes: 1_027, bytes_max: 1_000 });
 }
+
+#[test]
+fn connack_and_disconnect_say_only_what_they_may() {
+    let connack: &[u8] = &[
+        0x00, 0x80, 0x81, 0x82, 0x83, 0x84, 0x85, 0x86, 0x87, 0x88, 0x89, 0x8A, 0x8C, 0x90, 0x95, 0x97, 0x99,
+        0x9A, 0x9B, 0x9C, 0x9D, 0x9F,
+    ];
+    let disconnect: &[u8] = &[
+        0x00, 0x80, 0x81, 0x82, 0x83, 0x87, 0x89, 0x8B, 0x8D, 0x8E, 0x8F, 0x90, 0x93, 0x94, 0x95, 0x96, 0x97,
+        0x98, 0x99, 0x9A, 0x9B, 0x9C, 0x9D, 0x9E, 0x9F, 0xA0, 0xA1, 0xA2,
+    ];
+    for reason in (0..=u8::MAX).filter_map(ReasonCode::from_u8) {
+        let (of_connack, of_disconnect) = (reason.for_connack() as u8, reason.for_disconnect() as u8);
+        assert!(connack.contains(&of_connack) && disconnect.contains(&of_disconnect), "{reason:?}");
+        assert!(!connack.contains(&(reason as u8)) || of_connack == reason as u8, "{reason:?}");
+        assert!(!disconnect.contains(&(reason as u8)) || of_disconnect == reason as u8, "{reason:?}");
+    }
+}

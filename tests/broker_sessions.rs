@@ -81,6 +81,44 @@ async fn an_empty_client_id_gets_one_and_3_1_1_needs_a_clean_session_for_it() {
     assert_eq!(refused.next().await, None);
 }
 
+/// As docs/MQTT.md has it: what is not mentioned is available, and what is not offered is not mentioned.
+#[tokio::test]
+async fn connack_says_what_is_offered() {
+    let limits = Config::default().limits;
+    let always = ConnackProperties {
+        receive_max: Some(limits.receive_max),
+        packet_bytes_max: Some(limits.packet_bytes_max as u32),
+        topic_alias_max: Some(limits.topic_alias_max),
+        ..ConnackProperties::default()
+    };
+    let broker = TestBroker::start().await;
+    let mut asking = connect(Version::V5, "asking");
+    asking.properties.request_response = Some(true);
+    asking.properties.session_expiry_secs = Some(7);
+    asking.keep_alive_secs = 7;
+    for hello in [connect(Version::V5, "silent"), asking] {
+        assert_eq!(broker.connect(hello).await.1.properties, always);
+    }
+    let mut connack = broker.connect(connect(Version::V5, "")).await.1;
+    assert!(connack.properties.assigned_client_id.take().is_some());
+    assert_eq!(connack.properties, always);
+
+    let mut config = Config::default();
+    config.limits.topic_alias_max = 0;
+    config.limits.keep_alive_max = Some(std::time::Duration::from_secs(60));
+    config.limits.session_expiry_max = Some(std::time::Duration::from_secs(90));
+    let broker = TestBroker::with(config, vec![]).await;
+    let mut hello = connect(Version::V5, "client");
+    hello.properties.session_expiry_secs = Some(u32::MAX);
+    let bounded = ConnackProperties {
+        topic_alias_max: None,
+        server_keep_alive_secs: Some(60),
+        session_expiry_secs: Some(90),
+        ..always
+    };
+    assert_eq!(broker.connect(hello).await.1.properties, bounded);
+}
+
 /// The user name is the identity.
 struct Names;
 

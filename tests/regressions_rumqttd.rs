@@ -142,7 +142,7 @@ async fn packets_that_only_a_broker_sends_end_the_connection() {
 #[tokio::test]
 async fn refusals_have_a_connack() {
     let broker = TestBroker::start().await;
-    // Whatever level it is, the old form is the one that 3.1.1 demands.
+    // In the form of 3.1.1, which demands it, unless the packet has that of 5.0.
     for (bytes, answer) in [
         (&b"\x10\x0e\x00\x06MQIsdp\x03\x02\x00\x00\x00\x00"[..], &b"\x20\x02\x00\x01"[..]),
         (b"\x10\x0c\x00\x04MQTT\x03\x02\x00\x00\x00\x00", b"\x20\x02\x00\x01"),
@@ -155,6 +155,9 @@ async fn refusals_have_a_connack() {
         assert_eq!(client.connack().await.reason, ReasonCode::UnsupportedProtocolVersion, "{answer:?}");
         assert_eq!(client.next().await, None);
     }
+    let mut client = broker.raw().await;
+    client.send_bytes(b"\x10\x0d\x00\x04MQTT\x06\x02\x00\x00\x00\x00\x00").await;
+    assert_eq!(client.connack().await.reason, ReasonCode::UnsupportedProtocolVersion);
     let mut client = broker.raw().await;
     let mut hello = connect(Version::V5, "x");
     hello.properties.authentication_method = Some("SCRAM-SHA-256".into());

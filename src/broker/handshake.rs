@@ -244,10 +244,8 @@ async fn read_connect<S: Stream>(
                     core.counts.hit(Limit::ConnectBytes);
                 }
                 let version = match (&error, version) {
-                    // 3.1.1 demands its own form; 5.0 leaves it open.
-                    (DecodeError::UnsupportedVersion { .. } | DecodeError::ClientIdMissing, _) => {
-                        Some(Version::V3)
-                    }
+                    (DecodeError::UnsupportedVersion { form, .. }, _) => Some(*form),
+                    (DecodeError::ClientIdMissing, _) => Some(Version::V3),
                     (_, Some(Version::V5)) => Some(Version::V5),
                     // 3.1.1 has no code for a packet that cannot be read: close (section 3.1.4).
                     _ => None,

@@ -68,9 +68,19 @@ fn connect(mut body: Reader) -> Decoded<Connect> {
     let version = match (name.as_ref(), level) {
         (b"MQTT", 4) => Version::V3,
         (b"MQTT", 5) => Version::V5,
-        (b"MQTT", _) | (b"MQIsdp", 3) => return Err(DecodeError::UnsupportedVersion { level }),
+        (b"MQTT", _) | (b"MQIsdp", 3) => {
+            // Whoever comes from the future is answered in the form that its packet has.
+            let is_v5 = level > 5 && connect_as(Version::V5, body).is_ok();
+            let form = if is_v5 { Version::V5 } else { Version::V3 };
+            return Err(DecodeError::UnsupportedVersion { level, form });
+        }
         _ => return Err(DecodeError::Malformed("protocol name is not MQTT")),
     };
+    connect_as(version, body)
+}
+
+/// CONNECT behind its protocol level.
+fn connect_as(version: Version, mut body: Reader) -> Decoded<Connect> {
     let flags = body.u8()?;
     let has = |bit: u8| flags & bit != 0;
     if has(0x01) {

@@ -25,6 +25,8 @@ pub enum DecodeError {
     UnsupportedVersion {
         /// Protocol level of the CONNECT.
         level: u8,
+        /// The version in whose form an answer will be understood.
+        form: Version,
     },
     /// A 3.1.1 CONNECT without client id that wants a persistent session, which has an answer of its own.
     #[error("client id missing")]

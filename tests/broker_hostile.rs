@@ -5,7 +5,7 @@ mod broker_support;
 
 use broker_support::*;
 use smqtt::mqtt::*;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 #[tokio::test]
 async fn faults_are_answered_with_their_reason() {
@@ -44,4 +44,29 @@ async fn a_packet_may_arrive_byte_by_byte_or_many_at_once() {
     for _ in 0..1_000 {
         assert_eq!(client.packet().await, Packet::Pingresp);
     }
+}
+
+#[tokio::test]
+async fn who_is_in_the_middle_of_a_packet_hears_why_it_is_cut() {
+    let broker = TestBroker::start().await;
+    let mut client = broker.v5("client").await;
+    // Eight megabytes are announced, and three come.
+    client.send_bytes(b"\x30\x80\x80\x80\x04").await;
+    for _ in 0..48 {
+        client.send_bytes(&[0; 64 << 10]).await;
+    }
+    let mut answer = Vec::new();
+    client.stream.read_to_end(&mut answer).await.expect("an end, not a reset");
+    assert_eq!(answer[..3], [0xE0, answer.len() as u8 - 2, ReasonCode::PacketTooLarge as u8]);
+    // What was sent behind a CONNECT that is refused does not take the refusal away either.
+    let mut client = broker.raw().await;
+    client.send_bytes(b"\x10\x0d\x00\x04MQTT\x05\x03\x00\x00\x00\x00\x00").await;
+    for _ in 0..48 {
+        client.send_bytes(&[0; 64 << 10]).await;
+    }
+    let mut answer = Vec::new();
+    client.stream.read_to_end(&mut answer).await.expect("an end, not a reset");
+    assert_eq!((answer[0], answer[3]), (0x20, ReasonCode::MalformedPacket as u8));
+    drop(client);
+    until(|| broker.handle.connections() == 0).await;
 }

@@ -5,6 +5,7 @@ use std::{
     io,
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -22,6 +23,10 @@ const READ_BYTES: usize = 64 << 10;
 
 /// Messages to write beyond which no more are encoded.
 pub(crate) const OUT_BYTES_HIGH: usize = 64 << 10;
+
+/// How long a peer is heard to which everything has been said, and how much of what it says.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES_MAX: usize = 4 << 20;
 
 thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BYTES]);
@@ -112,7 +117,8 @@ impl<S: Stream> Transport<S> {
         tally.bytes_sent += std::mem::take(&mut self.written);
     }
 
-    /// Writes the rest and says goodbye to the stream, as long as the peer takes it.
+    /// Writes the rest and says goodbye to the stream, as long as the peer takes it. A peer that is in the middle of something is
+    /// heard a little longer: a socket that is closed with bytes unread is reset, and the last words go with it.
     pub(crate) async fn close(mut self, core: &Core) {
         let closing = async {
             let _ = std::future::poll_fn(|cx| self.poll_write(cx)).await;
@@ -120,9 +126,22 @@ impl<S: Stream> Transport<S> {
         };
         if tokio::time::timeout(core.config.limits.close_timeout, closing).await.is_err() {
             core.counts.hit(Limit::CloseTimeout);
+        } else if !self.input.is_empty() {
+            let _ = tokio::time::timeout(LINGER, self.drain()).await;
         }
         let mut tally = Tally::default();
         self.count(&mut tally);
         tally.flush(&core.counts);
+    }
+    /// Reads and forgets what the peer still sends.
+    async fn drain(&mut self) {
+        let mut left = LINGER_BYTES_MAX;
+        while left > 0 {
+            self.input.clear();
+            match std::future::poll_fn(|cx| self.poll_read(cx)).await {
+                Ok(0) | Err(_) => return,
+                Ok(bytes) => left = left.saturating_sub(bytes),
+            }
+        }
     }
 }

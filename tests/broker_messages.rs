@@ -4,7 +4,13 @@ mod broker_support;
 
 use broker_support::*;
 use bytes::BytesMut;
-use smqtt::{broker::Config, mqtt::*};
+use smqtt::{
+    broker::{
+        self, Admission, Config, ConnectRequest, ConnectVerdict, Denial, Hook, HookFuture, Publication,
+        Verdict,
+    },
+    mqtt::*,
+};
 
 fn retained(topic: &str, payload: &str) -> Publish {
     Publish { retain: true, ..message(topic, payload, QoS::AtLeastOnce) }
@@ -321,5 +327,48 @@ async fn a_flood_is_not_dropped_before_its_reader_had_a_turn() {
     writer.send_bytes(&bytes).await;
     for _ in 0..count {
         assert_eq!(reader.payload().await, "x");
+    }
+}
+
+/// Says much, whatever it is asked.
+struct Talkative;
+
+impl Hook for Talkative {
+    fn connect<'a>(&'a self, _: &'a ConnectRequest) -> HookFuture<'a, ConnectVerdict> {
+        let user_properties = vec![("news".into(), "x".repeat(200).into())];
+        Box::pin(async { ConnectVerdict::Allow(Admission { user_properties, ..Admission::default() }) })
+    }
+
+    fn publish(&self, _: &broker::Client, publication: &mut Publication) -> Verdict {
+        let denial = Denial::new(ReasonCode::Banned, "x".repeat(200));
+        match publication.message().topic().as_str() {
+            "cut" => Verdict::Deny(denial.disconnecting()),
+            _ => Verdict::Deny(denial),
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_a_hook_says_at_length_does_not_reach_who_takes_small_packets() {
+    let broker = TestBroker::with(Config::default(), vec![Box::new(Talkative)]).await;
+    for (bytes_max, is_short) in [(None, false), (Some(100), true)] {
+        let mut hello = connect(Version::V5, "client");
+        hello.properties.packet_bytes_max = bytes_max;
+        let (mut client, connack) = broker.connect(hello).await;
+        assert_eq!(connack.properties.user.is_empty(), is_short);
+        for qos in [QoS::AtLeastOnce, QoS::ExactlyOnce] {
+            let publish = Publish { packet_id: 1, ..message("refused", "x", qos) };
+            client.send(Packet::Publish(publish)).await;
+            let (Packet::Puback(ack) | Packet::Pubrec(ack)) = client.packet().await else {
+                panic!("PUBACK or PUBREC expected")
+            };
+            assert_eq!(ack.reason, ReasonCode::ImplementationSpecificError);
+            assert_eq!(ack.properties.reason_string.is_none(), is_short);
+        }
+        client.publish(message("cut", "x", QoS::AtMostOnce)).await;
+        let Packet::Disconnect(goodbye) = client.packet().await else { panic!("DISCONNECT expected") };
+        // 0x8A is none of DISCONNECT's.
+        assert_eq!(goodbye.reason, ReasonCode::NotAuthorized);
+        assert_eq!(goodbye.properties.reason_string.is_none(), is_short);
     }
 }

@@ -318,3 +318,45 @@ fn connack_and_disconnect_say_only_what_they_may() {
         assert!(!disconnect.contains(&(reason as u8)) || of_disconnect == reason as u8, "{reason:?}");
     }
 }
+
+/// Also those that the broker never adds: sections 3.2.2.3.9, 3.4.2.2.2 and their like.
+#[test]
+fn texts_are_left_out_of_what_they_would_make_too_large() {
+    let (reason_string, user) = (Some(Text::from("why")), vec![("name".into(), "value".into())]);
+    let ack = Ack {
+        packet_id: 1,
+        reason: ReasonCode::PacketIdentifierNotFound,
+        properties: AckProperties { reason_string: reason_string.clone(), user: user.clone() },
+    };
+    let (packet_id, reasons) = (1, vec![ReasonCode::UnspecifiedError]);
+    let properties = ack.properties.clone();
+    let connack =
+        ConnackProperties { reason_string: reason_string.clone(), user: user.clone(), ..Default::default() };
+    let disconnect = DisconnectProperties { reason_string, user, ..DisconnectProperties::default() };
+    let reason = ReasonCode::ServerBusy;
+    let packets = [
+        Packet::Connack(Box::new(Connack { session_present: false, reason, properties: connack })),
+        Packet::Puback(ack.clone()),
+        Packet::Pubrec(ack.clone()),
+        Packet::Pubrel(ack.clone()),
+        Packet::Pubcomp(ack),
+        Packet::Suback(Suback { packet_id, properties: properties.clone(), reasons: reasons.clone() }),
+        Packet::Unsuback(Unsuback { packet_id, properties, reasons }),
+        Packet::Disconnect(Disconnect { reason, properties: disconnect }),
+    ];
+    for packet in packets {
+        let written = |bytes_max| {
+            let mut out = BytesMut::from("x");
+            let fits = packet.clone().encode_within(Version::V5, bytes_max, &mut out).is_ok();
+            (fits, out.len() - 1, format!("{out:?}"))
+        };
+        let (_, all, text) = written(usize::MAX);
+        assert!(text.contains("why") && text.contains("name"), "{packet:?}");
+        assert_eq!(written(all), (true, all, text));
+        let (fits, less, text) = written(all - 1);
+        assert!(fits && less < all && !text.contains("why") && text.contains("name"), "{packet:?}");
+        let (fits, least, text) = written(less - 1);
+        assert!(fits && least < less && !text.contains("name"), "{packet:?}");
+        assert_eq!(written(least - 1), (false, 0, format!("{:?}", BytesMut::from("x"))));
+    }
+}

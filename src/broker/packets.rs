@@ -238,7 +238,7 @@ impl<S: Stream> Connection<S> {
         // Taken before, and not yet released: only the PUBREC is repeated (section 4.3.3), when it may be said.
         if let Some(taken) = state.received.get_mut(&packet_id).filter(|_| qos == QoS::ExactlyOnce) {
             match taken {
-                Taken::UnderWay { connection, .. } if *connection == own => {}
+                Taken::UnderWay { connection, number } if *connection == own => link.acks.repeat(*number),
                 Taken::UnderWay { connection, number } => {
                     (*connection, *number) = (own, link.acks.expect(packet_id, qos));
                 }

@@ -26,20 +26,33 @@ pub(crate) struct AckQueue {
 struct PendingAck {
     packet_id: u16,
     qos: QoS,
+    /// Copies of the message that came before it could be acknowledged.
+    copies: u32,
     outcome: Option<(ReasonCode, Option<Text>)>,
 }
 
 impl AckQueue {
     /// A message came in that needs an acknowledgement; the number is for [`complete`](Self::complete).
     pub(crate) fn expect(&mut self, packet_id: u16, qos: QoS) -> u64 {
-        self.acks.push_back(PendingAck { packet_id, qos, outcome: None });
+        self.acks.push_back(PendingAck { packet_id, qos, copies: 0, outcome: None });
         self.base + self.acks.len() as u64 - 1
+    }
+
+    /// The message of that number came again: each copy has an acknowledgement of its own (section 4.3.3).
+    pub(crate) fn repeat(&mut self, number: u64) {
+        if let Some(ack) = self.ack(number) {
+            ack.copies = ack.copies.saturating_add(1);
+        }
+    }
+
+    fn ack(&mut self, number: u64) -> Option<&mut PendingAck> {
+        let index = usize::try_from(number.checked_sub(self.base)?).ok()?;
+        self.acks.get_mut(index)
     }
 
     /// The message is where it had to go, or was refused. Whether something can be written now.
     pub(crate) fn complete(&mut self, number: u64, reason: ReasonCode, text: Option<Text>) -> bool {
-        let index = number.checked_sub(self.base).and_then(|index| usize::try_from(index).ok());
-        if let Some(ack) = index.and_then(|index| self.acks.get_mut(index)) {
+        if let Some(ack) = self.ack(number) {
             ack.outcome = Some((reason, text));
         }
         self.has_work()
@@ -52,15 +65,18 @@ impl AckQueue {
 
     /// The next acknowledgement to write.
     pub(crate) fn next(&mut self) -> Option<Packet> {
-        let (reason, reason_string) = self.acks.front_mut()?.outcome.take()?;
-        let ack = self.acks.pop_front()?;
-        self.base += 1;
-        let packet = Ack {
-            packet_id: ack.packet_id,
-            reason,
-            properties: AckProperties { reason_string, ..AckProperties::default() },
-        };
-        Some(if ack.qos == QoS::ExactlyOnce { Packet::Pubrec(packet) } else { Packet::Puback(packet) })
+        let ack = self.acks.front_mut()?;
+        let (reason, reason_string) = ack.outcome.clone()?;
+        let properties = AckProperties { reason_string, ..AckProperties::default() };
+        let (packet, qos) = (Ack { packet_id: ack.packet_id, reason, properties }, ack.qos);
+        match ack.copies {
+            0 => {
+                self.acks.pop_front();
+                self.base += 1;
+            }
+            _ => ack.copies -= 1,
+        }
+        Some(if qos == QoS::ExactlyOnce { Packet::Pubrec(packet) } else { Packet::Puback(packet) })
     }
 
     /// QoS 1 messages that wait for their acknowledgement.

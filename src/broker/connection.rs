@@ -38,7 +38,7 @@ pub(crate) struct Connection<S> {
     pub(super) client: Arc<Client>,
     pub(super) session: Arc<Session>,
     pub(super) guard: Guard,
-    control: Arc<Control>,
+    pub(super) control: Arc<Control>,
     limits: Limits,
     keep_alive: Option<KeepAlive>,
     pub(super) outbound: Outbound,
@@ -46,6 +46,8 @@ pub(crate) struct Connection<S> {
     sending: Vec<Sending>,
     /// Bytes read since others had their turn.
     turn_bytes: usize,
+    /// Packets that have arrived wait for the disk.
+    held: bool,
     pub(super) tally: Tally,
 }
 
@@ -205,6 +207,7 @@ impl<S: Stream> Connection<S> {
             inbound: Inbound::default(),
             sending: Vec::new(),
             turn_bytes: 0,
+            held: false,
             tally: Tally::default(),
         }
     }
@@ -288,9 +291,21 @@ impl<S: Stream> Connection<S> {
         Ok(())
     }
 
+    /// Whether so many answers wait for the disk that what else the client says must wait, too.
+    fn too_many_wait(&self) -> bool {
+        self.control.answers_waiting() >= self.core.config.limits.answers_waiting_max
+    }
+
     fn handle_packets(&mut self) -> Result<(), Close> {
         let mut packets = false;
         loop {
+            if self.too_many_wait() {
+                if !std::mem::replace(&mut self.held, true) {
+                    self.core.counts.hit(Limit::AnswersWaiting);
+                }
+                return Ok(());
+            }
+            self.held = false;
             match self.transport.next_packet(self.client.version, self.limits) {
                 Ok(Some(packet)) => {
                     packets = true;
@@ -374,8 +389,14 @@ impl<S: Stream> Connection<S> {
                 Poll::Pending => {}
             }
         }
+        if self.held
+            && let Some(keep_alive) = &mut self.keep_alive
+        {
+            // It may well have said something.
+            keep_alive.heard = Instant::now();
+        }
         // Who does not read what it is sent gets no more said: its packets wait in its socket.
-        if self.transport.out.len() < OUT_BYTES_HIGH {
+        if self.transport.out.len() < OUT_BYTES_HIGH && !self.held {
             match self.transport.poll_read(cx) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(Close::Broken(None))),
                 Poll::Ready(Ok(bytes)) => {
@@ -391,6 +412,8 @@ impl<S: Stream> Connection<S> {
             self.transport.relax();
         }
         progress |= self.poll_session(cx);
+        // Perhaps the last answer came just now.
+        progress |= self.held && !self.too_many_wait();
         if let Some(keep_alive) = &mut self.keep_alive
             && keep_alive.poll(cx).is_ready()
         {

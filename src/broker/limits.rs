@@ -98,6 +98,9 @@ limits! {
     Receive "receive_max" receive_max: u16 = 1_024, [ReceiveMaximumExceeded];
     /// Topic aliases that a client may use. 64.
     TopicAlias "topic_alias_max" topic_alias_max: u16 = 64, [TopicAliasInvalid];
+    /// Answers to one client that wait for the disk, other than those to its messages. While there are so many it is not
+    /// read. 1,024.
+    AnswersWaiting "answers_waiting_max" answers_waiting_max: usize = 1_024, [];
     /// Topic aliases that the broker uses towards one client. 64.
     TopicAliasOut "topic_alias_out_max" topic_alias_out_max: u16 = 64, [];
     /// Messages that wait for one session. The next is dropped. 10,000.

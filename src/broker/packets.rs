@@ -118,7 +118,8 @@ impl<S: Stream> Connection<S> {
             link.subacks_waiting += 1;
         }
         let mut wakers = Vec::new();
-        let then = Box::new(move |wakers: &mut Vec<Waker>| session.write(connection, packet, wakers));
+        self.control.wait();
+        let then = Box::new(move |wakers: &mut Vec<Waker>| session.answer(connection, Some(packet), wakers));
         self.core.store.once_kept(&mut wakers, then);
         wakers.into_iter().for_each(Waker::wake);
     }
@@ -331,13 +332,13 @@ impl<S: Stream> Connection<S> {
             store.put_queued(session.key, queued, true);
         }
         let then = move |wakers: &mut Vec<Waker>| {
+            // Only once, however often the client said that it has the message.
             let released = session.lock().outgoing.release(seq);
-            if let Some(packet_id) = released {
-                let packet = Packet::Pubrel(Ack::new(packet_id, ReasonCode::Success));
-                session.write(connection, packet, wakers);
-            }
+            let packet = |packet_id| Packet::Pubrel(Ack::new(packet_id, ReasonCode::Success));
+            session.answer(connection, released.map(packet), wakers);
         };
         let mut wakers = Vec::new();
+        self.control.wait();
         match is_kept {
             true => store.once_kept(&mut wakers, Box::new(then)),
             false => then(&mut wakers),

@@ -8,7 +8,7 @@ pub(crate) mod outgoing;
 use std::{
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     task::Waker,
     time::Duration,
@@ -125,16 +125,28 @@ pub(crate) struct Link {
     pub(crate) waker: Option<Waker>,
 }
 
-/// Tells a connection to end.
+/// What others do to a connection: tell it to end, or make it wait.
 #[derive(Debug, Default)]
 pub(crate) struct Control {
     kick: OnceLock<(ReasonCode, Text)>,
+    /// Answers that wait for the disk.
+    answers_waiting: AtomicUsize,
 }
 
 impl Control {
     /// Why the connection must end, if it must.
     pub(crate) fn kicked(&self) -> Option<&(ReasonCode, Text)> {
         self.kick.get()
+    }
+
+    /// An answer begins to wait for the disk. Call [`Session::answer`] when it is there.
+    pub(crate) fn wait(&self) {
+        self.answers_waiting.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many answers wait for the disk.
+    pub(crate) fn answers_waiting(&self) -> usize {
+        self.answers_waiting.load(Ordering::Relaxed)
     }
 }
 
@@ -373,14 +385,16 @@ impl Session {
         }
     }
 
-    /// Has `packet` written to `connection`, if that still is the present one.
-    pub(crate) fn write(&self, connection: u64, packet: Packet, wakers: &mut Vec<Waker>) {
+    /// The disk has what an answer to `connection` waited for. It is written, if there still is one and that connection
+    /// still is the present one.
+    pub(crate) fn answer(&self, connection: u64, answer: Option<Packet>, wakers: &mut Vec<Waker>) {
         let mut state = self.lock();
         let Some(link) = state.link_of(connection) else { return };
-        if matches!(packet, Packet::Suback(_)) {
+        link.control.answers_waiting.fetch_sub(1, Ordering::Relaxed);
+        if matches!(answer, Some(Packet::Suback(_))) {
             link.subacks_waiting = link.subacks_waiting.saturating_sub(1);
         }
-        link.answers.push(packet);
+        link.answers.extend(answer);
         wakers.extend(link.waker.take());
     }
 }

@@ -12,6 +12,7 @@ mod broker_support;
 use std::{sync::atomic::AtomicBool, time::Duration};
 
 use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
     runtime::{Builder, Runtime},
     time::timeout,
 };
@@ -201,6 +202,55 @@ async fn a_qos_2_message_that_cannot_be_kept_reaches_nobody_and_may_come_again()
             assert!(matches!(reader.packet().await, Packet::Pubrel(_)));
             assert_eq!(reader.until_ping().await, []);
         }
+        life.end(|| false);
+    }
+}
+
+/// Packets that are answered when the disk has something cost a client four bytes each. While the disk stands still only so
+/// many pile up, the rest waits with the client, and in the end each has its answer.
+#[tokio::test]
+async fn what_waits_for_a_stalled_disk_is_bounded() {
+    const FLOOD: usize = 50_000;
+    let hits = |life: &Life| {
+        let text = life.handle.metrics().render();
+        text.contains("smqtt_limit_hits_total{limit=\"answers_waiting_max\"} 1\n")
+    };
+    for again in [false, true] {
+        let life = Life::begin(Storage::default());
+        let mut client = life.connect(Version::V3, "client").await;
+        let packet = if again {
+            // A message that it has, and says so over and over.
+            client.subscribe("a", QoS::ExactlyOnce).await;
+            let mut writer = life.connect(Version::V5, "writer").await;
+            writer.publish(message("a", "x", QoS::ExactlyOnce)).await;
+            let [high, low] = client.message().await.packet_id.to_be_bytes();
+            [0x50, 2, high, low]
+        } else {
+            // One that nobody sent, released over and over.
+            [0x62, 2, 0, 1]
+        };
+        let flood = packet.repeat(FLOOD);
+        life.storage.hold_sync(1);
+        let (mut input, mut output) = tokio::io::split(&mut client.stream);
+        let mut sent = 0;
+        let mut held = false;
+        while !held {
+            tokio::select! {
+                biased;
+                written = output.write(&flood[sent..]) => sent += written.unwrap(),
+                () = tokio::task::yield_now() => held = hits(&life),
+            }
+        }
+        // What is handled, what was read with it, and what the pipe holds.
+        assert!(sent <= 4 * 1_024 + 3 * (64 << 10), "{sent}");
+        life.storage.let_go();
+        // A message is released once; what came after that is told again.
+        let count = if again { FLOOD - 1_023 } else { FLOOD };
+        let mut answers = vec![0; 4 * count];
+        let (written, read) = tokio::join!(output.write_all(&flood[sent..]), input.read_exact(&mut answers));
+        assert!(written.is_ok() && read.is_ok());
+        let kind = if again { 0x62 } else { 0x70 };
+        assert!(answers.chunks(4).all(|answer| answer[0] == kind && answer[2..] == packet[2..]));
         life.end(|| false);
     }
 }

@@ -79,8 +79,8 @@ impl StorageBackend for Storage {
             let mut inner = self.inner.lock();
             inner.check()?;
             let held = inner.hold_in == Some(1);
+            inner.hold_in = inner.hold_in.filter(|_| !held).map(|count| count - 1);
             if !held {
-                inner.hold_in = inner.hold_in.map(|count| count - 1);
                 let Inner { synced, now, writes, .. } = &mut *inner;
                 synced.resize(now.len(), 0);
                 writes.drain(..).for_each(|(offset, data)| put(synced, offset, &data));

@@ -243,6 +243,50 @@ async fn packets_and_connects_have_a_size() {
     expect(&broker, Limit::ConnectBytes, ReasonCode::PacketTooLarge);
 }
 
+/// A CONNECT with a large will.
+fn large_connect(version: Version) -> Vec<u8> {
+    let mut hello = connect(version, "large");
+    hello.will = Some(will("a", &"x".repeat(60_000)));
+    let mut bytes = bytes::BytesMut::new();
+    Packet::Connect(Box::new(hello)).encode(version, &mut bytes).unwrap();
+    bytes.to_vec()
+}
+
+#[tokio::test]
+async fn connects_that_do_not_end_hold_only_so_much() {
+    // Bytes of each that are not counted.
+    const FREE: usize = 4 << 10;
+    let broker = limited(|config| config.limits.connect_bytes_pending_max = 60_000).await;
+    let pending = || metric(&broker.handle, "smqtt_connect_bytes_pending");
+    let mut half = Vec::new();
+    for number in 1..=3 {
+        let mut client = broker.raw().await;
+        client.send_bytes(&large_connect(Version::V5)[..FREE + 20_000]).await;
+        half.push(client);
+        until(|| pending() == f64::from(number * 20_000)).await;
+    }
+    for (version, expected) in
+        [(Version::V5, ReasonCode::ServerBusy), (Version::V3, ReasonCode::ServerUnavailable)]
+    {
+        let mut client = broker.raw().await;
+        client.version = version;
+        client.send_bytes(&large_connect(version)[..FREE + 1]).await;
+        assert_eq!(client.connack().await.reason, expected);
+        assert_eq!(client.next().await, None);
+    }
+    expect(&broker, Limit::ConnectBytesPending, ReasonCode::ServerBusy);
+    // Who has little to say does not notice.
+    broker.works().await;
+    assert_eq!(hits(&broker.handle, Limit::ConnectBytesPending), 2.0);
+    // There is room again when somebody goes, or comes to an end.
+    let mut client = half.pop().unwrap();
+    drop(half);
+    until(|| pending() == 20_000.0).await;
+    client.send_bytes(&large_connect(Version::V5)[FREE + 20_000..]).await;
+    assert_eq!(client.connack().await.reason, ReasonCode::Success);
+    assert_eq!(pending(), 0.0);
+}
+
 #[tokio::test]
 async fn topics_and_filters_have_a_length_and_levels() {
     let broker = limited(|config| {

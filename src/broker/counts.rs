@@ -198,6 +198,9 @@ pub(crate) fn register_readings(core: &Arc<Core>) {
     show("smqtt_connections_pending", "Connections that have not said CONNECT", |core| core.gate.pending());
     show("smqtt_sessions", "Sessions, connected or stored", |core| core.session_count());
     show("smqtt_subscriptions", "Subscriptions of all sessions", |core| core.subscription_counts().1);
+    show("smqtt_connect_bytes_pending", "Bytes of CONNECTs under way, beyond 4 KiB of each", |core| {
+        core.gate.connect_bytes()
+    });
     show("smqtt_filters", "Distinct filters that are subscribed to", |core| core.subscription_counts().0);
     show("smqtt_retained_messages", "Retained messages", |core| core.retained_counts().0);
     show("smqtt_retained_bytes", "Bytes of retained messages", |core| core.retained_counts().1);

@@ -30,9 +30,14 @@ const BURST_SECONDS: u32 = 20;
 /// Connections a second that are told why they are turned away, which costs a handshake; others are just closed.
 const TOLD_PER_SECOND: u32 = 100;
 
+/// Bytes of a CONNECT that are not counted: most have no more, and there are only so many connections.
+const CONNECT_BYTES_FREE: usize = 4 << 10;
+
 #[derive(Default)]
 pub(crate) struct Gate {
     open: AtomicUsize,
+    /// Bytes of CONNECTs that have not arrived entirely.
+    connect_bytes: AtomicUsize,
     pending: Mutex<PendingTable>,
     addresses: Mutex<HashMap<IpAddr, Bucket>>,
     told: Mutex<Option<Bucket>>,
@@ -50,6 +55,29 @@ pub(crate) struct Ticket {
     gate: Arc<Gate>,
     number: u64,
     evicted: oneshot::Receiver<()>,
+}
+
+/// What a CONNECT under way takes up; free again when this is dropped.
+pub(crate) struct UnderWay {
+    gate: Arc<Gate>,
+    bytes: usize,
+}
+
+impl UnderWay {
+    /// So much of it is there. Whether there is room to wait for the rest.
+    pub(crate) fn has_room(&mut self, bytes: usize, limits: &Limits) -> bool {
+        let bytes = bytes.saturating_sub(CONNECT_BYTES_FREE);
+        let more = bytes.saturating_sub(self.bytes);
+        self.bytes += more;
+        let all = self.gate.connect_bytes.fetch_add(more, Ordering::Relaxed) + more;
+        more == 0 || all <= limits.connect_bytes_pending_max
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.gate.connect_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 /// What becomes of a connection.
@@ -116,6 +144,16 @@ impl Gate {
         let number = pending.last;
         pending.entries.insert(number, (Instant::now(), present));
         Ticket { gate: self.clone(), number, evicted }
+    }
+
+    /// Begins to count a CONNECT.
+    pub(crate) fn connect_under_way(self: &Arc<Self>) -> UnderWay {
+        UnderWay { gate: self.clone(), bytes: 0 }
+    }
+
+    /// Bytes of CONNECTs under way that count.
+    pub(crate) fn connect_bytes(&self) -> usize {
+        self.connect_bytes.load(Ordering::Relaxed)
     }
 
     /// Whether there is time to tell one that is turned away why.

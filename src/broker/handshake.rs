@@ -226,6 +226,7 @@ async fn read_connect<S: Stream>(
     transport: &mut Transport<S>,
 ) -> Result<Connect, Option<Refusal>> {
     let limits = mqtt::Limits { packet_bytes_max: core.config.limits.connect_bytes_max };
+    let mut under_way = core.gate.connect_under_way();
     loop {
         if transport.input().first().is_some_and(|first| first >> 4 != 1) {
             let denial = Denial::new(ReasonCode::ProtocolError, "the first packet is not CONNECT");
@@ -235,6 +236,10 @@ async fn read_connect<S: Stream>(
         match transport.next_packet(Version::V5, limits) {
             Ok(Some(Packet::Connect(connect))) => return Ok(*connect),
             Ok(Some(_)) => return Err(None),
+            Ok(None) if !under_way.has_room(transport.input().len(), &core.config.limits) => {
+                let denial = core.exceeds(Limit::ConnectBytesPending);
+                return Err(Some(Refusal { version, packet_bytes_max: None, denial }));
+            }
             Ok(None) => match std::future::poll_fn(|cx| transport.poll_read(cx)).await {
                 Ok(0) | Err(_) => return Err(None),
                 Ok(_) => {}

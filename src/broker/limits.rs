@@ -80,6 +80,8 @@ limits! {
     PacketBytes "packet_bytes_max" packet_bytes_max: usize = (1 << 20) + (64 << 10), [PacketTooLarge];
     /// Size of a CONNECT. 256 KiB.
     ConnectBytes "connect_bytes_max" connect_bytes_max: usize = 256 << 10, [PacketTooLarge];
+    /// Bytes of CONNECTs under way, of all connections together, beyond the first 4 KiB of each. 64 MiB.
+    ConnectBytesPending "connect_bytes_pending_max" connect_bytes_pending_max: usize = 64 << 20, [ServerBusy];
     /// Length of a topic or filter. 4,096.
     TopicBytes "topic_bytes_max" topic_bytes_max: usize = 4_096, [TopicNameInvalid, TopicFilterInvalid];
     /// Levels of a topic or filter. 128.
@@ -96,11 +98,11 @@ limits! {
     InflightMessages "inflight_messages_max" inflight_messages_max: u16 = 512, [];
     /// Unacknowledged QoS 1 and 2 messages that one client may send. 1,024. MQTT 3.1.1 knows no such bound.
     Receive "receive_max" receive_max: u16 = 1_024, [ReceiveMaximumExceeded];
-    /// Topic aliases that a client may use. 64.
-    TopicAlias "topic_alias_max" topic_alias_max: u16 = 64, [TopicAliasInvalid];
     /// Answers to one client that wait for the disk, other than those to its messages. While there are so many it is not
     /// read. 1,024.
     AnswersWaiting "answers_waiting_max" answers_waiting_max: usize = 1_024, [];
+    /// Topic aliases that a client may use. 64.
+    TopicAlias "topic_alias_max" topic_alias_max: u16 = 64, [TopicAliasInvalid];
     /// Topic aliases that the broker uses towards one client. 64.
     TopicAliasOut "topic_alias_out_max" topic_alias_out_max: u16 = 64, [];
     /// Messages that wait for one session. The next is dropped. 10,000.

@@ -6,9 +6,10 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::process::Command;
 
 use common::process::{Running, run};
-use common::site::{Site, smqtt};
+use common::site::{SMQTT, Site, smqtt};
 use common::{DEADLINE, TempDir, until};
 
 const FREE: [&str; 4] = ["--authority", "127.0.0.1:0", "--broker", "127.0.0.1:0"];
@@ -90,6 +91,28 @@ fn limits_come_from_the_file_and_unknown_ones_are_refused() {
     drop(broker);
     run(&mut start("[broker.limits]\nfilter_max = 7\n"), b"").failure(&["filter_max"]);
     run(&mut start("[broker.limits]\nreceive_max = 0\n"), b"").failure(&["receive_max", "at least 1"]);
+}
+
+/// However content the shell is that starts it. Where that is too little for the connections that are allowed it says so.
+#[test]
+fn a_broker_takes_the_files_that_the_system_lets_it_have() {
+    let home = TempDir::new();
+    let script = r#"ulimit -Sn 64; ulimit -Hn 300
+        exec "$0" broker --open --plain 127.0.0.1:0 --admin 127.0.0.1:0 --config "$1""#;
+    let start = |connections: usize| {
+        let config = home.path().join(format!("{connections}.toml"));
+        std::fs::write(&config, format!("[broker.limits]\nconnections_max = {connections}\n")).unwrap();
+        let mut command = Command::new("bash");
+        command.args(["-c", script, SMQTT]).arg(&config).env("HOME", home.path()).env_remove("SMQTT_DATA");
+        let broker = Running::spawn(&mut command);
+        let seen = get(&url(&broker.out.line("admin ")), "/metrics");
+        assert!(seen.lines().any(|line| line == "process_max_fds 300.0"), "{seen}");
+        broker
+    };
+    let enough = start(44).err.text();
+    assert!(!enough.contains("fewer files"), "{enough}");
+    let line = start(300).err.line("fewer files may be open");
+    assert!(line.contains("files=300") && line.contains("connections_max=300"), "{line}");
 }
 
 #[test]

@@ -20,6 +20,7 @@ use super::authority::stop_signal;
 use super::broker_explain::{self, BrokerExplainArgs};
 use super::config::{BrokerConfig, EngineName, SiteArgs};
 use super::failure::Failure;
+use super::files;
 use super::listeners::ListenerArgs;
 use super::monitor::{AdminArgs, LogArgs};
 use super::password::{self, PasswordArgs};
@@ -83,6 +84,7 @@ pub async fn run(args: &BrokerArgs) -> Result<(), Failure> {
         None => {}
     }
     let (config, data) = args.site.load()?;
+    files::raise_max(config.broker.limits.connections_max);
     let stop = async {
         tokio::select! {
             () = stop_signal() => {}

@@ -12,6 +12,7 @@ mod doctor;
 mod enrol;
 mod explain;
 mod failure;
+mod files;
 mod inspect;
 mod listeners;
 mod monitor;

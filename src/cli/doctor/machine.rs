@@ -3,10 +3,10 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use rustix::process::Resource;
 use smqtt_core::bundle::CLOCK_SKEW_SECONDS;
 
 use super::Finding;
+use crate::cli::files;
 
 /// Free space below which it is only a question of time.
 const DISK_BYTES_WARN: u64 = 1 << 30;
@@ -14,11 +14,9 @@ const DISK_BYTES_WARN: u64 = 1 << 30;
 const DISK_BYTES_FAIL: u64 = 64 << 20;
 /// Files looked at; a data directory has a few dozen.
 const FILES_MAX: usize = 10_000;
-/// Descriptors below which a broker cannot serve a small fleet.
-const DESCRIPTORS_WARN: u64 = 4_096;
 
 /// Whether anybody else can read what is below `dir`.
-pub(super) fn files(dir: &Path) -> Vec<Finding> {
+pub(super) fn permissions(dir: &Path) -> Vec<Finding> {
     let (mut seen, mut open) = (0usize, Vec::new());
     let mut left = vec![dir.to_owned()];
     while let Some(path) = left.pop() {
@@ -85,16 +83,23 @@ pub(super) fn clock(here: u64, there: u64) -> Finding {
     }
 }
 
-/// Whether the process may have a connection for each client.
-pub(super) fn descriptors() -> Vec<Finding> {
-    let limit = rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    let text = format!("a process may open {limit} files and connections");
-    vec![if limit < DESCRIPTORS_WARN {
-        let hint = "raise it where the broker is started: `ulimit -n 65536`, or LimitNOFILE= in its unit";
-        Finding::warn("descriptors", text, hint)
-    } else {
-        Finding::ok("descriptors", text)
-    }]
+/// Whether a broker may have as many connections as its limit allows: it raises the soft limit to the hard one itself.
+pub(super) fn descriptors(connections_max: usize) -> Vec<Finding> {
+    vec![judge_descriptors(files::hard_max(), connections_max)]
+}
+
+fn judge_descriptors(max: Option<u64>, connections_max: usize) -> Finding {
+    let Some(max) = max else {
+        return Finding::ok("descriptors", "a process may open any number of files and connections");
+    };
+    let text =
+        format!("a process may open {max} files and connections, {connections_max} connections are allowed");
+    if files::suffices(max, connections_max) {
+        return Finding::ok("descriptors", text);
+    }
+    let hint = "raise the hard limit where the broker is started, `ulimit -Hn` or LimitNOFILE= in its unit; or lower \
+                `connections_max`, so that clients are told";
+    Finding::warn("descriptors", text, hint)
 }
 
 #[cfg(test)]
@@ -109,6 +114,15 @@ mod tests {
         let late = clock(1_000, 1_000 + CLOCK_SKEW_SECONDS + 1);
         assert_eq!((late.level, late.text.as_str()), (Level::Fail, "301 s behind the authority's"));
         assert_eq!(clock(u64::MAX, 0).level, Level::Fail);
+    }
+
+    #[test]
+    fn descriptors_are_judged_by_the_connections_that_are_allowed() {
+        assert_eq!(judge_descriptors(Some(1_000), 100).level, Level::Ok);
+        let few = judge_descriptors(Some(4_096), 100_000);
+        assert_eq!(few.level, Level::Warn);
+        assert!(few.text.contains("4096 files") && few.hint.unwrap().contains("`connections_max`"));
+        assert_eq!(judge_descriptors(None, usize::MAX).level, Level::Ok);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use smqtt_client::keyring::Keyring;
 use smqtt_core::api::Health;
 
 use super::admin::administrator;
-use super::config::{Config, SiteArgs};
+use super::config::{BrokerConfig, Config, SiteArgs};
 use super::failure::Failure;
 use super::print_line;
 
@@ -105,7 +105,7 @@ pub async fn run(args: &DoctorArgs) -> Result<(), Failure> {
 /// A device, or a broker alone.
 async fn keyring(dir: &Path) -> Vec<Finding> {
     let now = smqtt_client::system_now();
-    let mut findings = machine::files(dir);
+    let mut findings = machine::permissions(dir);
     findings.extend(machine::disk(dir));
     match Keyring::load(dir) {
         Err(error) => findings.push(keyrings::unusable(dir, &error)),
@@ -113,7 +113,7 @@ async fn keyring(dir: &Path) -> Vec<Finding> {
             findings.extend(keyrings::certificates(&keyring, now));
             findings.push(keyrings::bundle(&keyring, now));
             if keyring.place().role == "broker" {
-                findings.extend(machine::descriptors());
+                findings.extend(machine::descriptors(BrokerConfig::default().limits.connections_max));
                 findings.extend(rules::look(&keyring.bundle().rules));
             }
             findings.extend(authority(authority_of(&keyring).map_err(Failure::from), now).await);
@@ -129,9 +129,9 @@ async fn site(config: &Config, data: &Path) -> Vec<Finding> {
         let hint = "`--data` names the directory of `smqtt up`, `--dir` a keyring";
         return vec![Finding::fail("files", format!("`{}` holds no authority", data.display()), hint)];
     }
-    let mut findings = machine::files(data);
+    let mut findings = machine::permissions(data);
     findings.extend(machine::disk(data));
-    findings.extend(machine::descriptors());
+    findings.extend(machine::descriptors(config.broker.limits.connections_max));
     findings.extend(keyrings::administrator(&data.join("admin"), now));
     let broker = data.join("broker");
     match Keyring::load(&broker) {

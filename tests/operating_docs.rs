@@ -18,7 +18,8 @@ const DASHBOARD: &str = include_str!("../docs/grafana-dashboard.json");
 /// The names of metrics in a text, as they are exposed.
 fn names(text: &str) -> BTreeSet<String> {
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
-    words.filter(|word| word.starts_with("smqtt_")).map(str::to_owned).collect()
+    let of_ours = |word: &&str| word.starts_with("smqtt_") || word.starts_with("process_");
+    words.filter(of_ours).map(str::to_owned).collect()
 }
 
 /// The names that /metrics has, of a broker with an authority and a store.

@@ -12,6 +12,7 @@ use super::{
     events::DropReason,
     limits::Limit,
     metrics::{Counter, Counters, Metrics, Readings, reading},
+    process,
 };
 use crate::mqtt::{QoS, ReasonCode};
 
@@ -189,6 +190,7 @@ struct Waiting {
 pub(crate) fn register_readings(core: &Arc<Core>) {
     let metrics = core.metrics.clone();
     core.store.register(&metrics);
+    process::register(&metrics);
     let of = |read: fn(&Core) -> usize| {
         let core = Arc::downgrade(core);
         reading(move || core.upgrade().map_or(0, |core| read(&core)) as f64)
@@ -196,11 +198,11 @@ pub(crate) fn register_readings(core: &Arc<Core>) {
     let show = |name, help, read| metrics.register(name, help, &of(read));
     show("smqtt_connections", "Connections, those not yet let in included", |core| core.gate.open());
     show("smqtt_connections_pending", "Connections that have not said CONNECT", |core| core.gate.pending());
-    show("smqtt_sessions", "Sessions, connected or stored", |core| core.session_count());
-    show("smqtt_subscriptions", "Subscriptions of all sessions", |core| core.subscription_counts().1);
     show("smqtt_connect_bytes_pending", "Bytes of CONNECTs under way, beyond 4 KiB of each", |core| {
         core.gate.connect_bytes()
     });
+    show("smqtt_sessions", "Sessions, connected or stored", |core| core.session_count());
+    show("smqtt_subscriptions", "Subscriptions of all sessions", |core| core.subscription_counts().1);
     show("smqtt_filters", "Distinct filters that are subscribed to", |core| core.subscription_counts().0);
     show("smqtt_retained_messages", "Retained messages", |core| core.retained_counts().0);
     show("smqtt_retained_bytes", "Bytes of retained messages", |core| core.retained_counts().1);

@@ -23,6 +23,7 @@ mod message;
 mod metrics;
 mod outbound;
 mod packets;
+mod process;
 mod retained;
 mod review;
 mod server;

@@ -605,6 +605,7 @@ async fn a_hook_may_cut_a_client_from_wherever_it_is_called() {
             if let Some(mut second) = second {
                 second.closed().await;
             }
+            drop(victim);
             until(|| broker.handle.connections() == 1).await;
             if point != "dropped" {
                 assert_eq!(witness.payload().await, point);

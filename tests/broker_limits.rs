@@ -141,6 +141,7 @@ async fn time_for_hooks_to_answer_a_connect() {
         assert_eq!(reason, expected);
         assert_eq!(begun.elapsed(), Config::default().limits.connect_timeout);
         assert_eq!(client.next().await, None);
+        drop(client);
         expect(&broker, Limit::ConnectTimeout, ReasonCode::ServerBusy);
         until(|| broker.handle.connections() == 0).await;
         assert_eq!(metric(&broker.handle, "smqtt_sessions"), 0.0);
@@ -464,6 +465,66 @@ async fn a_client_is_told_of_a_shorter_keep_alive_and_session() {
     assert_eq!(connack.properties.session_expiry_secs, Some(100));
     assert_eq!(hits(&broker.handle, Limit::KeepAlive), 1.0);
     assert_eq!(hits(&broker.handle, Limit::SessionExpiry), 1.0);
+}
+
+/// MQTT 5.0 lets a server name the keep alive (section 3.2.2.3.14); 3.1.1 does not, and 0 turns it off.
+#[tokio::test]
+async fn a_long_keep_alive_is_answered_with_that_of_the_server() {
+    let broker = TestBroker::start().await;
+    for (asked, told) in [(0, None), (60, None), (61, Some(60)), (u16::MAX, Some(60))] {
+        let mut hello = connect(Version::V5, "client");
+        hello.keep_alive_secs = asked;
+        let (_client, connack) = broker.connect(hello).await;
+        assert_eq!(connack.properties.server_keep_alive_secs, told, "{asked}");
+    }
+    assert_eq!(hits(&broker.handle, Limit::ServerKeepAlive), 2.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_keep_alive_of_the_server_is_in_force_where_it_can_be_told() {
+    let broker = TestBroker::direct().await;
+    for (version, seconds) in [(Version::V5, 90), (Version::V3, 180)] {
+        let mut hello = connect(version, "silent");
+        hello.keep_alive_secs = 120;
+        let (mut silent, _) = broker.pipe_connect(hello).await;
+        let begun = tokio::time::Instant::now();
+        silent.stream.read_to_end(&mut Vec::new()).await.unwrap();
+        assert_eq!(begun.elapsed().as_secs(), seconds);
+    }
+}
+
+/// A socket that is closed while the client still sends would be reset, and take with it what the client has not read.
+#[tokio::test]
+async fn the_last_word_arrives_although_the_client_is_still_sending() {
+    let broker = limited(|config| config.limits.receive_max = 4).await;
+    let mut client = broker.v5("busy").await;
+    for id in 1..=5 {
+        let publish = Publish { packet_id: id, ..message("a", "m", QoS::ExactlyOnce) };
+        client.send(Packet::Publish(publish)).await;
+    }
+    let ended =
+        || metric(&broker.handle, "smqtt_disconnects_total{reason=\"receive_maximum_exceeded\"}") > 0.0;
+    until(ended).await;
+    for id in 1..=4 {
+        client.send(Packet::Pubrel(Ack::new(id, ReasonCode::Success))).await;
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(client.closed().await, Some(ReasonCode::ReceiveMaximumExceeded));
+}
+
+/// Likewise for a CONNECT that is refused while more comes behind it.
+#[tokio::test]
+async fn a_refusal_arrives_although_more_is_behind_the_connect() {
+    let broker = TestBroker::start().await;
+    let mut client = broker.raw().await;
+    let mut bytes = bytes::BytesMut::new();
+    let mut hello = connect(Version::V5, "impatient");
+    hello.properties.authentication_method = Some("SCRAM-SHA-1".into());
+    Packet::Connect(Box::new(hello)).encode(Version::V5, &mut bytes).unwrap();
+    bytes.extend([0xC0, 0].repeat(200_000));
+    client.send_bytes(&bytes).await;
+    assert_eq!(client.connack().await.reason, ReasonCode::BadAuthenticationMethod);
+    assert_eq!(client.closed().await, None);
 }
 
 #[tokio::test]

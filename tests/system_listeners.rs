@@ -9,44 +9,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use common::open::Open;
 use common::peers::{READY, Watcher, has_paho, is_there};
 use common::process::{Ended, Running, run};
 use common::site::{Site, port, smqtt};
 use common::{DEADLINE, TempDir, skipped, until};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
-
-/// An open broker with these arguments, and where it listens.
-struct Open {
-    running: Running,
-    urls: Vec<String>,
-    home: TempDir,
-}
-
-impl Open {
-    fn start(arguments: &[&str]) -> Self {
-        Self::at(TempDir::new(), arguments)
-    }
-
-    fn at(home: TempDir, arguments: &[&str]) -> Self {
-        let running = Running::spawn(smqtt(home.path()).args(["broker", "--open"]).args(arguments));
-        let options = ["--plain", "--tls", "--ws", "--wss"];
-        let count = arguments.iter().filter(|argument| options.contains(argument)).count();
-        let lines = running.out.first_lines(count);
-        let urls = lines.iter().map(|line| line.split_whitespace().last().unwrap().to_owned()).collect();
-        Self { running, urls, home }
-    }
-
-    fn url(&self, scheme: &str) -> &str {
-        let scheme = format!("{scheme}://");
-        self.urls.iter().find(|url| url.starts_with(&scheme)).expect("it listens there")
-    }
-
-    /// `-h` and `-p` of the one with this scheme.
-    fn options(&self, scheme: &str) -> Vec<String> {
-        let url = self.url(scheme).trim_end_matches("/mqtt");
-        ["-h", "localhost", "-p", port(url)].map(str::to_owned).into()
-    }
-}
 
 fn publish(options: &[String], arguments: &[&str]) -> Ended {
     run(Command::new("mosquitto_pub").args(options).args(arguments), b"")

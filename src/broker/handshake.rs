@@ -371,9 +371,9 @@ fn settle(
     if session_present {
         ask_again(core, &client, &session, |_| true);
     }
-    let keep_alive = keep_alive(connect, limits);
+    let (keep_alive, shorter) = keep_alive(connect, limits);
+    shorter.iter().for_each(|limit| core.counts.hit(*limit));
     let less = [
-        (Limit::KeepAlive, keep_alive != Some(connect.keep_alive_secs)),
         (Limit::SessionExpiry, expiry != session_expiry(session_expiry_secs, &Limits::default())),
         (Limit::TopicAliasOut, asked.topic_alias_max.unwrap_or(0) > limits.topic_alias_out_max),
     ];
@@ -388,7 +388,7 @@ fn settle(
             packet_bytes_max: u32::try_from(limits.packet_bytes_max).ok(),
             assigned_client_id: assigned,
             topic_alias_max: (limits.topic_alias_max > 0).then_some(limits.topic_alias_max),
-            server_keep_alive_secs: keep_alive.filter(|secs| *secs != connect.keep_alive_secs),
+            server_keep_alive_secs: shorter.map(|_| keep_alive),
             ..ConnackProperties::default()
         };
     }
@@ -404,7 +404,7 @@ fn settle(
         asked.topic_alias_max.unwrap_or(0).min(limits.topic_alias_out_max),
         asked.request_problem.unwrap_or(true),
     );
-    let keep_alive = keep_alive.filter(|secs| *secs != 0).map(|secs| Duration::from_secs(secs.into()));
+    let keep_alive = (keep_alive != 0).then(|| Duration::from_secs(keep_alive.into()));
     let welcome = Welcome { client, session, control, guard, keep_alive, outbound };
     Ok((welcome, Connack { session_present, reason: ReasonCode::Success, properties }))
 }
@@ -454,15 +454,21 @@ pub(crate) fn session_expiry(secs: u32, limits: &Limits) -> Option<Duration> {
     }
 }
 
-/// The keep alive in force, in seconds. MQTT 3.1.1 cannot be told another than it asked for, and gets it all the same
-/// (section 3.1.2.10 allows a server to cut off who is inactive for long).
-fn keep_alive(connect: &Connect, limits: &Limits) -> Option<u16> {
+/// The keep alive in force, in seconds, and the limit that made it shorter than what was asked for. Beyond
+/// `keep_alive_max` MQTT 3.1.1 cannot be told another than it asked for, and gets it all the same (section 3.1.2.10 allows a
+/// server to cut off who is inactive for long).
+fn keep_alive(connect: &Connect, limits: &Limits) -> (u16, Option<Limit>) {
     let asked = connect.keep_alive_secs;
-    let Some(max) = limits.keep_alive_max else {
-        return Some(asked);
-    };
-    let max = u16::try_from(max.as_secs()).unwrap_or(u16::MAX);
-    Some(if asked == 0 { max } else { asked.min(max) })
+    let secs = |time: Duration| u16::try_from(time.as_secs()).unwrap_or(u16::MAX);
+    match limits.keep_alive_max.map(secs) {
+        Some(max) if asked == 0 || asked > max => return (max, Some(Limit::KeepAlive)),
+        _ => {}
+    }
+    let server = secs(limits.server_keep_alive);
+    match connect.version {
+        Version::V5 if asked > server => (server, Some(Limit::ServerKeepAlive)),
+        _ => (asked, None),
+    }
 }
 
 /// A CONNACK of the broker's own properties is smaller than this.

@@ -76,6 +76,10 @@ limits! {
     /// Longest keep alive, also for a client that asks for more, or for none. A v5 client is told. `None` leaves it to clients.
     #[serde(with = "optional_seconds")]
     KeepAlive "keep_alive_max_seconds" keep_alive_max: Option<Duration> = None, [KeepAliveTimeout];
+    /// Keep alive of an MQTT 5.0 client that asks for a longer one: CONNACK tells it. One that asks for none, or speaks
+    /// 3.1.1, keeps what it asked for. 60 s; 65,535 leaves it to clients.
+    #[serde(with = "seconds")]
+    ServerKeepAlive "server_keep_alive_seconds" server_keep_alive: Duration = Duration::from_secs(60), [];
     /// Size of a packet from a client, fixed header included. 1 MiB and 64 KiB.
     PacketBytes "packet_bytes_max" packet_bytes_max: usize = (1 << 20) + (64 << 10), [PacketTooLarge];
     /// Size of a CONNECT. 256 KiB.
@@ -157,7 +161,7 @@ impl Limits {
             let (least, most) = match limit {
                 Limit::TopicAlias | Limit::TopicAliasOut => (0, u16::MAX.into()),
                 Limit::PacketBytes | Limit::ConnectBytes => (128, crate::mqtt::FRAME_BYTES_MAX as u64),
-                Limit::KeepAlive => (1, u16::MAX.into()),
+                Limit::KeepAlive | Limit::ServerKeepAlive => (1, u16::MAX.into()),
                 Limit::HandshakeTimeout | Limit::ConnectTimeout | Limit::CloseTimeout => (0, 3_600),
                 Limit::SessionExpiry => (0, 100 * 365 * 86_400),
                 _ => (1, 1 << 50),

@@ -4,12 +4,15 @@ use std::{
     cell::RefCell,
     io,
     pin::Pin,
+    sync::atomic::Ordering,
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use bytes::{Buf, Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Instant, timeout_at},
+};
 
 use super::{core::Core, counts::Tally, limits::Limit};
 use crate::mqtt::{DecodeError, Limits, Packet, Version, split_frame};
@@ -24,8 +27,7 @@ const READ_BYTES: usize = 64 << 10;
 /// Messages to write beyond which no more are encoded.
 pub(crate) const OUT_BYTES_HIGH: usize = 64 << 10;
 
-/// How long a peer is heard to which everything has been said, and how much of what it says.
-const LINGER: Duration = Duration::from_secs(1);
+/// How much is heard of a peer to which everything has been said.
 const LINGER_BYTES_MAX: usize = 4 << 20;
 
 thread_local! {
@@ -117,22 +119,24 @@ impl<S: Stream> Transport<S> {
         tally.bytes_sent += std::mem::take(&mut self.written);
     }
 
-    /// Writes the rest and says goodbye to the stream, as long as the peer takes it. A peer that is in the middle of something is
-    /// heard a little longer: a socket that is closed with bytes unread is reset, and the last words go with it.
+    /// Writes the rest and says goodbye to the stream, as long as the peer takes it; then waits until the peer has gone
+    /// as well. A socket that is closed while the peer still sends is reset, and what was said last gets lost with it.
     pub(crate) async fn close(mut self, core: &Core) {
+        let deadline = Instant::now() + core.config.limits.close_timeout;
         let closing = async {
             let _ = std::future::poll_fn(|cx| self.poll_write(cx)).await;
             let _ = std::future::poll_fn(|cx| Pin::new(&mut self.stream).poll_shutdown(cx)).await;
         };
-        if tokio::time::timeout(core.config.limits.close_timeout, closing).await.is_err() {
+        if timeout_at(deadline, closing).await.is_err() {
             core.counts.hit(Limit::CloseTimeout);
-        } else if !self.input.is_empty() {
-            let _ = tokio::time::timeout(LINGER, self.drain()).await;
+        } else if core.serving.load(Ordering::SeqCst) {
+            let _ = timeout_at(deadline, self.drain()).await;
         }
         let mut tally = Tally::default();
         self.count(&mut tally);
         tally.flush(&core.counts);
     }
+
     /// Reads and forgets what the peer still sends.
     async fn drain(&mut self) {
         let mut left = LINGER_BYTES_MAX;

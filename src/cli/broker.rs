@@ -24,6 +24,7 @@ use super::files;
 use super::listeners::ListenerArgs;
 use super::monitor::{AdminArgs, LogArgs};
 use super::password::{self, PasswordArgs};
+use super::refused_filters::RefusedFiltersArgs;
 use super::reload::{Watched, watch};
 use super::tls::TlsArgs;
 
@@ -56,6 +57,8 @@ pub struct BrokerArgs {
     /// forgets everything at its end without `--data`
     #[arg(long, conflicts_with = "dir")]
     open: bool,
+    #[command(flatten)]
+    refused_filters: RefusedFiltersArgs,
     /// What fans messages out [default: direct]
     #[arg(long, value_name = "ENGINE")]
     engine: Option<EngineName>,
@@ -158,7 +161,8 @@ async fn run_open(
     if passwords.is_none() && listeners.let_strangers_in(args.tls.wants_client_certificate()) {
         tracing::warn!("WHOEVER REACHES THIS BROKER MAY PUBLISH AND READ EVERYTHING: see `--passwords`");
     }
-    let hooks = passwords.iter().map(|(_, hook)| Box::new(hook.clone()) as Box<dyn Hook>);
+    let passwords_hook = passwords.iter().map(|(_, hook)| Box::new(hook.clone()) as Box<dyn Hook>);
+    let hooks = passwords_hook.chain(args.refused_filters.hook());
     let engine = args.engine.unwrap_or(config.engine);
     let data = args.site.data.as_deref();
     let mut broker = start(engine, config, hooks.collect(), data.map(|data| data.join("state")))?;

@@ -18,6 +18,7 @@ mod listeners;
 mod monitor;
 mod password;
 mod publish;
+mod refused_filters;
 mod reload;
 mod subscribe;
 mod tls;

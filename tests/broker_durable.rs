@@ -180,6 +180,32 @@ async fn what_ended_does_not_come_back() {
 }
 
 #[tokio::test]
+async fn what_a_stored_member_leaves_behind_goes_to_another_member() {
+    let data = TempDir::new();
+    let broker = TestBroker::on(data.path(), vec![]).await;
+    for client_id in ["first", "second"] {
+        let (mut member, _) = broker.connect(persistent(Version::V5, client_id)).await;
+        if client_id == "first" {
+            member.subscribe("$share/g/a", QoS::ExactlyOnce).await;
+            let mut writer = broker.v5("writer").await;
+            writer.publish(message("a", "1", QoS::AtLeastOnce)).await;
+            assert_eq!(member.payload().await, "1");
+        } else {
+            member.subscribe("$share/g/a", QoS::ExactlyOnce).await;
+        }
+        member.disconnect().await;
+    }
+    broker.shutdown().await;
+    let broker = TestBroker::on(data.path(), vec![]).await;
+    broker.v5("first").await.disconnect().await;
+    broker.shutdown().await;
+    let broker = TestBroker::on(data.path(), vec![]).await;
+    let mut second = back(&broker, Version::V5, "second").await;
+    assert_eq!(second.payload().await, "1");
+    assert_eq!(second.until_ping().await, []);
+}
+
+#[tokio::test]
 async fn a_directory_serves_one_broker_at_a_time() {
     let data = TempDir::new();
     let broker = TestBroker::on(data.path(), vec![]).await;

@@ -236,3 +236,44 @@ async fn a_shutdown_is_announced() {
     assert_eq!(new.closed().await, Some(ReasonCode::ServerShuttingDown));
     assert_eq!(old.closed().await, None);
 }
+
+/// Section 4.8.2: QoS 1 goes to another member, and QoS 2 only if it never went out.
+#[tokio::test]
+async fn what_a_member_leaves_behind_goes_to_another_member_once_its_session_is_over() {
+    for version in [Version::V3, Version::V5] {
+        let mut config = Config::default();
+        config.limits.inflight_messages_max = 2;
+        let broker = TestBroker::with(config, vec![]).await;
+        let (mut first, _) = broker.connect(persistent(version, "first")).await;
+        first.subscribe("$share/g/a/+", QoS::ExactlyOnce).await;
+        first.subscribe("b", QoS::AtLeastOnce).await;
+        let mut writer = broker.v5("writer").await;
+        for (topic, payload, qos) in [
+            ("a/1", "1 sent", QoS::AtLeastOnce),
+            ("a/1", "2 sent", QoS::ExactlyOnce),
+            ("a/1", "1 waits", QoS::AtLeastOnce),
+            ("b", "its own", QoS::AtLeastOnce),
+            ("a/1", "2 waits", QoS::ExactlyOnce),
+        ] {
+            writer.publish(message(topic, payload, qos)).await;
+        }
+        assert_eq!((first.payload().await, first.payload().await), ("1 sent".into(), "2 sent".into()));
+        let mut second = broker.v5("second").await;
+        let options = SubscriptionOptions { qos: QoS::AtLeastOnce, ..SubscriptionOptions::default() };
+        second.subscribe_with("$share/g/a/+", options, Some(7)).await;
+        let mut other = broker.v5("other").await;
+        other.subscribe("$share/other/a/+", QoS::AtLeastOnce).await;
+        // As long as it may come back, all of it is its own.
+        first.vanish(&broker).await;
+        assert_eq!(settle(&broker, &mut second).await, []);
+        broker.connect(connect(version, "first")).await.0.disconnect().await;
+        for payload in ["1 sent", "1 waits", "2 waits"] {
+            let got = second.message().await;
+            assert_eq!((&got.payload[..], got.qos, got.dup), (payload.as_bytes(), QoS::AtLeastOnce, false));
+            assert_eq!(got.properties.subscription_ids, [SubscriptionId(7)]);
+            second.send(Packet::Puback(Ack::new(got.packet_id, ReasonCode::Success))).await;
+        }
+        assert_eq!(settle(&broker, &mut second).await, []);
+        assert_eq!(settle(&broker, &mut other).await, []);
+    }
+}

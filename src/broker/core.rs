@@ -326,6 +326,7 @@ impl Core {
                 retain: true,
                 retained: true,
                 ids: ids.clone(),
+                shared: None,
             })
             .collect();
         let mut state = session.lock();
@@ -495,13 +496,36 @@ impl Core {
         if let Some(at) = aftermath.look_again_at {
             self.timers.add(at, session);
         }
-        match aftermath.will {
-            Some(will) => self.publish_will(will, session),
-            None => session.note_present(&self.store),
+        {
+            // With the end of the session, or a broker that is killed in between gives them to both.
+            let _together = self.store.together();
+            self.pass_on(aftermath.passed_on);
+            if aftermath.will.is_none() {
+                session.note_present(&self.store);
+            }
+        }
+        if let Some(will) = aftermath.will {
+            self.publish_will(will, session);
         }
         if let Some(end) = ended {
             self.hooks.session_ended(&session.whose(), end);
         }
+    }
+
+    /// Gives other members of its groups what a session leaves behind.
+    fn pass_on(&self, messages: Vec<Queued>) {
+        let mut wakers = Vec::new();
+        for queued in messages {
+            let Some(shared) = queued.shared else { continue };
+            let (Some(name), filter) = split(&shared) else { continue };
+            let Some(group) = self.trie.read().group(filter, name) else { continue };
+            let limits = &self.config.limits;
+            if let Some((session, grant)) = group.next(queued.message.queue_bytes(), limits) {
+                let queued = Queued::live(&queued.message, &grant, Some(shared.clone()));
+                session.push(queued, false, limits, &self.store, &self.hooks, &mut wakers);
+            }
+        }
+        wakers.into_iter().for_each(std::task::Waker::wake);
     }
 
     /// All sessions, connected or stored.

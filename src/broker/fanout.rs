@@ -66,6 +66,21 @@ impl AckToken {
     }
 }
 
+impl Queued {
+    /// A message that was just published, for a subscription, or one that is `shared`.
+    pub(crate) fn live(message: &Arc<Message>, grant: &Grant, shared: Option<Arc<str>>) -> Self {
+        Self {
+            seq: 0,
+            message: message.clone(),
+            qos: message.qos.min(grant.qos_max),
+            retain: grant.retain_as_published && message.retain,
+            retained: false,
+            ids: grant.ids.clone(),
+            shared,
+        }
+    }
+}
+
 /// Puts a batch into the queues, completes acknowledgements, then wakes whom it concerns: each once for the batch.
 pub(crate) fn fan_out(batch: Vec<Routed>, limits: &Limits, store: &Store, hooks: &Hooks) {
     let mut wakers = Vec::new();
@@ -76,14 +91,7 @@ pub(crate) fn fan_out(batch: Vec<Routed>, limits: &Limits, store: &Store, hooks:
         let Routed { message, targets, from, ack, will_of } = routed;
         let durable =
             store.is_there() && message.qos == QoS::ExactlyOnce && (message.retain || targets.any_kept());
-        let queued = |grant: &Grant| Queued {
-            seq: 0,
-            message: message.clone(),
-            qos: message.qos.min(grant.qos_max),
-            retain: grant.retain_as_published && message.retain,
-            retained: false,
-            ids: grant.ids.clone(),
-        };
+        let queued = |grant: &Grant, shared| Queued::live(&message, grant, shared);
         let mut note = |pushed| {
             kept |= pushed == Pushed::Kept;
             taken |= matches!(pushed, Pushed::Kept | Pushed::Taken);
@@ -92,12 +100,13 @@ pub(crate) fn fan_out(batch: Vec<Routed>, limits: &Limits, store: &Store, hooks:
         for target in &targets.each {
             let grant = if target.session.key == from { target.own.as_ref() } else { Some(&target.grant) };
             if let Some(grant) = grant {
-                note(target.session.push(queued(grant), durable, limits, store, hooks, &mut wakers));
+                note(target.session.push(queued(grant, None), durable, limits, store, hooks, &mut wakers));
             }
         }
         for group in &targets.groups {
             if let Some((session, grant)) = group.next(message.queue_bytes(), limits) {
-                note(session.push(queued(&grant), durable, limits, store, hooks, &mut wakers));
+                let queued = queued(&grant, Some(group.filter.clone()));
+                note(session.push(queued, durable, limits, store, hooks, &mut wakers));
             }
         }
         // Nobody who should have it has it. MQTT 3.1.1 has no words for that.

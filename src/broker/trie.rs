@@ -80,6 +80,8 @@ impl Grant {
 /// A group of a shared subscription.
 #[derive(Debug, Clone)]
 pub(crate) struct GroupTarget {
+    /// `$share/NAME/FILTER`.
+    pub(crate) filter: Arc<str>,
     members: Arc<[Entry]>,
     turn: Arc<AtomicUsize>,
 }
@@ -173,10 +175,11 @@ impl Trie {
                 self.subscriptions += usize::from(node.each.insert(session.key, entry).is_none());
             }
             Some(name) => {
-                let group = node
-                    .groups
-                    .entry(name.into())
-                    .or_insert_with(|| GroupTarget { members: Arc::new([]), turn: Arc::default() });
+                let group = node.groups.entry(name.into()).or_insert_with(|| GroupTarget {
+                    filter: format!("$share/{name}/{filter}").into(),
+                    members: Arc::new([]),
+                    turn: Arc::default(),
+                });
                 let before = group.members.len();
                 let others = group.members.iter().filter(|member| member.session.key != session.key).cloned();
                 group.members = others.chain([entry]).collect();
@@ -269,6 +272,12 @@ impl Trie {
             }
         }
         child
+    }
+
+    /// A group of a valid filter.
+    pub(crate) fn group(&self, filter: &str, name: &str) -> Option<GroupTarget> {
+        let at = filter.split('/').try_fold(ROOT, |at, level| self.child(at, level))?;
+        self.nodes[at].groups.get(name).cloned()
     }
 
     /// Everybody who subscribes to a valid topic.

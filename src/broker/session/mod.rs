@@ -181,6 +181,8 @@ pub(crate) struct Aftermath {
     pub(crate) look_again_at: Option<Timestamp>,
     /// Messages that its client does not get: all, or if it goes on those of QoS 0.
     pub(crate) lost: Vec<Queued>,
+    /// Those of them that other members of its groups get.
+    pub(crate) passed_on: Vec<Queued>,
 }
 
 static NEXT_KEY: AtomicU64 = AtomicU64::new(1);
@@ -456,7 +458,12 @@ impl SessionState {
                 will.due_at = Some(self.expires_at.map_or(due_at, |end| end.min(due_at)));
                 Aftermath { look_again_at: will.due_at, lost, ..Aftermath::default() }
             }
-            _ => Aftermath { will: self.will.take(), look_again_at: self.expires_at, ended: None, lost },
+            _ => Aftermath {
+                will: self.will.take(),
+                look_again_at: self.expires_at,
+                lost,
+                ..Aftermath::default()
+            },
         }
     }
 
@@ -498,9 +505,11 @@ impl SessionState {
         if std::mem::replace(&mut self.ended, true) {
             return Aftermath::default();
         }
-        let lost = std::mem::take(&mut self.outgoing).into_undelivered();
+        let outgoing = std::mem::take(&mut self.outgoing);
+        let passed_on = outgoing.shared();
+        let lost = outgoing.into_undelivered();
         self.received = HashMap::new();
-        Aftermath { will: self.will.take(), ended: Some(why), look_again_at: None, lost }
+        Aftermath { will: self.will.take(), ended: Some(why), look_again_at: None, lost, passed_on }
     }
 
     /// Tells the present connection to end, and wakes it. It no longer owns the session afterwards; the caller detaches.

@@ -24,6 +24,8 @@ pub(crate) struct Queued {
     /// Whether it comes from the retained messages.
     pub(crate) retained: bool,
     pub(crate) ids: SubscriptionIds,
+    /// The shared subscription that it came by, as clients write it, if it did.
+    pub(crate) shared: Option<Arc<str>>,
 }
 
 /// Something to write to the client now.
@@ -413,6 +415,17 @@ impl Outgoing {
     pub(crate) fn into_undelivered(self) -> Vec<Queued> {
         let sent = self.inflight.into_iter().filter(|entry| !entry.received).filter_map(Inflight::message);
         sent.chain(self.queue).collect()
+    }
+
+    /// What another member of a group may have if the session ends: all that came by shared subscriptions and that the client has
+    /// not acknowledged, but no QoS 2 message that may have reached it (section 4.8.2).
+    pub(crate) fn shared(&self) -> Vec<Queued> {
+        let sent = self.inflight.iter().filter_map(|entry| match &entry.stage {
+            Stage::Sent(queued) if queued.qos == QoS::AtLeastOnce => Some(queued),
+            _ => None,
+        });
+        let all = sent.chain(&self.queue);
+        all.filter(|queued| queued.shared.is_some() && queued.qos != QoS::AtMostOnce).cloned().collect()
     }
 
     /// Messages that wait, bytes that are held, messages sent and not acknowledged.

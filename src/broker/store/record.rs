@@ -162,13 +162,24 @@ pub(super) struct QueuedRecord {
     /// PUBREC came: the client has it.
     #[n(5)]
     pub(super) released: bool,
+    /// The shared subscription that it came by.
+    #[n(6)]
+    pub(super) shared: Option<String>,
 }
 
 pub(super) fn queued(message: u64, queued: &Queued, released: bool) -> Bytes {
-    let Queued { qos, retain, retained, ids, .. } = queued;
+    let Queued { qos, retain, retained, ids, shared, .. } = queued;
+    let shared = shared.as_deref().map(str::to_owned);
     let ids = ids.iter().flat_map(|ids| ids.iter().map(|id| id.0)).collect();
-    let record =
-        QueuedRecord { message, qos: *qos as u8, retain: *retain, retained: *retained, ids, released };
+    let record = QueuedRecord {
+        message,
+        qos: *qos as u8,
+        retain: *retain,
+        retained: *retained,
+        ids,
+        released,
+        shared,
+    };
     minicbor::to_vec(record).expect("a vector takes everything").into()
 }
 

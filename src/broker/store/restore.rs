@@ -196,8 +196,9 @@ impl SessionRows {
             };
             let sent = seq <= self.sent;
             let ids = (!row.ids.is_empty()).then(|| row.ids.iter().copied().map(SubscriptionId).collect());
-            let QueuedRecord { retain, retained, .. } = row;
-            let queued = Queued { seq, message, qos, retain, retained, ids };
+            let QueuedRecord { retain, retained, shared, .. } = row;
+            let queued =
+                Queued { seq, message, qos, retain, retained, ids, shared: shared.map(std::sync::Arc::from) };
             state.outgoing.restore(queued, sent);
         }
         state.outgoing.begin_after(self.sent);

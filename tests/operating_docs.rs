@@ -13,6 +13,7 @@ use common::site::Site;
 use smqtt::broker::{Limit, Limits as BrokerLimits};
 
 const OPERATING: &str = include_str!("../docs/OPERATING.md");
+const MQTT: &str = include_str!("../docs/MQTT.md");
 const DASHBOARD: &str = include_str!("../docs/grafana-dashboard.json");
 
 /// The names of metrics in a text, as they are exposed.
@@ -57,6 +58,26 @@ fn the_table_of_limits_is_that_of_the_code() {
         .map(|line| format!("{} |", line.splitn(5, '|').take(4).collect::<Vec<_>>().join("|").trim_end()))
         .collect();
     assert_eq!(rows, expected);
+}
+
+/// `name` (default), with commas in large numbers.
+#[test]
+fn the_defaults_that_mqtt_md_gives_are_those_of_the_code() {
+    let defaults = serde_json::to_value(BrokerLimits::default()).unwrap();
+    let mut compared = 0;
+    for limit in Limit::ALL {
+        for (_, rest) in MQTT.match_indices(&format!("`{}` (", limit.name())).map(|(at, _)| MQTT.split_at(at))
+        {
+            let said = rest.split_once(" (").and_then(|(_, rest)| rest.split_once(')')).unwrap().0;
+            let default = match &defaults[limit.name()] {
+                serde_json::Value::Null => "off".to_owned(),
+                value => value.to_string(),
+            };
+            assert_eq!(said.replace(',', ""), default, "{}", limit.name());
+            compared += 1;
+        }
+    }
+    assert!(compared >= 10, "{compared}");
 }
 
 #[test]

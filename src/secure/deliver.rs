@@ -90,14 +90,11 @@ impl SecurePublish {
     fn check_delivery(&self, client: &Client, delivery: &mut Delivery<'_>) -> Result<(), Refused> {
         let session = Session::of(client).ok_or_else(Refused::stranger)?;
         let message = delivery.message();
-        let bundle = self.view.bundle();
-        if let Some(rule) = rule_at(&bundle, self.still_good(&bundle, message)?) {
-            if !self.satisfies(session.device, &rule.subscribers) {
-                return Err(Refused::not_allowed(rule, "have this message"));
-            }
-            self.check_open(Some(rule))?;
+        let carried = Carried::of(message);
+        if !carried.is_some_and(|carried| carried.judged.is_for_all(self.view.number())) {
+            self.may_have(session.device, message)?;
         }
-        let Some(Carried { what: What::Sealed { header, full: whole }, .. }) = Carried::of(message) else {
+        let Some(Carried { what: What::Sealed { header, full: whole }, .. }) = carried else {
             return Ok(());
         };
         if !(session.reader && lock(&session.introduced).knows(header.kid())) {
@@ -106,6 +103,16 @@ impl SecurePublish {
             delivery.set_payload(whole.get_or_init(make).clone());
         }
         Ok(())
+    }
+
+    /// Whether the rules let a device have a message now.
+    fn may_have(&self, device: Option<DeviceId>, message: &Message) -> Result<(), Refused> {
+        let bundle = self.view.bundle();
+        let Some(rule) = rule_at(&bundle, self.still_good(&bundle, message)?) else { return Ok(()) };
+        if !self.satisfies(device, &rule.subscribers) {
+            return Err(Refused::not_allowed(rule, "have this message"));
+        }
+        self.check_open(Some(rule))
     }
 
     /// Whether a message that was taken still is what the rules say; by which of them.

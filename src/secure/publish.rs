@@ -18,7 +18,7 @@ use super::refused::Refused;
 use super::rules::{Judged, Place, disagrees, plaintext, rule_at};
 use super::session::{Agreed, Session};
 use super::view::Ruled;
-use crate::broker::{Client, Limit, Origin, Publication};
+use crate::broker::{Attachment, Client, Limit, Message, Origin, Publication};
 use crate::mqtt::{ReasonCode, Text};
 
 impl SecurePublish {
@@ -29,6 +29,9 @@ impl SecurePublish {
         publication: &mut Publication,
     ) -> Result<(), Refused> {
         let session = Session::of(client).ok_or_else(Refused::stranger)?;
+        if publication.origin() == Origin::Publish && self.pass_again(session, publication) {
+            return Ok(());
+        }
         let bundle = self.view.bundle();
         // It is about to be cut, and may have sent this before.
         if session.device.is_some_and(|device| bundle.is_revoked(device)) {
@@ -37,14 +40,6 @@ impl SecurePublish {
         let topic = publication.message().topic().clone();
         let payload = publication.message().payload().clone();
         let envelope = is_sealed(&payload).then(|| Envelope::parse(&payload));
-        if let Some(Ok(Envelope { header: None, message })) = &envelope
-            && publication.origin() == Origin::Publish
-            && !self.is_closed()
-            && let Some((header, place)) = session.agreed(&bundle, message.kid(), &topic, self.view.now())
-        {
-            self.pass(publication, header, Judged::under(&bundle, place));
-            return Ok(());
-        }
         let place = bundle.place_of(&topic);
         let rule = rule_at(&bundle, place);
         if rule.is_some_and(|rule| rule.mode == Mode::Required) {
@@ -75,6 +70,33 @@ impl SecurePublish {
         Ok(())
     }
 
+    /// Lets a message through that is like the last one of its connection in all that was asked then.
+    fn pass_again(&self, session: &Session, publication: &mut Publication) -> bool {
+        let number = self.view.number();
+        let message = publication.message();
+        if !is_sealed(message.payload()) {
+            if takes_away(message) || message.attachment().is_some() {
+                return false;
+            }
+            let Some(carried) = session.agreed_plain(number, message.topic()) else { return false };
+            publication.set_attachment(carried, session.keepsake());
+            self.passed.plain.inc();
+            return true;
+        }
+        let Ok(Envelope { header: None, message: sealed }) = Envelope::parse(message.payload()) else {
+            return false;
+        };
+        if self.is_closed() {
+            return false;
+        }
+        let Some((header, judged)) = session.agreed(number, sealed.kid(), message.topic(), self.view.now())
+        else {
+            return false;
+        };
+        self.pass(publication, header, judged);
+        true
+    }
+
     /// A will that cannot be judged yet is asked about again: a broker that has just started may not know anybody, and one
     /// without its authority may know better soon.
     fn later(&self, refused: Refused) -> Refused {
@@ -103,20 +125,18 @@ impl SecurePublish {
         place: Place,
         publication: &mut Publication,
     ) -> Result<(), Refused> {
-        let message = publication.message();
-        // An empty retained message is no reading: it takes the kept one away. Of who sent it to a bridge nothing is known.
-        let clears = message.retain()
-            && message.payload().is_empty()
-            && session.device.is_some()
-            && session.bridge.is_none();
+        let clears = clears(session, publication.message());
         match rule_at(bundle, place) {
             Some(rule) if rule.mode == Mode::Required && !clears => return Err(plaintext(rule)),
             Some(rule) if rule.mode == Mode::Warn && !clears => self.warn(client, &plaintext(rule)),
             _ => {}
         }
         if publication.message().attachment().is_none() {
-            let carried = Carried::plain(session.device, Judged::under(bundle, place));
-            publication.set_attachment(Arc::new(carried), session.keepsake());
+            let carried: Attachment = Arc::new(Carried::plain(session.device, Judged::under(bundle, place)));
+            if publication.origin() == Origin::Publish && !takes_away(publication.message()) {
+                session.agrees_plain(bundle, publication.message().topic(), place, &carried);
+            }
+            publication.set_attachment(carried, session.keepsake());
         }
         self.passed.plain.inc();
         Ok(())
@@ -214,8 +234,9 @@ impl SecurePublish {
             _ => {
                 let now = self.view.now();
                 let mut agreed = lock(&session.agreed);
-                let known =
-                    agreed.as_ref().is_some_and(|agreed| agreed.covers(bundle, header.kid(), topic, now));
+                let known = agreed
+                    .as_ref()
+                    .is_some_and(|agreed| agreed.covers(bundle.number, header.kid(), topic, now));
                 let checked = if known { Ok(()) } else { bundle.check(header, topic, now) };
                 if checked.is_ok() && !known {
                     *agreed = Some(Agreed::new(bundle, header, topic, place, now));
@@ -235,6 +256,16 @@ impl SecurePublish {
         }
         Ok(good())
     }
+}
+
+/// An empty retained message is no reading: it takes the kept one away.
+fn takes_away(message: &Message) -> bool {
+    message.retain() && message.payload().is_empty()
+}
+
+/// Whether it may. Of who sent it to a bridge nothing is known.
+fn clears(session: &Session, message: &Message) -> bool {
+    takes_away(message) && session.device.is_some() && session.bridge.is_none()
 }
 
 pub(super) fn warns(rule: Option<&Rule>) -> bool {

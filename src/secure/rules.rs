@@ -25,6 +25,9 @@ pub(super) struct Judged(AtomicU64);
 const PLACE_BITS: u32 = 11;
 const NO_PLACE: u64 = (1 << PLACE_BITS) - 1;
 const _: () = assert!(RULES_MAX < NO_PLACE as usize);
+/// Set if the rule asks something of who gets the message, or closes with the authority away too long.
+const ASKS: u64 = 1 << PLACE_BITS;
+const NUMBER_SHIFT: u32 = PLACE_BITS + 1;
 
 impl Judged {
     pub(super) fn under(bundle: &Bundle, place: Place) -> Self {
@@ -34,21 +37,40 @@ impl Judged {
     }
 
     pub(super) fn good(&self, bundle: &Bundle, place: Place) {
+        let asks = rule_at(bundle, place)
+            .is_some_and(|rule| rule.mode == Mode::Required || rule.subscribers.is_some());
         let place = place.map_or(NO_PLACE, |place| place as u64);
-        self.0.store(mark(bundle) | place, Ordering::Relaxed);
+        let asks = if asks { ASKS } else { 0 };
+        self.0.store(mark(bundle.number) | asks | place, Ordering::Relaxed);
     }
 
     /// By which rule it was good under this very bundle.
     pub(super) fn get(&self, bundle: &Bundle) -> Option<Place> {
         let judged = self.0.load(Ordering::Relaxed);
         let place = judged & NO_PLACE;
-        (judged & !NO_PLACE == mark(bundle)).then(|| (place != NO_PLACE).then_some(place as usize))
+        is_marked(judged, bundle.number).then(|| (place != NO_PLACE).then_some(place as usize))
+    }
+
+    /// Whether it was good under the bundle of this number, and everybody may have it.
+    pub(super) fn is_for_all(&self, number: u64) -> bool {
+        let judged = self.0.load(Ordering::Relaxed);
+        is_marked(judged, number) && judged & ASKS == 0
+    }
+}
+
+impl Clone for Judged {
+    fn clone(&self) -> Self {
+        Self(AtomicU64::new(self.0.load(Ordering::Relaxed)))
     }
 }
 
 /// Never 0 in the higher bits, which is what a message has that nobody judged.
-fn mark(bundle: &Bundle) -> u64 {
-    bundle.number.wrapping_add(1) << PLACE_BITS
+fn mark(number: u64) -> u64 {
+    number.wrapping_add(1) << NUMBER_SHIFT
+}
+
+fn is_marked(judged: u64, number: u64) -> bool {
+    judged >> NUMBER_SHIFT == mark(number) >> NUMBER_SHIFT
 }
 
 /// The rule there.

@@ -9,12 +9,13 @@ use smqtt_client::opener::HEADERS_MAX;
 use smqtt_core::bundle::Bundle;
 use smqtt_core::header::Kid;
 use smqtt_core::identity::DeviceId;
+use smqtt_core::rule::{Mode, Rule};
 
 use super::brought::Bridge;
 use super::headers::{Headers, Kept, Live, NoRoom};
 use super::hook::lock;
-use super::rules::{Place, rule_at};
-use crate::broker::Client;
+use super::rules::{Judged, Place, rule_at};
+use crate::broker::{Attachment, Client};
 use crate::mqtt::Text;
 
 /// A connection, as this hook knows it.
@@ -25,6 +26,7 @@ pub(super) struct Session {
     pub(super) bridge: Option<Arc<Bridge>>,
     pub(super) introduced: Mutex<Introduced>,
     pub(super) agreed: Mutex<Option<Agreed>>,
+    plain: Mutex<Option<PlainAgreed>>,
     /// Whether it published where sealing is required.
     pub(super) on_required: AtomicBool,
     /// The device's identifier, for plain messages to carry.
@@ -47,6 +49,7 @@ impl Session {
             bridge: None,
             introduced: Mutex::default(),
             agreed: Mutex::default(),
+            plain: Mutex::default(),
             on_required: AtomicBool::new(false),
             keepsake: OnceLock::new(),
             standing: Mutex::default(),
@@ -69,19 +72,36 @@ impl Session {
         client.attachment()
     }
 
-    /// The header of a compact message and the place of its rule, if the last message under it agreed and whatever was
-    /// asked then need not be asked again.
+    /// The header of a compact message and what was found of it, if the last message under it agreed and whatever was
+    /// asked then need not be asked again under the bundle of this number.
     pub(super) fn agreed(
         &self,
-        bundle: &Bundle,
+        number: u64,
         kid: Kid,
         topic: &Text,
         now: u64,
-    ) -> Option<(Arc<Kept>, Place)> {
+    ) -> Option<(Arc<Kept>, Judged)> {
         let agreed = lock(&self.agreed);
         let agreed =
-            agreed.as_ref().filter(|agreed| agreed.anybody && agreed.covers(bundle, kid, topic, now));
-        agreed.and_then(|agreed| Some((agreed.header.upgrade()?, agreed.place)))
+            agreed.as_ref().filter(|agreed| agreed.anybody && agreed.covers(number, kid, topic, now));
+        agreed.and_then(|agreed| Some((agreed.header.upgrade()?, agreed.judged.clone())))
+    }
+
+    /// What the last plain message left with it, if this one on the same topic need not be judged again under the bundle of
+    /// this number.
+    pub(super) fn agreed_plain(&self, number: u64, topic: &Text) -> Option<Attachment> {
+        let agreed = lock(&self.plain);
+        let agreed = agreed.as_ref().filter(|agreed| agreed.bundle == number && agreed.topic == *topic);
+        agreed.map(|agreed| agreed.carried.clone())
+    }
+
+    /// A plain message passed.
+    pub(super) fn agrees_plain(&self, bundle: &Bundle, topic: &Text, place: Place, carried: &Attachment) {
+        let nothing_asked = |rule: &Rule| rule.publishers.is_none() && rule.mode == Mode::Open;
+        if rule_at(bundle, place).is_none_or(nothing_asked) {
+            let (topic, carried) = (topic.detached(), carried.clone());
+            *lock(&self.plain) = Some(PlainAgreed { topic, bundle: bundle.number, carried });
+        }
     }
 
     /// The connection seals under this header.
@@ -112,6 +132,7 @@ impl Session {
         *lock(&self.standing) = Standing::default();
         *lock(&self.introduced) = Introduced::default();
         *lock(&self.agreed) = None;
+        *lock(&self.plain) = None;
     }
 }
 
@@ -154,7 +175,7 @@ pub(super) struct Agreed {
     header: Weak<Kept>,
     topic: Text,
     bundle: u64,
-    place: Place,
+    judged: Judged,
     /// Whether the topic's rule asks nothing of publishers. If it does, attributes that changed count at once.
     anybody: bool,
     /// The time it was checked at, and the time from which it would be another answer, in seconds since 1970.
@@ -169,17 +190,25 @@ impl Agreed {
         let graced = header.epoch() != bundle.epoch.number;
         let grace_ends = if graced { bundle.epoch.begins.saturating_add(bundle.grace) } else { u64::MAX };
         let until = header.expires().min(grace_ends);
-        let (kid, bundle) = (header.kid(), bundle.number);
+        let (kid, judged, bundle) = (header.kid(), Judged::under(bundle, place), bundle.number);
         let (header, topic) = (Arc::downgrade(header), topic.detached());
-        Self { kid, header, topic, bundle, place, anybody, from: now, until }
+        Self { kid, header, topic, bundle, judged, anybody, from: now, until }
     }
 
-    pub(super) fn covers(&self, bundle: &Bundle, kid: Kid, topic: &Text, now: u64) -> bool {
-        self.bundle == bundle.number
+    pub(super) fn covers(&self, number: u64, kid: Kid, topic: &Text, now: u64) -> bool {
+        self.bundle == number
             && self.kid == kid
             && self.topic == *topic
             && (self.from..self.until).contains(&now)
     }
+}
+
+/// That the last plain message of this connection passed a rule that asks nothing of it or its publisher. What such
+/// messages carry depends on topic, publisher and bundle alone, so they share it.
+struct PlainAgreed {
+    topic: Text,
+    bundle: u64,
+    carried: Attachment,
 }
 
 /// Content keys whose header this connection got, oldest first. Readers keep four times as many headers, so none of

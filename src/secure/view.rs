@@ -2,7 +2,7 @@
 
 use std::ops::Deref;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -60,6 +60,8 @@ impl Deref for Ruled {
 pub struct View {
     keyring: SharedKeyring,
     bundle: RwLock<Arc<Ruled>>,
+    /// The bundle's number, for whoever only asks whether it is another one.
+    number: AtomicU64,
     known: RwLock<Known>,
     fetching: Mutex<()>,
     now: fn() -> u64,
@@ -92,6 +94,7 @@ impl View {
         }
         Arc::new(Self {
             keyring,
+            number: AtomicU64::new(bundle.number),
             bundle: RwLock::new(Arc::new(Ruled::from(bundle))),
             known: RwLock::new(Known::load(&dir)),
             fetching: Mutex::default(),
@@ -107,6 +110,11 @@ impl View {
     /// The newest bundle.
     pub fn bundle(&self) -> Arc<Ruled> {
         read(&self.bundle).clone()
+    }
+
+    /// Its number. Many ask for each message, on all processors: they share nothing that they write to.
+    pub(super) fn number(&self) -> u64 {
+        self.number.load(Ordering::Acquire)
     }
 
     /// The roots that vouch for everyone.
@@ -288,7 +296,9 @@ impl View {
             return None;
         }
         let revoked = newest.revoked.iter().filter(|id| !bundle.is_revoked(**id)).copied().collect();
+        let number = newest.number;
         *bundle = Arc::new(Ruled::from(newest));
+        self.number.store(number, Ordering::Release);
         Some(revoked)
     }
 }

@@ -4,24 +4,32 @@
 //! a number, so that one that is lost, repeated or overtaken is found out. One thread is enough for millions of
 //! deliveries a second; how busy it was is part of the answer.
 
-use std::io::{self, BufRead, ErrorKind, Read, Write};
+use std::io::{self, BufRead, ErrorKind, Write};
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mio::net::TcpStream;
+use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::time::{ClockId, clock_gettime};
+use rustls::ClientConfig;
 
 use super::orders::{Answer, Order, Setup, Streamed, To};
-use super::wire::{self, Got, Stamp, Template};
+use super::sealed::Sealed;
+use super::socket::Socket;
+use super::wire::{self, Form, Got, Stamp, Template};
 use crate::mqtt::cpu;
 
+/// What topics begin with, where anybody may publish anything, and where only what is sealed.
+const OPEN: &str = "bench/open";
+const SEALED: &str = "bench/seal";
 /// Read at a time.
 const SCRATCH_BYTES: usize = 256 << 10;
 /// Nothing on a loopback takes that long unless it is lost.
-const LOST_AFTER: Duration = Duration::from_secs(10);
+pub(super) const LOST_AFTER: Duration = Duration::from_secs(10);
 /// Filters of one SUBSCRIBE.
 const FILTERS_AT_ONCE: usize = 100;
 /// Messages that a publisher writes at once, at most; not fewer than this while the window is open, or the load would
@@ -80,7 +88,8 @@ fn own_cpu() -> f64 {
 
 /// One socket.
 struct End {
-    stream: TcpStream,
+    stream: Socket,
+    form: Form,
     /// The beginning of a packet.
     rest: Vec<u8>,
     out: Vec<u8>,
@@ -89,10 +98,9 @@ struct End {
 }
 
 impl End {
-    fn new(stream: std::net::TcpStream) -> io::Result<Self> {
-        stream.set_nonblocking(true)?;
-        let stream = TcpStream::from_std(stream);
-        Ok(Self { stream, rest: Vec::new(), out: Vec::new(), written: 0 })
+    fn new(stream: Socket, form: Form) -> io::Result<Self> {
+        stream.set_nonblocking()?;
+        Ok(Self { stream, form, rest: Vec::new(), out: Vec::new(), written: 0 })
     }
 
     /// Writes what can be written.
@@ -107,19 +115,22 @@ impl End {
         }
         self.out.clear();
         self.written = 0;
-        Ok(())
+        match self.stream.flush() {
+            Err(error) if error.kind() != ErrorKind::WouldBlock => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Reads all that is there.
     fn read(&mut self, scratch: &mut [u8], mut take: impl FnMut(Got, &mut Vec<u8>)) -> io::Result<()> {
         loop {
-            let Self { stream, rest, out, .. } = self;
-            match wire::read(stream, rest, scratch, |got| take(got, out)) {
+            let Self { stream, rest, out, form, .. } = self;
+            match wire::read(*form, stream, rest, scratch, |got| take(got, out)) {
                 Ok(0) => {
                     return Err(io::Error::new(ErrorKind::UnexpectedEof, "the broker closed a connection"));
                 }
                 // Less than there was room for: that was all.
-                Ok(count) if count < SCRATCH_BYTES / 2 => return Ok(()),
+                Ok(count) if self.stream.reads_all() && count < SCRATCH_BYTES / 2 => return Ok(()),
                 Ok(_) => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(error),
@@ -147,48 +158,56 @@ struct Load {
     publishers: Vec<Publisher>,
     subscribers: Vec<Subscriber>,
     templates: Vec<Template>,
+    /// What a sealed stream begins with, for each topic: the message that brings the header.
+    first: Vec<Template>,
     wrong: u64,
-    _idle: Vec<std::net::TcpStream>,
+    _idle: Vec<Socket>,
 }
 
 impl Load {
     fn connect(setup: Setup) -> io::Result<Self> {
-        let Setup { address, qos, to, .. } = setup;
+        let Setup { qos, to, .. } = setup;
         let name = &setup.name;
+        let way = Way::of(&setup)?;
+        let under = if way.sealed.is_some() { SEALED } else { OPEN };
         let mut idle = Vec::with_capacity(setup.idle);
         for n in 0..setup.idle {
-            let filters = (0..setup.idle_filters).map(|f| format!("bench/open/idle/{name}/c{n}/f{f}"));
-            idle.push(join(address, &format!("{name}-idle-{n}"), true, &filters.collect::<Vec<_>>(), qos)?);
+            let filters = (0..setup.idle_filters).map(|f| format!("{under}/idle/{name}/c{n}/f{f}"));
+            idle.push(way.join(&format!("{name}-idle-{n}"), true, &filters.collect::<Vec<_>>(), qos)?);
         }
         let topics: Vec<String> = match to {
-            To::All => (0..setup.publishers).map(|n| format!("bench/open/{name}/p{n}")).collect(),
+            To::All => (0..setup.publishers).map(|n| format!("{under}/{name}/p{n}")).collect(),
             To::One { filters, .. } => (0..setup.subscribers)
-                .flat_map(|n| (0..filters).map(move |f| format!("bench/open/{name}/s{n}/f{f}")))
+                .flat_map(|n| (0..filters).map(move |f| format!("{under}/{name}/s{n}/f{f}")))
                 .collect(),
         };
         let mut subscribers = Vec::with_capacity(setup.subscribers);
         for n in 0..setup.subscribers {
             let filters = match to {
-                To::All if topics.len() > 1 => &[format!("bench/open/{name}/+")][..],
+                To::All if topics.len() > 1 => &[format!("{under}/{name}/+")][..],
                 To::All => &topics[..],
                 To::One { filters, .. } => &topics[n * filters..(n + 1) * filters],
             };
-            let stream = join(address, &format!("{name}-sub-{n}"), !setup.kept, filters, qos)?;
-            subscribers.push(Subscriber { end: End::new(stream)?, got: 0, next: vec![0; setup.publishers] });
+            let end = End::new(way.join(&format!("{name}-sub-{n}"), !setup.kept, filters, qos)?, way.form)?;
+            subscribers.push(Subscriber { end, got: 0, next: vec![0; setup.publishers] });
         }
         let mut publishers = Vec::with_capacity(setup.publishers);
         for n in 0..setup.publishers {
-            let stream = join(address, &format!("{name}-pub-{n}"), true, &[], qos)?;
-            publishers.push(Publisher { end: End::new(stream)?, sent: 0, acknowledged: 0 });
+            let end = End::new(way.join(&format!("{name}-pub-{n}"), true, &[], qos)?, way.form)?;
+            publishers.push(Publisher { end, sent: 0, acknowledged: 0 });
         }
-        let templates = topics.iter().map(|topic| Template::new(topic, qos, setup.payload_bytes)).collect();
+        let (templates, first) = way.templates(&topics, &setup)?;
         let poll = Poll::new()?;
-        let ends =
-            publishers.iter_mut().map(|p| &mut p.end).chain(subscribers.iter_mut().map(|s| &mut s.end));
+        let ends = publishers.iter().map(|p| &p.end).chain(subscribers.iter().map(|s| &s.end));
         for (n, end) in ends.enumerate() {
-            poll.registry().register(&mut end.stream, Token(n), Interest::READABLE | Interest::WRITABLE)?;
+            let fd = end.stream.as_fd().as_raw_fd();
+            poll.registry().register(
+                &mut SourceFd(&fd),
+                Token(n),
+                Interest::READABLE | Interest::WRITABLE,
+            )?;
         }
-        Ok(Self { setup, poll, publishers, subscribers, templates, wrong: 0, _idle: idle })
+        Ok(Self { setup, poll, publishers, subscribers, templates, first, wrong: 0, _idle: idle })
     }
 
     fn stream(&mut self, warm_up_seconds: f64, seconds: f64) -> io::Result<Streamed> {
@@ -292,7 +311,9 @@ impl Load {
                     let stamp = Stamp { publisher: n as u16, number: publisher.sent };
                     // From 1 on; what is under way is far less than there are.
                     let packet_id = (publisher.sent % 65_535) as u16 + 1;
-                    self.templates[template].put(stamp, packet_id, &mut publisher.end.out);
+                    let first = self.first.get(template).filter(|_| publisher.sent == 0);
+                    let message = first.unwrap_or(&self.templates[template]);
+                    message.put(stamp, packet_id, &mut publisher.end.out);
                     publisher.sent += 1;
                 }
                 room -= chunk;
@@ -398,7 +419,7 @@ fn template(number: u64, subscribers: usize, filters: usize, run: u64) -> usize 
     subscriber as usize * filters + filter as usize
 }
 
-fn wait_readable(stream: &TcpStream) -> io::Result<()> {
+fn wait_readable(stream: &Socket) -> io::Result<()> {
     let mut fds = [PollFd::new(stream, PollFlags::IN)];
     let timeout = Timespec { tv_sec: LOST_AFTER.as_secs() as i64, tv_nsec: 0 };
     match poll(&mut fds, Some(&timeout)) {
@@ -408,42 +429,70 @@ fn wait_readable(stream: &TcpStream) -> io::Result<()> {
     }
 }
 
-/// Connects, and subscribes to `filters`.
-fn join(
+/// How a load reaches its broker, and in which form.
+struct Way {
     address: SocketAddr,
-    client_id: &str,
-    clean: bool,
-    filters: &[String],
-    qos: u8,
-) -> io::Result<std::net::TcpStream> {
-    let mut stream = std::net::TcpStream::connect(address)?;
-    stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(LOST_AFTER))?;
-    stream.write_all(&wire::connect(client_id, clean))?;
-    let refused = |what: String| io::Error::other(what);
-    match next(&mut stream)? {
-        Got::Connack(0) => {}
-        other => return Err(refused(format!("CONNECT was answered with {other:?}"))),
-    }
-    for some in filters.chunks(FILTERS_AT_ONCE) {
-        stream.write_all(&wire::subscribe(1, some.iter().map(String::as_str), qos))?;
-        match next(&mut stream)? {
-            Got::Suback(true) => {}
-            other => return Err(refused(format!("SUBSCRIBE was answered with {other:?}"))),
-        }
-    }
-    Ok(stream)
+    form: Form,
+    tls: Option<Arc<ClientConfig>>,
+    sealed: Option<Sealed>,
 }
 
-/// The next packet, which is all that comes.
-fn next(stream: &mut impl Read) -> io::Result<Got> {
-    let (mut rest, mut scratch, mut found) = (Vec::new(), [0; 4096], None);
-    while found.is_none() {
-        if wire::read(stream, &mut rest, &mut scratch, |got| found = Some(got))? == 0 {
-            return Err(ErrorKind::UnexpectedEof.into());
-        }
+impl Way {
+    fn of(setup: &Setup) -> io::Result<Self> {
+        let Some(keyring) = setup.keyring.as_deref().map(Sealed::load).transpose()? else {
+            let form = Form::plain(setup.payload_bytes);
+            return Ok(Self { address: setup.address, form, tls: None, sealed: None });
+        };
+        let form = Form { v5: true, stamp_from_end: Sealed::stamp_from_end(setup.payload_bytes) };
+        Ok(Self { address: setup.address, form, tls: Some(keyring.tls()?), sealed: Some(keyring) })
     }
-    found.ok_or_else(|| ErrorKind::UnexpectedEof.into())
+
+    /// Messages of each topic, and what the first ones look like if they differ.
+    fn templates(&self, topics: &[String], setup: &Setup) -> io::Result<(Vec<Template>, Vec<Template>)> {
+        let Some(sealed) = &self.sealed else {
+            let plain = |topic: &String| Template::plain(topic, setup.qos, setup.payload_bytes);
+            return Ok((topics.iter().map(plain).collect(), Vec::new()));
+        };
+        let mut both = (Vec::new(), Vec::new());
+        for topic in topics {
+            let (compact, full) = sealed.seal(topic, setup.payload_bytes)?;
+            both.0.push(Template::new(self.form, topic, setup.qos, &compact));
+            both.1.push(Template::new(self.form, topic, setup.qos, &full));
+        }
+        Ok(both)
+    }
+
+    /// Connects, and subscribes to `filters`.
+    fn join(&self, client_id: &str, clean: bool, filters: &[String], qos: u8) -> io::Result<Socket> {
+        let mut stream = Socket::connect(self.address, self.tls.as_ref())?;
+        stream.write_all(&wire::connect(self.form, client_id, clean))?;
+        stream.flush()?;
+        let refused = |what: String| io::Error::other(what);
+        match self.next(&mut stream)? {
+            Got::Connack(0) => {}
+            other => return Err(refused(format!("CONNECT was answered with {other:?}"))),
+        }
+        for some in filters.chunks(FILTERS_AT_ONCE) {
+            stream.write_all(&wire::subscribe(self.form, 1, some.iter().map(String::as_str), qos))?;
+            stream.flush()?;
+            match self.next(&mut stream)? {
+                Got::Suback(true) => {}
+                other => return Err(refused(format!("SUBSCRIBE was answered with {other:?}"))),
+            }
+        }
+        Ok(stream)
+    }
+
+    /// The next packet, which is all that comes.
+    fn next(&self, stream: &mut Socket) -> io::Result<Got> {
+        let (mut rest, mut scratch, mut found) = (Vec::new(), [0; 4096], None);
+        while found.is_none() {
+            if wire::read(self.form, stream, &mut rest, &mut scratch, |got| found = Some(got))? == 0 {
+                return Err(ErrorKind::UnexpectedEof.into());
+            }
+        }
+        found.ok_or_else(|| ErrorKind::UnexpectedEof.into())
+    }
 }
 
 #[cfg(test)]

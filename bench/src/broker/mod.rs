@@ -10,6 +10,8 @@ mod orders;
 mod peers;
 mod plan;
 pub mod rumqttd;
+mod sealed;
+mod socket;
 mod verdicts;
 mod wire;
 
@@ -109,7 +111,7 @@ fn steps(plan: &Plan) -> u64 {
             Subject::Throughput => SHAPES.len() as u32 * 2 * 3,
             Subject::Engine => SHAPES.len() as u32 * 2 * 2,
             Subject::Durable => 4,
-            Subject::Hook => 4,
+            Subject::Hook => 8,
             Subject::Scale => 8,
             Subject::Memory => return 3,
             Subject::Latency => return u64::from(plan.latency_rounds) * 6,
@@ -239,18 +241,17 @@ impl Bench<'_> {
     }
 
     async fn hook_of(&mut self, brokers: &Brokers) -> Result<(), MqttBenchError> {
-        for qos in [0, 1] {
-            let shape = format!("hook, plain messages, QoS {qos}");
-            let setup = Setup { qos, ..base() };
-            let sides = brokers.iter().map(|(name, broker)| (*name, broker, setup.clone())).collect();
-            let rounds = self.streams(&shape, sides).await?;
-            self.told(&rounds, &shape);
-            let rates = rounds.ratios(OURS, OPEN, |one| Some(one.rate()));
-            self.target(
-                &format!("throughput with the hook against without, QoS {qos}"),
-                Bound::AtLeast(0.9),
-                &rates,
-            );
+        for (what, keyring) in [("plain", None), ("sealed over TLS", Some(self.site.device().to_owned()))] {
+            for qos in [0, 1] {
+                let shape = format!("hook, {what}, QoS {qos}");
+                let setup = Setup { qos, keyring: keyring.clone(), ..base() };
+                let sides = brokers.iter().map(|(name, broker)| (*name, broker, setup.clone())).collect();
+                let rounds = self.streams(&shape, sides).await?;
+                self.told(&rounds, &shape);
+                let rates = rounds.ratios(OURS, OPEN, |one| Some(one.rate()));
+                let name = format!("throughput with the hook against without, {what}, QoS {qos}");
+                self.target(&name, Bound::AtLeast(0.9), &rates);
+            }
         }
         Ok(())
     }
@@ -402,12 +403,11 @@ impl Bench<'_> {
         setup: Setup,
     ) -> Result<Side, MqttBenchError> {
         self.loads += 1;
-        let setup = Setup {
-            address: broker.address,
-            broker: broker.pid(),
-            name: format!("l{}", self.loads),
-            ..setup
+        let address = match setup.keyring {
+            Some(_) => broker.tls.ok_or(MqttBenchError::Unexpected("broker"))?,
+            None => broker.address,
         };
+        let setup = Setup { address, broker: broker.pid(), name: format!("l{}", self.loads), ..setup };
         let load = Process::spawn("load", program(&self.exe).args([SUBCOMMAND, "load"]))?;
         let mut side = Side { name, load };
         side.load.say(&setup).await?;
@@ -536,6 +536,7 @@ fn base() -> Setup {
         kept: false,
         idle: 0,
         idle_filters: 0,
+        keyring: None,
     }
 }
 

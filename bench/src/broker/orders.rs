@@ -1,6 +1,7 @@
 //! What the bench and its load say to each other: a line of JSON each, on standard input and output.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -33,6 +34,8 @@ pub struct Setup {
     pub idle: usize,
     /// Filters of each of them, distinct from all others.
     pub idle_filters: usize,
+    /// A device's keyring: everything goes over TLS and MQTT 5.0 then, and what is published is what this device seals.
+    pub keyring: Option<PathBuf>,
 }
 
 /// Who gets a message.

@@ -7,6 +7,8 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use smqtt_client::authority::Authority;
+use smqtt_client::files::write_private;
+use smqtt_client::keyring::{Keyring, pem};
 use smqtt_core::api::{Rule, RuleSet};
 use tokio::process::Command;
 
@@ -38,7 +40,7 @@ pub enum Engine {
 pub enum Kind {
     /// Ours, of an authority, with the secure-publish hook and rules, keeping its state.
     Rules(Engine),
-    /// Ours, without an authority, hooks or state.
+    /// Ours, without an authority or its hook, but all else the same.
     Open,
     /// mosquitto, forgetting everything at its end.
     Mosquitto,
@@ -54,6 +56,8 @@ pub enum Kind {
 pub struct Broker {
     /// Where it listens.
     pub address: SocketAddr,
+    /// Where it listens for TLS, of ours.
+    pub tls: Option<SocketAddr>,
     process: Option<Process>,
     // After the process that has files open in it.
     _dir: Option<TempDir>,
@@ -86,6 +90,7 @@ pub struct Site {
     authority: Process,
     admin: Authority,
     brokers: usize,
+    device: PathBuf,
     // Last: everything that has files open is dropped before.
     dir: TempDir,
 }
@@ -104,17 +109,21 @@ impl Site {
         for rule in rules() {
             let _: RuleSet = admin.put("/v1/rules", &rule).await?;
         }
-        Ok(Self { exe: exe.to_owned(), authority, admin, brokers: 0, dir })
+        let keyring = dir.path().join("device");
+        device(&admin, "device", "device", &["role=nurse"], &keyring).await?;
+        Ok(Self { exe: exe.to_owned(), authority, admin, brokers: 0, device: keyring, dir })
+    }
+
+    /// The keyring of a device.
+    pub fn device(&self) -> &Path {
+        &self.device
     }
 
     /// Starts a broker of this kind.
     pub async fn broker(&mut self, kind: Kind) -> Result<Broker, MqttBenchError> {
         match kind {
             Kind::Rules(engine) => {
-                self.brokers += 1;
-                let name = format!("broker-{}", self.brokers);
-                let keyring = self.dir.path().join(&name);
-                device(&self.admin, &name, "broker", &[], &keyring).await?;
+                let keyring = self.enrol_broker().await?;
                 let mut command = program(&self.exe);
                 command.arg("broker").arg("--dir").arg(&keyring).arg("--until-stdin-ends");
                 command.args(["--listen", "127.0.0.1:0", "--plain", "127.0.0.1:0"]);
@@ -126,8 +135,30 @@ impl Site {
                 ours(&mut command).await
             }
             Kind::Open => {
+                // The same certificates, so that it is the same TLS.
+                let enrolled = self.enrol_broker().await?;
+                let keyring = Keyring::load(&enrolled)?;
+                let file = |name: &str, pem: &str| {
+                    let path = enrolled.join(name);
+                    let written = write_private(&path, pem.as_bytes());
+                    written.map(|()| path).map_err(MqttBenchError::from)
+                };
+                let signer = keyring.signer();
+                let root: String =
+                    keyring.roots().iter().map(|root| pem("CERTIFICATE", root).to_string()).collect();
+                let chain = pem("CERTIFICATE", signer.certificate()).to_string() + &root;
+                let certificate = file("open-chain.pem", &chain)?;
+                let key = file("open-key.pem", &pem("PRIVATE KEY", signer.key().expose_pkcs8()))?;
+                let root = file("open-root.pem", &root)?;
                 let mut command = program(&self.exe);
-                command.args(["broker", "--plain", "127.0.0.1:0", "--open", "--until-stdin-ends"]);
+                command.args(["broker", "--open", "--until-stdin-ends", "--plain", "127.0.0.1:0"]);
+                command
+                    .args(["--tls", "127.0.0.1:0"])
+                    .arg("--certificate")
+                    .arg(certificate)
+                    .arg("--key")
+                    .arg(key);
+                command.arg("--client-ca").arg(root).arg("--data").arg(enrolled.join("open-data"));
                 ours(&mut command).await
             }
             Kind::Mosquitto => on_free_port(|port| mosquitto(port, false)).await,
@@ -140,8 +171,17 @@ impl Site {
                 })
                 .await
             }
-            Kind::At(address) => Ok(Broker { address, process: None, _dir: None }),
+            Kind::At(address) => Ok(Broker { address, tls: None, process: None, _dir: None }),
         }
+    }
+
+    /// A broker's keyring.
+    async fn enrol_broker(&mut self) -> Result<PathBuf, MqttBenchError> {
+        self.brokers += 1;
+        let name = format!("broker-{}", self.brokers);
+        let keyring = self.dir.path().join(&name);
+        device(&self.admin, &name, "broker", &[], &keyring).await?;
+        Ok(keyring)
     }
 
     /// Ends the authority, and takes the directory away.
@@ -160,6 +200,7 @@ fn rules() -> Vec<Rule> {
         subscribers: None,
     };
     let mut rules = vec![rule("bench/open/#", "open", None)];
+    rules.push(rule("bench/seal/#", "required", Some("role=nurse or role=doctor")));
     for ward in 1..=8 {
         let policy = format!("role=nurse and ward={ward}");
         rules.push(rule(&format!("ward/{ward}/+"), "required", Some(&policy)));
@@ -173,14 +214,19 @@ fn rules() -> Vec<Rule> {
     rules
 }
 
-/// Starts a broker of ours, which says where it listens.
+/// Starts a broker of ours, which says where it listens, with TLS and without.
 async fn ours(command: &mut Command) -> Result<Broker, MqttBenchError> {
     let mut process = Process::spawn("broker", command)?;
+    let (mut plain, mut tls) = (None, None);
     loop {
         let line = process.line_of("broker").await?;
-        let word = line.split_whitespace().find_map(|word| word.strip_prefix("mqtt://"));
-        if let Some(address) = word.and_then(|word| word.parse().ok()) {
-            return Ok(Broker { address, process: Some(process), _dir: None });
+        for word in line.split_whitespace() {
+            let address = |scheme: &str| word.strip_prefix(scheme)?.parse().ok();
+            plain = plain.or_else(|| address("mqtt://"));
+            tls = tls.or_else(|| address("mqtts://"));
+        }
+        if let (Some(address), Some(_)) = (plain, tls) {
+            return Ok(Broker { address, tls, process: Some(process), _dir: None });
         }
     }
 }
@@ -226,7 +272,7 @@ async fn on_free_port(
         let (mut command, dir) = make(address.port())?;
         command.stderr(Stdio::null());
         let process = Process::spawn("broker", &mut command)?;
-        let mut broker = Broker { address, process: Some(process), _dir: dir };
+        let mut broker = Broker { address, tls: None, process: Some(process), _dir: dir };
         if listens(&mut broker).await {
             return Ok(broker);
         }

@@ -15,6 +15,16 @@ use crate::mqtt::{Publish, PublishProperties, QoS, Text, UserProperties, WirePro
 /// retained copy of the message.
 pub type Attachment = Arc<dyn Any + Send + Sync>;
 
+/// Finds in an attachment what is to be kept with its message, should that outlive the process.
+pub type Keepsake = fn(&Attachment) -> Option<&Bytes>;
+
+/// From what a hook makes its attachment again after a restart.
+pub(crate) enum Remembered {
+    Nothing,
+    InAttachment(Keepsake),
+    Itself(Bytes),
+}
+
 /// A message that was accepted. Shared by all who get it; never changed again.
 pub struct Message {
     pub(crate) topic: Text,
@@ -27,8 +37,9 @@ pub struct Message {
     pub(crate) expires_at: Option<Timestamp>,
     pub(crate) publisher: Option<Arc<Client>>,
     pub(crate) attachment: Option<Attachment>,
-    /// What a hook needs to make the attachment again after a restart.
-    pub(crate) keepsake: Option<Bytes>,
+    pub(crate) remembered: Remembered,
+    /// What a deliver hook makes of the payload for more than one connection.
+    pub(crate) shared_payload: OnceLock<Bytes>,
     /// Where it is in the store, once it is there.
     pub(crate) stored: OnceLock<StoredMessage>,
 }
@@ -46,7 +57,8 @@ impl Message {
             expires_at: None,
             publisher: None,
             attachment: None,
-            keepsake: None,
+            remembered: Remembered::Nothing,
+            shared_payload: OnceLock::new(),
             stored: OnceLock::new(),
         }
     }
@@ -98,10 +110,19 @@ impl Message {
         self.attachment.as_ref()
     }
 
+    /// What a hook needs to make the attachment again after a restart.
+    pub(crate) fn keepsake(&self) -> Option<&Bytes> {
+        match &self.remembered {
+            Remembered::Nothing => None,
+            Remembered::InAttachment(find) => self.attachment.as_ref().and_then(find),
+            Remembered::Itself(bytes) => Some(bytes),
+        }
+    }
+
     /// What it counts for in a queue's limit of bytes, with what a hook keeps for it: a header, though it be shared.
     pub(crate) fn queue_bytes(&self) -> usize {
         let properties = self.wire.bytes() + self.properties.user.len() * USER_PROPERTY_OVERHEAD_BYTES;
-        let kept = self.keepsake.as_ref().map_or(0, Bytes::len);
+        let kept = self.keepsake().map_or(0, Bytes::len);
         self.topic.len() + self.payload.len() + properties + kept + MESSAGE_OVERHEAD_BYTES
     }
 }
@@ -164,10 +185,11 @@ impl Publication {
     }
 
     /// Attaches something for deliver hooks, in place of what an earlier hook attached. If the message outlives the
-    /// process, `keepsake` is kept with it, and [`Hook::recall`](super::Hook::recall) makes the attachment from it again.
-    pub fn set_attachment(&mut self, attachment: Attachment, keepsake: Option<Bytes>) {
+    /// process, what `keepsake` finds there is kept with it, and [`Hook::recall`](super::Hook::recall) makes the attachment
+    /// from it again. Messages may share an attachment.
+    pub fn set_attachment(&mut self, attachment: Attachment, keepsake: Option<Keepsake>) {
         self.message.attachment = Some(attachment);
-        self.message.keepsake = keepsake;
+        self.message.remembered = keepsake.map_or(Remembered::Nothing, Remembered::InAttachment);
     }
 
     /// The same once more, untouched by hooks.
@@ -253,5 +275,10 @@ impl<'a> Delivery<'a> {
     /// Writes another payload to this connection.
     pub fn set_payload(&mut self, payload: Bytes) {
         self.payload = Some(payload);
+    }
+
+    /// The same with one that is made once, for all connections for which this is called.
+    pub fn set_shared_payload(&mut self, make: impl FnOnce() -> Bytes) {
+        self.payload = Some(self.message.shared_payload.get_or_init(make).clone());
     }
 }

@@ -46,7 +46,7 @@ pub use hook::{
 };
 pub use limits::{Limit, LimitError, Limits};
 pub use listener::TlsSettings;
-pub use message::{Attachment, Delivery, Message, Origin, Publication};
+pub use message::{Attachment, Delivery, Keepsake, Message, Origin, Publication};
 pub use metrics::{
     Counter, Counters, Gauge, Histogram, METRICS_CONTENT_TYPE, Metric, Metrics, OTHER, Readings, SERIES_MAX,
     reading,

@@ -16,6 +16,7 @@ use smqtt_core::header::{Header, KID_BYTES, Kid};
 use smqtt_core::identity::{DeviceId, read_certificate};
 use smqtt_core::rule::Rule;
 
+use super::deliver::Carried;
 use super::headers::{HeaderLimits, Headers, Kept};
 use super::hook::{SecurePublish, lock};
 use super::publish::{passes_with_a_warning, warns};
@@ -114,7 +115,8 @@ impl SecurePublish {
         }
         self.check_signature(&header, &envelope.message, &topic)?;
         publication.set_payload(Bytes::from(envelope.message.compact()));
-        self.pass(publication, header, Judged::under(bundle, place));
+        let judged = Judged::under(bundle, place);
+        self.pass(publication, Arc::new(Carried::sealed(header, judged)));
         Ok(())
     }
 

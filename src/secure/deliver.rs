@@ -1,6 +1,6 @@
 //! What is delivered, and in which form.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use smqtt_core::crypto::sha256;
@@ -17,26 +17,36 @@ use super::session::Session;
 use super::view::Ruled;
 use crate::broker::{Attachment, Client, DeliverVerdict, Delivery, Dropped, Message};
 
-/// What goes along with a message, for as long as any queued or retained copy of it.
+/// What goes along with a message, for as long as any queued or retained copy of it. Those of one connection that have all
+/// of it in common share it.
 pub(super) struct Carried {
     what: What,
     judged: Judged,
 }
 
 enum What {
-    /// Its header, and the full form once somebody needs it.
-    Sealed { header: Arc<Kept>, full: OnceLock<Bytes> },
-    /// Who published it; `None` for a client without a certificate.
-    Plain(Option<DeviceId>),
+    /// Its header.
+    Sealed(Arc<Kept>),
+    /// Who published it, with the bytes of that to keep; `None` for a client without a certificate.
+    Plain(Option<(DeviceId, Bytes)>),
 }
 
 impl Carried {
     pub(super) fn sealed(header: Arc<Kept>, judged: Judged) -> Self {
-        Self { what: What::Sealed { header, full: OnceLock::new() }, judged }
+        Self { what: What::Sealed(header), judged }
     }
 
     pub(super) fn plain(device: Option<DeviceId>, judged: Judged) -> Self {
+        let device = device.map(|device| (device, Bytes::copy_from_slice(&device.0)));
         Self { what: What::Plain(device), judged }
+    }
+
+    /// From what it is made again after a restart: the header, or the device's identifier.
+    pub(super) fn keepsake(attachment: &Attachment) -> Option<&Bytes> {
+        match &attachment.downcast_ref::<Self>()?.what {
+            What::Sealed(header) => Some(header.bytes()),
+            What::Plain(device) => device.as_ref().map(|(_, bytes)| bytes),
+        }
     }
 
     /// What the hook left with a message.
@@ -46,7 +56,7 @@ impl Carried {
 
     fn header(&self) -> Option<&Arc<Kept>> {
         match &self.what {
-            What::Sealed { header, .. } => Some(header),
+            What::Sealed(header) => Some(header),
             What::Plain(_) => None,
         }
     }
@@ -94,13 +104,9 @@ impl SecurePublish {
         if !carried.is_some_and(|carried| carried.judged.is_for_all(self.view.number())) {
             self.may_have(session.device, message)?;
         }
-        let Some(Carried { what: What::Sealed { header, full: whole }, .. }) = carried else {
-            return Ok(());
-        };
+        let Some(header) = carried.and_then(Carried::header) else { return Ok(()) };
         if !(session.reader && lock(&session.introduced).knows(header.kid())) {
-            // Made once, shared by all who need it.
-            let make = || Bytes::from(full(header.as_bytes(), message.payload()));
-            delivery.set_payload(whole.get_or_init(make).clone());
+            delivery.set_shared_payload(|| Bytes::from(full(header.as_bytes(), message.payload())));
         }
         Ok(())
     }
@@ -123,9 +129,9 @@ impl SecurePublish {
         }
         let clears = message.retain() && message.payload().is_empty();
         let (publisher, form) = match carried.map(|carried| &carried.what) {
-            Some(What::Sealed { header, .. }) => (Some(header.publisher()), Form::Sealed(header)),
-            Some(What::Plain(Some(device))) if clears => (Some(*device), Form::Clears),
-            Some(What::Plain(device)) => (*device, Form::Plain),
+            Some(What::Sealed(header)) => (Some(header.publisher()), Form::Sealed(header)),
+            Some(What::Plain(Some((device, _)))) if clears => (Some(*device), Form::Clears),
+            Some(What::Plain(device)) => (device.as_ref().map(|(device, _)| *device), Form::Plain),
             // Another hook's attachment is there, or nobody's.
             None => {
                 (message.publisher().and_then(|by| Session::of(by)).and_then(|by| by.device), Form::Plain)

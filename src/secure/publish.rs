@@ -66,7 +66,7 @@ impl SecurePublish {
         if envelope.header.is_some() {
             publication.set_payload(Bytes::from(envelope.message.compact()));
         }
-        self.pass(publication, header, judged);
+        self.pass(publication, Arc::new(Carried::sealed(header, judged)));
         Ok(())
     }
 
@@ -79,7 +79,7 @@ impl SecurePublish {
                 return false;
             }
             let Some(carried) = session.agreed_plain(number, message.topic()) else { return false };
-            publication.set_attachment(carried, session.keepsake());
+            publication.set_attachment(carried, Some(Carried::keepsake));
             self.passed.plain.inc();
             return true;
         }
@@ -89,11 +89,10 @@ impl SecurePublish {
         if self.is_closed() {
             return false;
         }
-        let Some((header, judged)) = session.agreed(number, sealed.kid(), message.topic(), self.view.now())
-        else {
+        let Some(carried) = session.agreed(number, sealed.kid(), message.topic(), self.view.now()) else {
             return false;
         };
-        self.pass(publication, header, judged);
+        self.pass(publication, carried);
         true
     }
 
@@ -111,9 +110,8 @@ impl SecurePublish {
     }
 
     /// Lets a sealed message through, with the header that its readers may need.
-    pub(super) fn pass(&self, publication: &mut Publication, header: Arc<Kept>, judged: Judged) {
-        let keepsake = header.bytes().clone();
-        publication.set_attachment(Arc::new(Carried::sealed(header, judged)), Some(keepsake));
+    pub(super) fn pass(&self, publication: &mut Publication, carried: Arc<Carried>) {
+        publication.set_attachment(carried, Some(Carried::keepsake));
         self.passed.sealed.inc();
     }
 
@@ -136,7 +134,7 @@ impl SecurePublish {
             if publication.origin() == Origin::Publish && !takes_away(publication.message()) {
                 session.agrees_plain(bundle, publication.message().topic(), place, &carried);
             }
-            publication.set_attachment(carried, session.keepsake());
+            publication.set_attachment(carried, Some(Carried::keepsake));
         }
         self.passed.plain.inc();
         Ok(())

@@ -2,9 +2,8 @@
 
 use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
-use bytes::Bytes;
 use smqtt_client::opener::HEADERS_MAX;
 use smqtt_core::bundle::Bundle;
 use smqtt_core::header::Kid;
@@ -12,6 +11,7 @@ use smqtt_core::identity::DeviceId;
 use smqtt_core::rule::{Mode, Rule};
 
 use super::brought::Bridge;
+use super::deliver::Carried;
 use super::headers::{Headers, Kept, Live, NoRoom};
 use super::hook::lock;
 use super::rules::{Judged, Place, rule_at};
@@ -29,8 +29,6 @@ pub(super) struct Session {
     plain: Mutex<Option<PlainAgreed>>,
     /// Whether it published where sealing is required.
     pub(super) on_required: AtomicBool,
-    /// The device's identifier, for plain messages to carry.
-    keepsake: OnceLock<Bytes>,
     standing: Mutex<Standing>,
 }
 
@@ -51,7 +49,6 @@ impl Session {
             agreed: Mutex::default(),
             plain: Mutex::default(),
             on_required: AtomicBool::new(false),
-            keepsake: OnceLock::new(),
             standing: Mutex::default(),
         }
     }
@@ -72,19 +69,20 @@ impl Session {
         client.attachment()
     }
 
-    /// The header of a compact message and what was found of it, if the last message under it agreed and whatever was
-    /// asked then need not be asked again under the bundle of this number.
-    pub(super) fn agreed(
-        &self,
-        number: u64,
-        kid: Kid,
-        topic: &Text,
-        now: u64,
-    ) -> Option<(Arc<Kept>, Judged)> {
-        let agreed = lock(&self.agreed);
-        let agreed =
-            agreed.as_ref().filter(|agreed| agreed.anybody && agreed.covers(number, kid, topic, now));
-        agreed.and_then(|agreed| Some((agreed.header.upgrade()?, agreed.judged.clone())))
+    /// What a compact message carries, if the last message under its header agreed and whatever was asked then need not be
+    /// asked again under the bundle of this number.
+    pub(super) fn agreed(&self, number: u64, kid: Kid, topic: &Text, now: u64) -> Option<Arc<Carried>> {
+        let mut agreed = lock(&self.agreed);
+        let agreed = agreed.as_mut()?;
+        if !(agreed.anybody && agreed.covers(number, kid, topic, now)) {
+            return None;
+        }
+        if let Some(carried) = agreed.carried.upgrade() {
+            return Some(carried);
+        }
+        let carried = Arc::new(Carried::sealed(agreed.header.upgrade()?, agreed.judged.clone()));
+        agreed.carried = Arc::downgrade(&carried);
+        Some(carried)
     }
 
     /// What the last plain message left with it, if this one on the same topic need not be judged again under the bundle of
@@ -119,12 +117,6 @@ impl Session {
                 kept => return kept,
             }
         }
-    }
-
-    /// What its plain messages carry.
-    pub(super) fn keepsake(&self) -> Option<Bytes> {
-        let device = self.device?;
-        Some(self.keepsake.get_or_init(|| Bytes::copy_from_slice(&device.0)).clone())
     }
 
     /// The connection has ended. Messages may hold on to this for much longer.
@@ -173,6 +165,8 @@ pub(super) struct Agreed {
     kid: Kid,
     /// Not what keeps it: how many headers are kept is bounded elsewhere.
     header: Weak<Kept>,
+    /// What the last message carries, while it is anywhere.
+    carried: Weak<Carried>,
     topic: Text,
     bundle: u64,
     judged: Judged,
@@ -192,7 +186,7 @@ impl Agreed {
         let until = header.expires().min(grace_ends);
         let (kid, judged, bundle) = (header.kid(), Judged::under(bundle, place), bundle.number);
         let (header, topic) = (Arc::downgrade(header), topic.detached());
-        Self { kid, header, topic, bundle, judged, anybody, from: now, until }
+        Self { kid, header, carried: Weak::new(), topic, bundle, judged, anybody, from: now, until }
     }
 
     pub(super) fn covers(&self, number: u64, kid: Kid, topic: &Text, now: u64) -> bool {

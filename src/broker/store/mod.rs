@@ -369,7 +369,7 @@ impl Shared {
     fn message(self: &Arc<Self>, message: &Message) -> u64 {
         let stored = message.stored.get_or_init(|| {
             let id = self.next_message.fetch_add(1, Ordering::Relaxed);
-            let blob = message.keepsake.as_ref().map(|bytes| self.blob(bytes));
+            let blob = message.keepsake().map(|bytes| self.blob(bytes));
             let row = record::message(message, blob.as_ref().map(|blob| &blob.id));
             self.note(Key::message(id), Some(row));
             StoredMessage { id, shared: self.clone(), _blob: blob }

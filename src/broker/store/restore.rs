@@ -20,7 +20,7 @@ use crate::{
         events::Whose,
         hook::Client,
         hooks::Hooks,
-        message::{Message, Origin, Publication},
+        message::{Message, Origin, Publication, Remembered},
         session::{Kept, PendingWill, Session, SessionState, Subscribed, incoming::Taken, outgoing::Queued},
     },
     mqtt::{QoS, SubscriptionId, Text, Version},
@@ -151,7 +151,7 @@ impl Shared {
         hooks: &Hooks,
     ) -> Arc<Message> {
         if let Some((keepsake, _)) = blob {
-            message.keepsake = Some(keepsake.clone());
+            message.remembered = Remembered::Itself(keepsake.clone());
             message.attachment = hooks.recall(&message, keepsake);
         }
         let blob = blob.map(|(_, blob)| blob.clone());

@@ -40,6 +40,8 @@ pub struct Message {
     pub(crate) remembered: Remembered,
     /// What a deliver hook makes of the payload for more than one connection.
     pub(crate) shared_payload: OnceLock<Bytes>,
+    /// What it counts for in a queue's limit of bytes; asked for several times for each copy.
+    pub(crate) queue_bytes: usize,
     /// Where it is in the store, once it is there.
     pub(crate) stored: OnceLock<StoredMessage>,
 }
@@ -59,6 +61,7 @@ impl Message {
             attachment: None,
             remembered: Remembered::Nothing,
             shared_payload: OnceLock::new(),
+            queue_bytes: 0,
             stored: OnceLock::new(),
         }
     }
@@ -121,9 +124,16 @@ impl Message {
 
     /// What it counts for in a queue's limit of bytes, with what a hook keeps for it: a header, though it be shared.
     pub(crate) fn queue_bytes(&self) -> usize {
+        self.queue_bytes
+    }
+
+    /// Ends what may be done with it alone.
+    pub(crate) fn share(mut self) -> Arc<Self> {
         let properties = self.wire.bytes() + self.properties.user.len() * USER_PROPERTY_OVERHEAD_BYTES;
         let kept = self.keepsake().map_or(0, Bytes::len);
-        self.topic.len() + self.payload.len() + properties + kept + MESSAGE_OVERHEAD_BYTES
+        let bytes = self.topic.len() + self.payload.len() + properties + kept + MESSAGE_OVERHEAD_BYTES;
+        self.queue_bytes = bytes;
+        Arc::new(self)
     }
 }
 
@@ -223,7 +233,7 @@ impl Publication {
     /// Ends the changes. Whether a hook made a property that does not fit the wire format.
     pub(crate) fn accept(mut self) -> (Arc<Message>, Result<(), crate::mqtt::EncodeError>) {
         let encoded = WireProperties::new(&self.message.properties).map(|wire| self.message.wire = wire);
-        (Arc::new(self.message), encoded)
+        (self.message.share(), encoded)
     }
 }
 

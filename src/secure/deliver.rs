@@ -101,7 +101,7 @@ impl SecurePublish {
         let session = Session::of(client).ok_or_else(Refused::stranger)?;
         let message = delivery.message();
         let carried = Carried::of(message);
-        if !carried.is_some_and(|carried| carried.judged.is_for_all(self.view.number())) {
+        if !carried.is_some_and(|carried| carried.judged.is_for_all(self.view.number(), self.is_closed())) {
             self.may_have(session.device, message)?;
         }
         let Some(header) = carried.and_then(Carried::header) else { return Ok(()) };

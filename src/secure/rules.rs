@@ -25,9 +25,11 @@ pub(super) struct Judged(AtomicU64);
 const PLACE_BITS: u32 = 11;
 const NO_PLACE: u64 = (1 << PLACE_BITS) - 1;
 const _: () = assert!(RULES_MAX < NO_PLACE as usize);
-/// Set if the rule asks something of who gets the message, or closes with the authority away too long.
+/// Set if the rule asks something of who gets the message.
 const ASKS: u64 = 1 << PLACE_BITS;
-const NUMBER_SHIFT: u32 = PLACE_BITS + 1;
+/// Set if the rule closes when the authority is away too long.
+const CLOSES: u64 = ASKS << 1;
+const NUMBER_SHIFT: u32 = PLACE_BITS + 2;
 
 impl Judged {
     pub(super) fn under(bundle: &Bundle, place: Place) -> Self {
@@ -37,11 +39,12 @@ impl Judged {
     }
 
     pub(super) fn good(&self, bundle: &Bundle, place: Place) {
-        let asks = rule_at(bundle, place)
-            .is_some_and(|rule| rule.mode == Mode::Required || rule.subscribers.is_some());
+        let rule = rule_at(bundle, place);
+        let asks = rule.is_some_and(|rule| rule.subscribers.is_some());
+        let closes = rule.is_some_and(|rule| rule.mode == Mode::Required);
         let place = place.map_or(NO_PLACE, |place| place as u64);
-        let asks = if asks { ASKS } else { 0 };
-        self.0.store(mark(bundle.number) | asks | place, Ordering::Relaxed);
+        let flags = if asks { ASKS } else { 0 } | if closes { CLOSES } else { 0 };
+        self.0.store(mark(bundle.number) | flags | place, Ordering::Relaxed);
     }
 
     /// By which rule it was good under this very bundle.
@@ -51,10 +54,11 @@ impl Judged {
         is_marked(judged, bundle.number).then(|| (place != NO_PLACE).then_some(place as usize))
     }
 
-    /// Whether it was good under the bundle of this number, and everybody may have it.
-    pub(super) fn is_for_all(&self, number: u64) -> bool {
+    /// Whether it was good under the bundle of this number, and everybody may have it; `closed`: but what closes.
+    pub(super) fn is_for_all(&self, number: u64, closed: bool) -> bool {
         let judged = self.0.load(Ordering::Relaxed);
-        is_marked(judged, number) && judged & ASKS == 0
+        let asks = if closed { ASKS | CLOSES } else { ASKS };
+        is_marked(judged, number) && judged & asks == 0
     }
 }
 
@@ -217,9 +221,8 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn a_judgement_holds_under_its_bundle_alone() {
-        let bundle = |number| Bundle {
+    fn bundle(number: u64) -> Bundle {
+        Bundle {
             tenant: TenantId([0; 8]),
             number,
             issued: 0,
@@ -230,7 +233,11 @@ mod tests {
             versions: Versions::default(),
             revoked: Vec::new(),
             params: Vec::new(),
-        };
+        }
+    }
+
+    #[test]
+    fn a_judgement_holds_under_its_bundle_alone() {
         let judged = Judged::default();
         for number in [0, 1, 2] {
             assert_eq!(judged.get(&bundle(number)), None);
@@ -240,6 +247,31 @@ mod tests {
             assert_eq!(judged.get(&bundle(1)), Some(place));
             assert_eq!(judged.get(&bundle(0)), None);
             assert_eq!(judged.get(&bundle(2)), None);
+            assert!(judged.is_for_all(1, true) && !judged.is_for_all(0, false));
+        }
+    }
+
+    #[test]
+    fn a_judgement_knows_whether_its_rule_asks_or_closes() {
+        let policy = || Some("role=nurse".parse().unwrap());
+        let rule = |mode, policy, subscribers| Rule {
+            filter: "a/#".parse().unwrap(),
+            mode,
+            policy,
+            labels: None,
+            publishers: None,
+            subscribers,
+        };
+        for (rule, open, closed) in [
+            (rule(Mode::Open, None, None), true, true),
+            (rule(Mode::Required, policy(), None), true, false),
+            (rule(Mode::Open, None, policy()), false, false),
+            (rule(Mode::Required, policy(), policy()), false, false),
+        ] {
+            let judged = Judged::under(&Bundle { rules: vec![rule], ..bundle(7) }, Some(0));
+            assert_eq!((judged.is_for_all(7, false), judged.is_for_all(7, true)), (open, closed));
+            assert_eq!(judged.get(&bundle(7)), Some(Some(0)));
+            assert!(!judged.is_for_all(8, false));
         }
     }
 }

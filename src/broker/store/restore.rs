@@ -157,7 +157,7 @@ impl Shared {
         let blob = blob.map(|(_, blob)| blob.clone());
         let stored = StoredMessage { id, shared: self.clone(), _blob: blob };
         message.stored.set(stored).expect("it was just made");
-        Arc::new(message)
+        message.share()
     }
 }
 

@@ -7,10 +7,12 @@ mod lab;
 #[path = "common/ward.rs"]
 mod ward;
 
+use broker_support::Client;
 use bytes::Bytes;
 use lab::{Device, full, now};
 use smqtt::broker::Limit;
-use smqtt::mqtt::{Publish, QoS, ReasonCode, Version};
+use smqtt::mqtt::{Packet, Publish, QoS, ReasonCode, Version};
+use smqtt::secure::Denied;
 use smqtt_client::sealer::{Outgoing, SealError, Sealer, Wish};
 use smqtt_core::header::{HEADER_BYTES_MAX, HEADER_SECONDS_MAX};
 use ward::*;
@@ -283,6 +285,58 @@ async fn a_message_like_the_last_one_passes_only_while_nothing_changed() {
     site.broker.knows(site.lab.require("bed/+", "role=chief and ward=$1").await).await;
     let said = publish(&mut sensor, "bed/3", &message("bed/3"), QoS::AtLeastOnce).await;
     assert_eq!(said, refused(invalid, "policy"));
+}
+
+#[tokio::test]
+async fn a_plain_message_like_the_last_one_passes_only_while_nothing_changed() {
+    let site = Site::new().await;
+    let (topic, plain) = ("log/noise", &b"36.6"[..]);
+    let rule = async |mode, policy, publishers, subscribers| {
+        site.broker.knows(site.lab.rule("log/+", mode, policy, publishers, subscribers).await).await;
+    };
+    let (mut nurse, _) = site.resume(&site.nurse, "nurse/1").await;
+    nurse.subscribe("log/+", QoS::AtLeastOnce).await;
+    nurse.disconnect().await;
+    let mut sensor = site.as_device(&site.sensor, Version::V5).await;
+    let mut says = async |payload: &[u8], retain| {
+        let publish = Publish {
+            topic: topic.into(),
+            payload: payload.to_vec().into(),
+            retain,
+            qos: QoS::AtLeastOnce,
+            ..Publish::default()
+        };
+        send(&mut sensor, publish).await
+    };
+    let taken = async |client: &mut Client| {
+        let packets = client.until_ping().await;
+        packets.iter().filter(|packet| matches!(packet, Packet::Publish(_))).count()
+    };
+    rule("open", None, None, None).await;
+    // The last takes nothing away, though it is like the others: it is not retained.
+    for (payload, retain) in [(plain, false), (plain, true), (plain, false), (b"", true), (b"", false)] {
+        assert_eq!(says(payload, retain).await, Said::Taken);
+    }
+    // The sensor may not publish there any more; then again.
+    rule("open", None, Some("role=chief"), None).await;
+    assert_eq!(says(plain, false).await, refused(ReasonCode::NotAuthorized, "not-allowed"));
+    rule("open", None, None, None).await;
+    assert_eq!(says(plain, false).await, Said::Taken);
+    let warned = || site.broker.hook.denials().total(Denied::Warning);
+    rule("warn", Some("role=nurse"), None, None).await;
+    for times in 1..=2 {
+        assert_eq!(says(plain, false).await, Said::Taken);
+        assert_eq!(warned(), times, "every one is warned of");
+    }
+    rule("required", Some("role=nurse"), None, None).await;
+    let plaintext = refused(ReasonCode::PayloadFormatInvalid, "plaintext");
+    assert_eq!(says(plain, false).await, plaintext);
+    // Of all that waits, only what takes the retained message away says nothing.
+    assert_eq!(says(b"", true).await, Said::Taken);
+    assert_eq!(says(plain, true).await, plaintext);
+    let (mut nurse, present) = site.resume(&site.nurse, "nurse/1").await;
+    assert!(present);
+    assert_eq!(taken(&mut nurse).await, 2);
 }
 
 #[tokio::test]

@@ -254,6 +254,7 @@ mod tests {
     #[test]
     fn a_judgement_knows_whether_its_rule_asks_or_closes() {
         let policy = || Some("role=nurse".parse().unwrap());
+        let nurses = || Some("role=nurse".parse().unwrap());
         let rule = |mode, policy, subscribers| Rule {
             filter: "a/#".parse().unwrap(),
             mode,
@@ -265,8 +266,8 @@ mod tests {
         for (rule, open, closed) in [
             (rule(Mode::Open, None, None), true, true),
             (rule(Mode::Required, policy(), None), true, false),
-            (rule(Mode::Open, None, policy()), false, false),
-            (rule(Mode::Required, policy(), policy()), false, false),
+            (rule(Mode::Open, None, nurses()), false, false),
+            (rule(Mode::Required, policy(), nurses()), false, false),
         ] {
             let judged = Judged::under(&Bundle { rules: vec![rule], ..bundle(7) }, Some(0));
             assert_eq!((judged.is_for_all(7, false), judged.is_for_all(7, true)), (open, closed));

@@ -88,7 +88,7 @@ impl Plan {
             seconds: 0.3,
             latency_rounds: 50,
             idle: 5_000,
-            connections: 9_000,
+            connections: 10_000,
             ..Self::quick()
         }
     }

@@ -12,6 +12,7 @@ mod conformance {
     pub mod raw;
     pub mod run;
     pub mod script;
+    pub mod sealed;
     pub mod suite;
     pub mod value;
     pub mod websocket;
@@ -19,6 +20,7 @@ mod conformance {
 }
 
 use conformance::brokers::{self, Ours};
+use conformance::sealed::Sealed;
 use conformance::suite::{self, Results};
 
 #[test]
@@ -53,6 +55,16 @@ fn ours_over_tls() {
 fn ours_over_websocket() {
     let ours = Ours::start(&[]);
     Results::of(&ours.over_websocket("ours over WebSocket")).all_pass();
+}
+
+#[test]
+fn sealed_over_tls() {
+    Results::of(&Sealed::start().over_tls()).all_pass();
+}
+
+#[test]
+fn sealed_over_websocket() {
+    Results::of(&Sealed::start().over_websocket()).all_pass();
 }
 
 /// What mosquitto fails is listed with an explanation, and nothing else is.

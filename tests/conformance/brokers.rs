@@ -49,13 +49,7 @@ impl Ours {
 
     fn target(&self, name: &'static str, scheme: &str, with_tls: bool, websocket: bool) -> Target {
         let tls = with_tls.then(|| self.tls.clone());
-        let route = Route { address: self.address(scheme), tls, websocket };
-        let mut target = target(name, route);
-        target.strict = true;
-        target.patience = Duration::from_secs(20);
-        target.places.extend(with_tls.then_some("tls"));
-        target.places.extend(websocket.then_some("websocket"));
-        target
+        ours(name, over(self.address(scheme), tls, websocket))
     }
 
     pub fn over_tcp(&self, name: &'static str) -> Target {
@@ -69,6 +63,18 @@ impl Ours {
     pub fn over_websocket(&self, name: &'static str) -> Target {
         self.target(name, "ws", false, true)
     }
+}
+
+pub fn over(address: SocketAddr, tls: Option<Arc<ClientConfig>>, websocket: bool) -> Route {
+    Route { address, tls, websocket }
+}
+
+/// A broker of ours.
+pub fn ours(name: &'static str, route: Route) -> Target {
+    let mut places = vec![];
+    places.extend(route.tls.is_some().then_some("tls"));
+    places.extend(route.websocket.then_some("websocket"));
+    Target { strict: true, patience: Duration::from_secs(20), places, ..target(name, route) }
 }
 
 fn target(name: &'static str, route: Route) -> Target {
@@ -87,16 +93,15 @@ pub fn mosquitto() -> Option<(Mosquitto, Target)> {
         skipped(&format!("the control's results are those of mosquitto {CONTROL}"));
         return None;
     }
-    let route = Route { address: ([127, 0, 0, 1], mosquitto.port).into(), tls: None, websocket: false };
-    let mut target = target("mosquitto", route);
+    let mut target = target("mosquitto", over(([127, 0, 0, 1], mosquitto.port).into(), None, false));
     target.places.extend(["foreign", "mosquitto"]);
     Some((mosquitto, target))
 }
 
 pub fn at(address: &str) -> Target {
     let address = address.to_socket_addrs().ok().and_then(|mut all| all.next());
-    let route = Route { address: address.expect("CONFORM_BROKER is host:port"), tls: None, websocket: false };
-    let mut target = target("the broker at CONFORM_BROKER", route);
+    let address = address.expect("CONFORM_BROKER is host:port");
+    let mut target = target("the broker at CONFORM_BROKER", over(address, None, false));
     target.places.push("foreign");
     target
 }

@@ -163,7 +163,8 @@ impl Run<'_> {
         let (low, high) = (seconds(low)?, seconds(high)?);
         let sent_at = self.client(who)?.sent_at;
         let expected = Expected::parse(&format!("closed {reasons}"), &self.names)?;
-        self.expect(&[who], expected, false)?;
+        let patience = self.target.patience.max(Duration::from_secs_f64(high));
+        self.expect_within(patience, &[who], expected, false)?;
         let after = sent_at.elapsed().as_secs_f64();
         if (low..=high).contains(&after) { Ok(()) } else { Err(format!("closed after {after:.2} s")) }
     }
@@ -230,9 +231,9 @@ impl Run<'_> {
     }
 
     fn seal(&mut self, who: &str, packet: &mut Packet, sealing: &dyn Sealing) -> Done {
-        let (topic, payload) = match packet.kind {
-            Kind::PUBLISH => ("topic", "payload"),
-            Kind::CONNECT => ("will-topic", "will-payload"),
+        let (topic, payload, retain) = match packet.kind {
+            Kind::PUBLISH => ("topic", "payload", "retain"),
+            Kind::CONNECT => ("will-topic", "will-payload", "will-retain"),
             _ => return Ok(()),
         };
         let Some(mut topic) = packet.bytes(topic).map(<[u8]>::to_vec) else { return Ok(()) };
@@ -246,7 +247,7 @@ impl Run<'_> {
         }
         let bytes = packet.bytes(payload).unwrap_or_default().to_vec();
         // An empty retained message takes the kept one away, sealed or not.
-        let clears = bytes.is_empty() && packet.number("retain") == Some(1);
+        let clears = bytes.is_empty() && packet.number(retain) == Some(1);
         if topic.starts_with(self.names.topics.as_bytes()) && !clears {
             packet.set(payload, Value::Bytes(sealing.seal(&topic, &bytes)));
         }
@@ -344,9 +345,19 @@ impl Run<'_> {
         Expected::of(vec![Item::Packet { kind, fields }]).take(&event, version, false, &mut self.names)
     }
 
+    fn expect(&mut self, who: &[&str], expected: Expected, answered: bool) -> Done {
+        self.expect_within(self.target.patience, who, expected, answered)
+    }
+
     /// Waits until all that is expected has come, to any of these clients. `answered`: messages are acknowledged.
-    fn expect(&mut self, who: &[&str], mut expected: Expected, answered: bool) -> Done {
-        let mut deadline = Instant::now() + self.target.patience;
+    fn expect_within(
+        &mut self,
+        patience: Duration,
+        who: &[&str],
+        mut expected: Expected,
+        answered: bool,
+    ) -> Done {
+        let mut deadline = Instant::now() + patience;
         let mut turn = 0;
         while !expected.is_over() {
             let one = who[turn % who.len()];
@@ -362,7 +373,7 @@ impl Run<'_> {
                 continue;
             }
             // Thousands of messages take their time.
-            deadline = Instant::now() + self.target.patience;
+            deadline = Instant::now() + patience;
             let event = self.opened(one, event)?;
             self.note(one, &event);
             let client = self.client(one)?;

@@ -349,8 +349,9 @@ Every normative statement of MQTT 3.1.1 and 5.0, by its number in appendix B of 
 which tests show it, or why there is none. [MQTT.md](MQTT.md) says what the broker does where the standards leave a choice.
 
 This page is made from `tests/conformance/statements-*.csv`; a test compares them, and knows how many statements there are. Tests
-named `FILE.mqtt: NAME` are scripts in [tests/conformance](../tests/conformance), which also run against mosquitto; the others are tests in Rust. A
-statement that binds a client has the file that keeps it where our client or bridge does.
+in `.mqtt` files are scripts in [tests/conformance](../tests/conformance), which also run against mosquitto as a control: what 2.0.11 fails of them, and
+why, is in [mosquitto-2.0.11.txt](../tests/conformance/mosquitto-2.0.11.txt). The others are tests in Rust. A statement that binds a client has the file that keeps
+it where our client or bridge does.
 ";
 
 fn page() -> String {
@@ -368,6 +369,12 @@ fn page() -> String {
         writeln!(out, "| MQTT {version} | {all} | {bound} | {shown} | {scripted} | {reasons} | {clients} |")
             .unwrap();
     }
+    out += "\nBy a reason alone:\n\n";
+    for (version, rows) in &tables {
+        for row in rows.iter().filter(|row| row.binds_a_server() && row.shown_by.is_empty()) {
+            writeln!(out, "- {version}, {}. {}: {}", row.id, row.statement, row.note).unwrap();
+        }
+    }
     for (version, rows) in &tables {
         write!(out, "\n## MQTT {version}\n").unwrap();
         let mut section = "";
@@ -379,9 +386,9 @@ fn page() -> String {
             }
             let id = row.id.trim_start_matches("MQTT-").replace('-', "‑");
             let files: Vec<String> = row.implemented.iter().map(|path| link(path)).collect();
-            let tests: Vec<String> = row.shown_by.iter().map(|test| test_link(test)).collect();
+            let tests = tests(&row.shown_by);
             let Row { statement, binds, note, .. } = row;
-            let (files, tests) = (files.join(", "), tests.join("; "));
+            let files = files.join(", ");
             writeln!(out, "| {id} | {statement} | {binds} | {files} | {tests} | {note} |").unwrap();
         }
     }
@@ -394,12 +401,23 @@ fn link(path: &str) -> String {
     format!("[{short}](../{path})")
 }
 
-fn test_link(test: &str) -> String {
-    match test.split_once("::") {
-        Some((file, name)) => format!("{} {name}", link(file)),
-        None => {
-            let (file, name) = test.split_once(": ").unwrap_or((test, ""));
-            format!("[{}](../tests/{file}): {name}", file.trim_start_matches("conformance/"))
+/// Tests by their files, each file named once.
+fn tests(shown_by: &[String]) -> String {
+    let mut files: Vec<(String, Vec<&str>)> = Vec::new();
+    for test in shown_by {
+        let (file, name) = match test.split_once("::") {
+            Some((file, name)) => (link(file), name),
+            None => {
+                let (file, name) = test.split_once(": ").unwrap_or((test, ""));
+                (format!("[{}](../tests/{file})", file.trim_start_matches("conformance/")), name)
+            }
+        };
+        match files.iter_mut().find(|(there, _)| *there == file) {
+            Some((_, names)) => names.push(name),
+            None => files.push((file, vec![name])),
         }
     }
+    let files: Vec<String> =
+        files.into_iter().map(|(file, names)| format!("{file} {}", names.join(", "))).collect();
+    files.join("; ")
 }

@@ -16,7 +16,7 @@ use smqtt::broker::{Config, Limit};
 use smqtt::mqtt::{
     Ack, Connack, Connect, Packet, Publish, QoS, ReasonCode, SubscriptionOptions, Text, Version, Will,
 };
-use smqtt::secure::{Denied, SecurePublish};
+use smqtt::secure::{Denied, HeaderLimits, SecurePublish};
 use smqtt_core::envelope::SealingKey;
 use smqtt_core::header::Header;
 use smqtt_core::identity::{Identity, Role};
@@ -510,6 +510,33 @@ async fn a_bridge_spends_nobody_elses_credit_and_drives_out_nobody_elses_headers
     // And a new connection of the bridge begins with no more credit than the last one ended, but for what time gives.
     let mut again = site.bridge().await;
     assert!(taken_until_refused(&site, &mut again).await < 64);
+}
+
+/// Each signature costs the broker as much, whoever it is of: so there is a bound for what a bridge brings in all.
+#[tokio::test]
+async fn a_bridge_brings_only_so_many_new_headers_in_all() {
+    let lab = Lab::start().await;
+    let sensor = lab.enrol("sensor", &["role=sensor"]).await;
+    let bridge = lab.enrol_bridge("bridge", &[]).await;
+    let limits = HeaderLimits { new_per_second_per_bridge: 1, ..HeaderLimits::default() };
+    let device = lab.enrol_broker("broker").await;
+    let broker =
+        lab.broker_as(device, Config::default(), Vec::new(), |hook| hook.header_limits(limits)).await;
+    let stream = broker.dial(&lab.roots(), Some(&bridge.identity())).await.unwrap();
+    let mut client = Client::over(stream);
+    client.send(Packet::Connect(Box::new(connect_packet(Version::V5, "")))).await;
+    assert_eq!(client.connack().await.reason, ReasonCode::Success);
+    let mut taken = 0;
+    let said = loop {
+        let content = signing(&sensor, POLICY, WARD);
+        match publish(&mut client, WARD, &sealed(&content, WARD, "x"), QoS::AtLeastOnce).await {
+            said if said == "taken" && taken < 64 => taken += 1,
+            said => break said,
+        }
+    };
+    // 32 saved up, and one for each second that this takes.
+    assert!(said == "headers" && taken >= 32, "{said} after {taken}");
+    assert_eq!(broker.hits(Limit::NewHeadersPerBridge), 1);
 }
 
 /// How many new headers of the sensor are taken from a bridge before it is told that they are too many.

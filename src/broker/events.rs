@@ -126,7 +126,7 @@ pub enum DropReason {
     RefusedByHook,
     /// The client refused it, in PUBACK or PUBREC.
     RefusedByClient,
-    /// The session ended first.
+    /// The session ended first. What came by a shared subscription, another member of its group may get.
     SessionEnded,
     /// It could not be written to disk. Its publisher was told so, and brings it again.
     StoreFailing,

@@ -10,7 +10,7 @@ use broker_support::{connect as connect_packet, will};
 use bytes::Bytes;
 use lab::{Device, Scratch, full, until};
 use smqtt::broker::Config;
-use smqtt::mqtt::{Packet, Publish, QoS, ReasonCode, Version, Will};
+use smqtt::mqtt::{Packet, Publish, QoS, ReasonCode, SubscriptionOptions, Version, Will};
 use ward::*;
 
 #[tokio::test]
@@ -187,4 +187,17 @@ async fn every_reader_gets_the_header_before_it_needs_it() {
     assert_eq!(stock.message().await.payload, message);
     assert_eq!(stock.message().await.payload, second);
     assert_eq!(late.message().await.payload, second);
+}
+
+#[tokio::test]
+async fn statistics_are_for_those_whom_a_rule_lets_have_them() {
+    let site = Site::new().await;
+    let topic = "$SYS/broker/clients/connected";
+    site.broker.knows(site.lab.rule("$SYS/#", "open", None, None, Some("role=nurse")).await).await;
+    let mut sensor = site.as_device(&site.sensor, Version::V5).await;
+    let refused = sensor.subscribe_with(topic, SubscriptionOptions::default(), None).await;
+    assert_eq!(refused, [ReasonCode::NotAuthorized]);
+    let mut nurse = site.as_device(&site.nurse, Version::V5).await;
+    nurse.subscribe(topic, QoS::AtMostOnce).await;
+    assert!(nurse.message().await.retain);
 }

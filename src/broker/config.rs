@@ -1,6 +1,6 @@
 //! What an operator may set, with the defaults.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 pub use super::limits::Limits;
 
@@ -16,6 +16,8 @@ pub struct Config {
     pub engine: EngineKind,
     /// Directory for what outlives the process; without one, everything is forgotten at its end.
     pub data: Option<PathBuf>,
+    /// How often what has changed of the statistics under `$SYS/` is published; `None` for no statistics. 10 s.
+    pub sys_interval: Option<Duration>,
 }
 
 impl Default for Config {
@@ -25,6 +27,7 @@ impl Default for Config {
             default_verdict: DefaultVerdict::Allow,
             engine: EngineKind::Direct,
             data: None,
+            sys_interval: Some(Duration::from_secs(10)),
         }
     }
 }

@@ -12,6 +12,7 @@ use hashbrown::HashMap;
 use parking_lot::{Mutex, RwLock};
 
 use super::{
+    Timestamp,
     clock::Clock,
     config::{Config, Limits},
     counts::Counts,
@@ -28,6 +29,7 @@ use super::{
     retained::{Kind, Retained},
     session::{Aftermath, Control, Ending, Kept, Link, PendingWill, Session, Subscribed, outgoing::Queued},
     store::{Restored, Store},
+    sys,
     timers::Timers,
     trie::{Targets, Trie},
 };
@@ -37,6 +39,8 @@ pub(crate) struct Core {
     pub(crate) config: Config,
     pub(crate) hooks: Hooks,
     pub(crate) clock: Clock,
+    /// When the broker began.
+    pub(crate) started: Timestamp,
     pub(crate) timers: Timers,
     pub(crate) late_wills: LateWills,
     pub(crate) engine: OnceLock<Box<dyn Engine>>,
@@ -84,10 +88,12 @@ impl Core {
         metrics: Metrics,
         counts: Arc<Counts>,
     ) -> Self {
+        let clock = Clock::new();
         Self {
             config,
             hooks,
-            clock: Clock::new(),
+            started: clock.now(),
+            clock,
             timers: Timers::default(),
             late_wills: LateWills::default(),
             engine: OnceLock::new(),
@@ -132,6 +138,11 @@ impl Core {
                 self.hooks.refused(&Attempt::Publish(client, message), denial);
             }
         };
+        if sys::is_own(&publication.message.topic) {
+            let denial = Denial::new(ReasonCode::TopicNameInvalid, "`$SYS/` is the broker's own");
+            refused(&publication.message, &denial);
+            return Err(denial);
+        }
         self.hooks
             .publish(client, &mut publication)
             .inspect_err(|denial| refused(&publication.message, denial))?;
@@ -192,7 +203,7 @@ impl Core {
         }
     }
 
-    fn targets(&self, topic: &Text, routes: &mut RouteCache) -> Arc<Targets> {
+    pub(crate) fn targets(&self, topic: &Text, routes: &mut RouteCache) -> Arc<Targets> {
         let version = self.trie_version.load(Ordering::Acquire);
         if let Some((known, targets)) = routes.0.get(topic)
             && *known == version
@@ -309,7 +320,8 @@ impl Core {
             return Ok(());
         }
         let ids = subscribed.id.map(|id| Arc::from([id]));
-        let found = self.retained.read().matching(plain, self.clock.now());
+        let mut found = self.retained.read().matching(plain, self.clock.now());
+        found.extend(sys::matching(self, plain));
         if found.is_empty() {
             return Ok(());
         }

@@ -84,6 +84,17 @@ impl Counts {
         Arc::new(counts)
     }
 
+    /// PUBLISH packets from clients and to clients, and messages that sessions did not get.
+    pub(crate) fn messages(&self) -> (u64, u64, u64) {
+        let sum = |counters: &[Counter]| counters.iter().map(Counter::get).sum();
+        (sum(&self.received), sum(&self.sent), sum(&self.dropped))
+    }
+
+    /// Bytes from clients and to clients.
+    pub(crate) fn bytes(&self) -> (u64, u64) {
+        (self.bytes_received.get(), self.bytes_sent.get())
+    }
+
     /// A limit took effect.
     pub(crate) fn hit(&self, limit: Limit) {
         self.limits[limit as usize].inc();

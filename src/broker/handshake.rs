@@ -22,6 +22,7 @@ use super::{
     message::{Message, Origin, Publication},
     outbound::{DROPPED_PROPERTY, Outbound},
     session::{Control, Kept, PendingWill, Session},
+    sys,
     transport::{Stream, Transport},
 };
 use crate::mqtt::{
@@ -282,6 +283,9 @@ fn check(core: &Core, connect: &Connect) -> Result<(), Denial> {
     }
     if connect.client_id.len() > limits.client_id_bytes_max {
         return Err(core.exceeds(Limit::ClientIdBytes));
+    }
+    if connect.will.as_ref().is_some_and(|will| sys::is_own(&will.topic)) {
+        return Err(Denial::new(ReasonCode::TopicNameInvalid, "`$SYS/` is the broker's own"));
     }
     match connect.will.as_ref().and_then(|will| limits.of_topic(&will.topic)) {
         Some(limit) => Err(core.exceeds(limit)),

@@ -29,6 +29,7 @@ mod review;
 mod server;
 mod session;
 mod store;
+mod sys;
 mod timers;
 mod transport;
 mod trie;

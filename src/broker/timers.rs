@@ -9,7 +9,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time};
 
-use super::{Timestamp, core::Core, session::Session};
+use super::{Timestamp, core::Core, session::Session, sys};
 
 /// How often expired retained messages are looked for. They are never delivered, also before that.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
@@ -68,6 +68,10 @@ pub(crate) async fn run(core: Arc<Core>) {
     let mut sweep = time::interval(SWEEP_INTERVAL);
     let mut late_wills = time::interval(LATE_WILLS_INTERVAL);
     late_wills.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+    let (mut statistics, mut published) = (core.config.sys_interval.map(time::interval), Vec::new());
+    if let Some(statistics) = &mut statistics {
+        statistics.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+    }
     loop {
         let next = core.timers.next().map(|at| core.clock.instant(at));
         tokio::select! {
@@ -76,7 +80,18 @@ pub(crate) async fn run(core: Arc<Core>) {
                 core.timers.due(core.clock.now()).iter().for_each(|session| core.look_again(session));
             }
             _ = sweep.tick() => core.sweep(),
+            () = tick(&mut statistics) => sys::publish(&core, &mut published),
             _ = late_wills.tick(), if core.late_wills.any() => core.publish_late_wills(),
         }
+    }
+}
+
+/// The next tick; never without an interval.
+async fn tick(interval: &mut Option<time::Interval>) {
+    match interval {
+        Some(interval) => {
+            interval.tick().await;
+        }
+        None => std::future::pending().await,
     }
 }

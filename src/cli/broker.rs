@@ -217,6 +217,8 @@ fn start(
     }
     config.data = data;
     config.engine = engine.kind();
+    let sys_interval = Duration::from_secs(site.sys_interval_seconds);
+    config.sys_interval = (!sys_interval.is_zero()).then_some(sys_interval);
     Broker::new(config, hooks).map_err(|error| Failure::new("cannot start the broker").because(&error))
 }
 

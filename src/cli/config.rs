@@ -55,6 +55,8 @@ pub struct BrokerConfig {
     pub engine: EngineName,
     /// Whether what bridges bring passes although its publishers did not sign it.
     pub bridge_unsigned: bool,
+    /// How often statistics under `$SYS/` are published; 0 for none.
+    pub sys_interval_seconds: u64,
     /// How long clients are let in while the authority cannot be reached; at least 60. After four times as long the
     /// sessions on topics that must be sealed are closed as well.
     pub max_staleness_seconds: u64,
@@ -96,6 +98,7 @@ impl Default for BrokerConfig {
             hosts: Vec::new(),
             engine: EngineName::default(),
             bridge_unsigned: false,
+            sys_interval_seconds: 10,
             max_staleness_seconds: MAX_STALENESS_SECONDS,
         }
     }

@@ -9,6 +9,7 @@ mod conformance {
     pub mod client;
     pub mod control;
     pub mod expect;
+    pub mod fields;
     pub mod raw;
     pub mod run;
     pub mod script;

@@ -15,6 +15,7 @@ use super::{
         incoming::Taken,
         outgoing::{Queued, Recorded},
     },
+    sys,
     transport::Stream,
 };
 use crate::mqtt::{
@@ -135,19 +136,21 @@ impl<S: Stream> Connection<S> {
             Expected::Number(number) => Some(number),
         };
         let core = self.core.clone();
+        let ack = |number| AckToken {
+            session: self.session.clone(),
+            connection: self.client.connection,
+            number,
+            qos,
+            packet_id,
+        };
+        // What 3.1.1 has no words to refuse, and is not worth a connection (section 3.3.5).
+        let quietly = self.client.version == Version::V3 && sys::is_own(&publish.topic);
         let publication = Publication::from_publish(publish, &self.client, || core.clock.now());
         match core.accept(publication, &self.client, &mut self.inbound.routes) {
             Ok((message, targets)) => {
                 if core.hooks.hear_of_published() {
                     self.inbound.accepted.push((message.clone(), targets.clone()));
                 }
-                let ack = |number| AckToken {
-                    session: self.session.clone(),
-                    connection: self.client.connection,
-                    number,
-                    qos,
-                    packet_id,
-                };
                 if targets.is_empty() {
                     let reason = match self.client.version {
                         Version::V3 => ReasonCode::Success,
@@ -177,6 +180,15 @@ impl<S: Stream> Connection<S> {
                     ack,
                     will_of: None,
                 });
+                Ok(())
+            }
+            Err(denial) if quietly => {
+                core.counts.refuse("publish", denial.reason);
+                let mut wakers = Vec::new();
+                if let Some(ack) = number.map(ack) {
+                    ack.complete(ReasonCode::Success, &mut wakers);
+                }
+                wakers.into_iter().for_each(Waker::wake);
                 Ok(())
             }
             Err(denial) => self.refuse_publish(denial, qos, packet_id, number),

@@ -72,6 +72,9 @@ pub struct BrokerArgs {
     /// What fans messages out [default: direct]
     #[arg(long, value_name = "ENGINE")]
     engine: Option<EngineName>,
+    /// Time between statistics under `$SYS`; 0 for none [default: 10]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..=86_400))]
+    sys_interval: Option<u64>,
     /// Let pass what bridges bring and its publishers did not sign: whoever reads it on the other side can then forge it
     #[arg(long, conflicts_with = "open")]
     bridge_unsigned: bool,
@@ -122,8 +125,7 @@ pub async fn run(args: &BrokerArgs) -> Result<(), Failure> {
     let passwords = passwords(args, &config.broker)?;
     let mut hooks: Vec<Box<dyn Hook>> = vec![Box::new(hook.clone())];
     hooks.extend(passwords.iter().map(|(_, hook)| Box::new(hook.clone()) as Box<dyn Hook>));
-    let engine = args.engine.unwrap_or(config.broker.engine);
-    let mut broker = start(engine, &config.broker, hooks, Some(dir.join("state")))?;
+    let mut broker = start(args, &config.broker, hooks, Some(dir.join("state")))?;
     let watched = passwords.map(|passwords| watch_passwords(passwords, &broker.handle()));
     let admin = hook.shown_on(Admin::new(broker.handle()), &broker.handle());
     let _monitoring = monitor.serve(admin, Some(&dir))?;
@@ -173,9 +175,8 @@ async fn run_open(
     }
     let passwords_hook = passwords.iter().map(|(_, hook)| Box::new(hook.clone()) as Box<dyn Hook>);
     let hooks = passwords_hook.chain(args.refused_filters.hook());
-    let engine = args.engine.unwrap_or(config.engine);
     let data = args.site.data.as_deref();
-    let mut broker = start(engine, config, hooks.collect(), data.map(|data| data.join("state")))?;
+    let mut broker = start(args, config, hooks.collect(), data.map(|data| data.join("state")))?;
     watched.extend(passwords.map(|passwords| watch_passwords(passwords, &broker.handle())));
     // An open broker is often one of many that come and go: it is looked into only where that is asked for.
     let dir = data.filter(|_| monitor.is_there());
@@ -205,7 +206,7 @@ fn watch_passwords((file, passwords): (PathBuf, Passwords), broker: &BrokerHandl
 }
 
 fn start(
-    engine: EngineName,
+    args: &BrokerArgs,
     site: &BrokerConfig,
     hooks: Vec<Box<dyn Hook>>,
     data: Option<PathBuf>,
@@ -216,8 +217,8 @@ fn start(
         tracing::warn!("without `--data`, sessions and retained messages end with the process");
     }
     config.data = data;
-    config.engine = engine.kind();
-    let sys_interval = Duration::from_secs(site.sys_interval_seconds);
+    config.engine = args.engine.unwrap_or(site.engine).kind();
+    let sys_interval = Duration::from_secs(args.sys_interval.unwrap_or(site.sys_interval_seconds));
     config.sys_interval = (!sys_interval.is_zero()).then_some(sys_interval);
     Broker::new(config, hooks).map_err(|error| Failure::new("cannot start the broker").because(&error))
 }

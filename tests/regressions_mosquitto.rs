@@ -270,7 +270,7 @@ async fn cve_2018_12543_a_topic_may_begin_with_a_dollar() {
     for broker in TestBroker::of_each_engine().await {
         let mut everything = broker.v5("everything").await;
         everything.subscribe("#", QoS::AtMostOnce).await;
-        for topic in ["$", "$$", "$a", "$SYSx", "$SYS", "$/", "$CONTROL/x", "$share/g/a", "$share"] {
+        for topic in ["$", "$$", "$a", "$SYSx", "$/", "$CONTROL/x", "$share/g/a", "$share"] {
             for version in VERSIONS {
                 let (mut reader, _) = broker.connect(connect(version, "reader")).await;
                 if !topic.starts_with("$share") {

@@ -77,6 +77,11 @@ async fn what_is_explained_is_what_is_decided() {
     // Wildcards are no topics, and what is no filter is none.
     assert!(!site.broker.hook.explain("sensor", Action::Publish, "ward/#").allowed);
     assert!(!site.broker.hook.explain("sensor", Action::Subscribe, "ward/#/x").allowed);
+    // What the broker keeps for itself, whatever the rules say.
+    assert!(!site.broker.hook.explain("sensor", Action::Publish, "$SYS/broker/uptime").allowed);
+    let mut sensor = site.as_device(&site.sensor, Version::V5).await;
+    let said = publish(&mut sensor, "$SYS/broker/uptime", b"0", QoS::AtLeastOnce).await;
+    assert_ne!(said, Said::Taken);
 }
 
 #[tokio::test]

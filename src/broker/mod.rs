@@ -56,4 +56,5 @@ pub use outbound::DROPPED_PROPERTY;
 pub use review::SessionInfo;
 pub use server::{Broker, BrokerError};
 pub use store::StoreError;
+pub(crate) use sys::is_own as is_own_topic;
 pub use websocket::{OriginError, Origins};

@@ -13,7 +13,7 @@ use super::directory::Peer;
 use super::hook::SecurePublish;
 use super::refused::Refused;
 use super::rules::{plaintext, rule_at};
-use crate::broker::BrokerHandle;
+use crate::broker::{BrokerHandle, is_own_topic};
 use crate::mqtt::{ReasonCode, SharedFilter};
 
 /// What a client wants to do.
@@ -194,6 +194,10 @@ impl SecurePublish {
         check_topic(topic).map_err(|error| {
             Refused::new("topic", ReasonCode::TopicNameInvalid, format!("`{topic}`: {error}"))
         })?;
+        if is_own_topic(topic) {
+            let text = "`$SYS/` is the broker's own";
+            return Err(Refused::new("topic", ReasonCode::TopicNameInvalid, text));
+        }
         let bundle = self.view.bundle();
         let Some(rule) = rule_at(&bundle, bundle.place_of(topic)) else {
             steps.say("rule", "no rule matches the topic: sealed or plain, whoever is connected");

@@ -70,3 +70,35 @@ async fn who_is_in_the_middle_of_a_packet_hears_why_it_is_cut() {
     drop(client);
     until(|| broker.handle.connections() == 0).await;
 }
+
+/// A small packet that asks for all retained messages a thousand times gets them once, and its answers in order.
+#[tokio::test]
+async fn a_filter_repeated_in_a_packet_asks_for_retained_messages_once() {
+    const RETAINED: usize = 300;
+    const FILTERS: usize = 5_000;
+    let broker = TestBroker::direct().await;
+    let (mut publisher, _) = broker.connect(connect(Version::V5, "publisher")).await;
+    for n in 0..RETAINED {
+        let retained = Publish { retain: true, ..message(&format!("kept/{n}"), "x", QoS::AtMostOnce) };
+        publisher.publish(retained).await;
+    }
+    publisher.until_ping().await;
+    let (mut client, _) = broker.connect(connect(Version::V5, "many")).await;
+    let all = Subscription { filter: "#".into(), options: SubscriptionOptions::default() };
+    let properties = SubscribeProperties::default();
+    let packet = Subscribe { packet_id: 1, properties, subscriptions: vec![all; FILTERS] };
+    client.send(Packet::Subscribe(packet)).await;
+    let mut packets = client.until_ping().await;
+    // The messages may follow what is answered at once.
+    packets.extend(client.until_ping().await);
+    let mut messages = 0;
+    for packet in packets {
+        match packet {
+            Packet::Publish(_) => messages += 1,
+            Packet::Suback(suback) => assert_eq!(suback.reasons, vec![ReasonCode::Success; FILTERS]),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(messages, RETAINED);
+    broker.shutdown().await;
+}

@@ -20,6 +20,7 @@ use super::{
     limits::Limit,
     message::Origin,
     outbound::Outbound,
+    packets::Subscribing,
     session::{Control, Ending, Kept, Session, outgoing::Sending},
     transport::{OUT_BYTES_HIGH, Stream, Transport},
 };
@@ -28,6 +29,9 @@ use crate::mqtt::{DecodeError, Disconnect, DisconnectProperties, Limits, Packet,
 /// Bytes that a connection reads before others get their turn. Who publishes without pause would otherwise fill the queues of
 /// those who get it before they can empty them.
 const TURN_BYTES: usize = 64 << 10;
+/// Nodes of the trees of subscriptions and retained messages that a connection has looked at for it before others get their
+/// turn: a millisecond's worth. A few packets can ask for a million times as many.
+pub(super) const TURN_NODES: usize = 8_192;
 /// Deliveries taken from the queue at a time.
 const BATCH_MAX: usize = 256;
 
@@ -46,6 +50,8 @@ pub(crate) struct Connection<S> {
     sending: Vec<Sending>,
     /// Bytes read since others had their turn.
     turn_bytes: usize,
+    /// Packets that have arrived wait for others to have their turn.
+    unfinished: bool,
     /// Packets that have arrived wait for the disk.
     held: bool,
     pub(super) tally: Tally,
@@ -57,6 +63,8 @@ pub(super) struct Inbound {
     /// Topic for each alias; the first is alias 1.
     pub(super) aliases: Vec<Option<Text>>,
     pub(super) routes: RouteCache,
+    /// A SUBSCRIBE that is not done with.
+    pub(super) subscribing: Option<Subscribing>,
     /// Accepted and not yet handed to the engine.
     pub(super) batch: Vec<Routed>,
     /// What hooks want to be told of then.
@@ -207,6 +215,7 @@ impl<S: Stream> Connection<S> {
             inbound: Inbound::default(),
             sending: Vec::new(),
             turn_bytes: 0,
+            unfinished: false,
             held: false,
             tally: Tally::default(),
         }
@@ -256,7 +265,9 @@ impl<S: Stream> Connection<S> {
             self.fill();
             self.transport.count(&mut self.tally);
             self.tally.flush(&self.core.counts);
-            if let Err(close) = std::future::poll_fn(|cx| self.poll(cx)).await {
+            if !self.unfinished
+                && let Err(close) = std::future::poll_fn(|cx| self.poll(cx)).await
+            {
                 return close;
             }
         }
@@ -264,9 +275,10 @@ impl<S: Stream> Connection<S> {
 
     /// Handles every packet that has arrived, then hands the messages among them to the engine in one go.
     async fn read_packets(&mut self) -> Result<(), Close> {
-        if self.transport.input().is_empty() {
+        if self.transport.input().is_empty() && !self.unfinished {
             return Ok(());
         }
+        self.unfinished = false;
         let done = self.handle_packets();
         let publishes = !self.inbound.batch.is_empty();
         if publishes {
@@ -284,8 +296,9 @@ impl<S: Stream> Connection<S> {
         if publishes && self.core.store.is_full() {
             self.core.store.room().await;
         }
-        if self.turn_bytes >= TURN_BYTES {
+        if self.turn_bytes >= TURN_BYTES || self.unfinished {
             self.turn_bytes = 0;
+            self.inbound.routes.looked_at = 0;
             tokio::task::yield_now().await;
         }
         Ok(())
@@ -299,6 +312,17 @@ impl<S: Stream> Connection<S> {
     fn handle_packets(&mut self) -> Result<(), Close> {
         let mut packets = false;
         loop {
+            if let Some(subscribing) = self.inbound.subscribing.take() {
+                self.go_on(subscribing)?;
+            }
+            // What is left of a SUBSCRIBE comes before all that follows it.
+            if self.inbound.subscribing.is_some() || self.inbound.routes.looked_at >= TURN_NODES {
+                self.unfinished = true;
+                if let Some(keep_alive) = self.keep_alive.as_mut().filter(|_| packets) {
+                    keep_alive.hear(true, self.transport.input().len());
+                }
+                return Ok(());
+            }
             if self.too_many_wait() {
                 if !std::mem::replace(&mut self.held, true) {
                     self.core.counts.hit(Limit::AnswersWaiting);

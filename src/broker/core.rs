@@ -75,7 +75,11 @@ pub(crate) type Accepted = (Arc<Message>, Arc<Targets>);
 
 /// What a publisher remembers about the topics it publishes to.
 #[derive(Default)]
-pub(crate) struct RouteCache(HashMap<Text, (u64, Arc<Targets>)>);
+pub(crate) struct RouteCache {
+    known: HashMap<Text, (u64, Arc<Targets>)>,
+    /// Nodes of trees that were looked at for the connection since others had their turn.
+    pub(crate) looked_at: usize,
+}
 
 /// Topics that a publisher remembers.
 const ROUTES_MAX: usize = 32;
@@ -205,16 +209,17 @@ impl Core {
 
     pub(crate) fn targets(&self, topic: &Text, routes: &mut RouteCache) -> Arc<Targets> {
         let version = self.trie_version.load(Ordering::Acquire);
-        if let Some((known, targets)) = routes.0.get(topic)
+        if let Some((known, targets)) = routes.known.get(topic)
             && *known == version
         {
             return targets.clone();
         }
         let targets = Arc::new(self.trie.read().matches(topic));
-        if routes.0.len() >= ROUTES_MAX {
-            routes.0.clear();
+        routes.looked_at += targets.looked_at;
+        if routes.known.len() >= ROUTES_MAX {
+            routes.known.clear();
         }
-        routes.0.insert(topic.detached(), (version, targets.clone()));
+        routes.known.insert(topic.detached(), (version, targets.clone()));
         targets
     }
 
@@ -291,6 +296,7 @@ impl Core {
         session: &Arc<Session>,
         filter: &Text,
         subscribed: Subscribed,
+        routes: &mut RouteCache,
     ) -> Result<(), Limit> {
         let (group, plain) = split(filter);
         let is_new = {
@@ -320,7 +326,8 @@ impl Core {
             return Ok(());
         }
         let ids = subscribed.id.map(|id| Arc::from([id]));
-        let mut found = self.retained.read().matching(plain, self.clock.now());
+        let (mut found, looked_at) = self.retained.read().matching(plain, self.clock.now());
+        routes.looked_at += looked_at;
         found.extend(sys::matching(self, plain));
         if found.is_empty() {
             return Ok(());

@@ -3,7 +3,7 @@
 use std::task::Waker;
 
 use super::{
-    connection::{Close, Connection},
+    connection::{Close, Connection, TURN_NODES},
     core::granted,
     events::{Attempt, DropReason, Dropped},
     fanout::{AckToken, Routed},
@@ -19,9 +19,19 @@ use super::{
     transport::Stream,
 };
 use crate::mqtt::{
-    Ack, AckProperties, Packet, Publish, QoS, ReasonCode, SharedFilter, Suback, Subscribe, Subscription,
-    Text, Unsuback, Unsubscribe, Version, filter_is_valid,
+    Ack, AckProperties, Packet, Publish, QoS, ReasonCode, RetainHandling, SharedFilter, Suback, Subscribe,
+    Subscription, Text, Unsuback, Unsubscribe, Version, filter_is_valid,
 };
+
+/// A SUBSCRIBE, as far as it is done with.
+pub(super) struct Subscribing {
+    packet: Subscribe,
+    /// Of the filters that are done with.
+    reasons: Vec<ReasonCode>,
+    reason_string: Option<Text>,
+    /// Whether a filter is there more than once.
+    repeats: bool,
+}
 
 impl<S: Stream> Connection<S> {
     pub(super) fn handle(&mut self, packet: Packet) -> Result<(), Close> {
@@ -383,30 +393,61 @@ impl<S: Stream> Connection<S> {
 
     fn on_subscribe(&mut self, subscribe: Subscribe) -> Result<(), Close> {
         self.check_answer(subscribe.subscriptions.len())?;
-        let mut reasons = Vec::with_capacity(subscribe.subscriptions.len());
-        let mut reason_string = None;
-        for subscription in &subscribe.subscriptions {
-            match self.subscribe(subscription, &subscribe) {
-                Ok(reason) => reasons.push(reason),
-                Err(denial) if denial.disconnect => {
-                    self.core.hooks.refused(&Attempt::Subscribe(&self.client, &subscription.filter), &denial);
-                    return Err(Close::Broker(denial.reason, denial.text.into()));
+        let mut filters: Vec<&str> =
+            subscribe.subscriptions.iter().map(|subscription| subscription.filter.as_str()).collect();
+        filters.sort_unstable();
+        let repeats = filters.windows(2).any(|two| two[0] == two[1]);
+        let reasons = Vec::with_capacity(subscribe.subscriptions.len());
+        self.go_on(Subscribing { packet: subscribe, reasons, reason_string: None, repeats })
+    }
+
+    /// Deals with filters of a SUBSCRIBE until they are done or others must have their turn.
+    pub(super) fn go_on(&mut self, mut subscribing: Subscribing) -> Result<(), Close> {
+        while let Some(subscription) = subscribing.packet.subscriptions.get(subscribing.reasons.len()) {
+            if self.inbound.routes.looked_at >= TURN_NODES {
+                self.inbound.subscribing = Some(subscribing);
+                return Ok(());
+            }
+            let mut subscription = subscription.clone();
+            // The same filter again in one packet asks for the same retained messages again: once is enough, or a packet
+            // could ask for any number.
+            let later = &subscribing.packet.subscriptions[subscribing.reasons.len() + 1..];
+            if subscribing.repeats {
+                let again = later.iter().position(|other| other.filter == subscription.filter);
+                if again.is_some() {
+                    subscription.options.retain_handling = RetainHandling::DoNotSend;
                 }
+                self.inbound.routes.looked_at += again.unwrap_or(later.len());
+            }
+            self.inbound.routes.looked_at += 1;
+            let reason = match self.subscribe(&subscription, &subscribing.packet) {
+                Ok(reason) => reason,
                 Err(denial) => {
                     self.core.hooks.refused(&Attempt::Subscribe(&self.client, &subscription.filter), &denial);
+                    if denial.disconnect {
+                        return Err(Close::Broker(denial.reason, denial.text.into()));
+                    }
                     self.core.counts.refuse("subscribe", denial.reason);
                     // One line for a packet: it may hold very many filters.
-                    if reason_string.is_none() {
+                    if subscribing.reason_string.is_none() {
                         tracing::info!(client = %self.client.client_id, reason = ?denial.reason, text = denial.text, "subscription refused");
                     }
+                    subscribing.reason_string.get_or_insert(Text::from(denial.text));
                     let fits = SUBACK_REASONS.contains(&denial.reason);
-                    reasons.push(if fits { denial.reason } else { ReasonCode::ImplementationSpecificError });
-                    reason_string.get_or_insert(Text::from(denial.text));
+                    if fits { denial.reason } else { ReasonCode::ImplementationSpecificError }
                 }
-            }
+            };
+            subscribing.reasons.push(reason);
         }
+        let Subscribing { packet, reasons, reason_string, .. } = subscribing;
         let properties = AckProperties { reason_string, ..AckProperties::default() };
-        self.send_when_kept(Packet::Suback(Suback { packet_id: subscribe.packet_id, properties, reasons }));
+        // Of what was refused nothing has to be kept, which may be why it was.
+        let refused = reasons.iter().all(|reason| reason.is_error());
+        let suback = Packet::Suback(Suback { packet_id: packet.packet_id, properties, reasons });
+        match refused {
+            true => self.send(suback),
+            false => self.send_when_kept(suback),
+        }
         Ok(())
     }
 
@@ -443,13 +484,26 @@ impl<S: Stream> Connection<S> {
             return Ok(granted(options.qos));
         }
         let subscribed = Subscribed { options: *options, id: packet.properties.subscription_id };
-        self.core.subscribe(&self.session, filter, subscribed).map_err(|limit| self.core.exceeds(limit))?;
+        let core = self.core.clone();
+        core.subscribe(&self.session, filter, subscribed, &mut self.inbound.routes)
+            .map_err(|limit| core.exceeds(limit))?;
         self.core.hooks.subscribed(&self.client, &request);
         Ok(granted(options.qos))
     }
 
     fn on_unsubscribe(&mut self, unsubscribe: Unsubscribe) -> Result<(), Close> {
         self.check_answer(unsubscribe.filters.len())?;
+        // What cannot be written down would come back with a restart.
+        if self.core.store.is_failing() && self.session.is_kept() {
+            let text = "the broker cannot store it now";
+            if self.client.version == Version::V3 {
+                return Err(Close::broker(ReasonCode::QuotaExceeded, text));
+            }
+            let reasons = vec![ReasonCode::ImplementationSpecificError; unsubscribe.filters.len()];
+            let properties = AckProperties { reason_string: Some(text.into()), ..AckProperties::default() };
+            self.send(Packet::Unsuback(Unsuback { packet_id: unsubscribe.packet_id, properties, reasons }));
+            return Ok(());
+        }
         let own = self.on_own_session(|_| true);
         let reasons = unsubscribe
             .filters

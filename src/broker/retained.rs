@@ -131,16 +131,18 @@ impl Retained {
         (messages.collect(), (next < self.nodes.len()).then_some(next))
     }
 
-    /// The messages that a valid filter matches and that have not expired.
-    pub(crate) fn matching(&self, filter: &str, now: Timestamp) -> Vec<Arc<Message>> {
+    /// The messages that a valid filter matches and that have not expired, and how many nodes were looked at.
+    pub(crate) fn matching(&self, filter: &str, now: Timestamp) -> (Vec<Arc<Message>>, usize) {
         let levels: Vec<&str> = filter.split('/').collect();
         let mut found = Vec::new();
         let mut take = |node: &Node| {
             let live = |message: &&Arc<Message>| message.expires_at.is_none_or(|at| at > now);
             found.extend(node.message.as_ref().filter(live).cloned());
         };
+        let mut looked_at = 0;
         let mut stack = vec![(ROOT, 0)];
         while let Some((at, depth)) = stack.pop() {
+            looked_at += 1;
             let node = &self.nodes[at];
             // Wildcards on the first level leave topics with a leading `$` alone (section 4.7.2).
             let allowed = |name: &str| depth > 0 || !name.starts_with('$');
@@ -159,7 +161,7 @@ impl Retained {
                 None => take(node),
             }
         }
-        found
+        (found, looked_at)
     }
 
     /// Forgets what has expired, and gives the topics.

@@ -23,6 +23,8 @@ pub(crate) struct Targets {
     pub(crate) each: Vec<Target>,
     /// Of each of these, one member.
     pub(crate) groups: Vec<GroupTarget>,
+    /// Nodes that were looked at to find them.
+    pub(crate) looked_at: usize,
 }
 
 impl Targets {
@@ -287,8 +289,10 @@ impl Trie {
         let levels: Vec<&str> = topic.split('/').collect();
         let system = topic.starts_with('$');
         let mut hits: Vec<usize> = Vec::new();
+        let mut looked_at = 0;
         let mut stack = vec![(ROOT, 0)];
         while let Some((at, depth)) = stack.pop() {
+            looked_at += 1;
             let node = &self.nodes[at];
             // Wildcards on the first level leave topics with a leading `$` alone (section 4.7.2).
             let wildcards = !(system && depth == 0);
@@ -333,7 +337,7 @@ impl Trie {
                 }),
             }
         }
-        Targets { each, groups }
+        Targets { each, groups, looked_at: looked_at + hits.len() }
     }
 
     /// Nodes in use, the root included.

@@ -57,7 +57,8 @@ pub fn private_dir(dir: &Path) -> Result<(), FileError> {
 /// [`FileError`]; the old file is then untouched.
 pub fn write_private(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
     let written = (|| {
-        let dir = path.parent().unwrap_or(Path::new("."));
+        // The parent of a bare name is the empty path, which cannot be opened.
+        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let temporary = dir.join(format!(".{name}.{}", std::process::id()));
         let mut file =
@@ -114,5 +115,22 @@ pub fn read_if_any(path: &Path, max: usize) -> Result<Option<Vec<u8>>, FileError
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.is_missing() => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bare_name_is_written_in_the_current_directory() {
+        let name = format!("bare-name.{}", std::process::id());
+        let path = Path::new(&name);
+        let written = write_private(path, b"secret");
+        let read = fs::read(path);
+        let removed = fs::remove_file(path);
+        written.unwrap();
+        assert_eq!(read.unwrap(), b"secret");
+        removed.unwrap();
     }
 }

@@ -170,7 +170,8 @@ impl Core {
                 "a hook made a property that does not fit",
             ))
         } else if self.store.is_failing()
-            && (message.retain || (message.qos != QoS::AtMostOnce && targets.any_kept()))
+            && ((message.retain && !message.payload.is_empty())
+                || (message.qos != QoS::AtMostOnce && targets.any_kept()))
         {
             Err(Denial::new(ReasonCode::QuotaExceeded, "the broker cannot store it now"))
         } else if message.retain {

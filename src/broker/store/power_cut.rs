@@ -279,3 +279,34 @@ async fn a_will_that_a_full_disk_refuses_is_published_when_there_is_room() {
     assert_eq!(late.payload().await, "gone");
     life.end(|| false);
 }
+
+#[tokio::test]
+async fn retained_messages_can_be_taken_away_while_the_disk_is_full() {
+    let life = Life::begin(Storage::default());
+    let mut writer = life.connect_with(connect(Version::V5, "writer")).await;
+    let retained = |topic: &str, payload: &str| {
+        let mut publish = message(topic, payload, QoS::AtLeastOnce);
+        publish.retain = true;
+        publish
+    };
+    assert!(!writer.publish(retained("kept/1", "x")).await.is_error());
+    life.storage.fill(true);
+    for _ in 0..2 {
+        assert_eq!(writer.publish(retained("kept/2", "y")).await, ReasonCode::QuotaExceeded);
+    }
+    // It is tried, though not acknowledged as done before the disk has it.
+    assert_eq!(writer.publish(retained("kept/1", "")).await, ReasonCode::QuotaExceeded);
+    let mut late = life.connect_with(connect(Version::V5, "late")).await;
+    late.subscribe("kept/1", QoS::AtMostOnce).await;
+    assert_eq!(late.until_ping().await, []);
+    life.storage.fill(false);
+    while writer.publish(retained("kept/3", "z")).await.is_error() {}
+    drop((writer, late));
+
+    // What was written when there was room again is without it.
+    let life = Life::begin(life.end(|| false));
+    let mut late = life.connect_with(connect(Version::V5, "late")).await;
+    late.subscribe("kept/1", QoS::AtMostOnce).await;
+    assert_eq!(late.until_ping().await, []);
+    life.end(|| false);
+}

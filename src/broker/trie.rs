@@ -1,7 +1,8 @@
 //! Who subscribes to a topic.
 //!
-//! A tree with one node for each level of a filter. Matching a topic walks at most two branches a level, so it costs the
-//! same with ten filters as with a million that do not match.
+//! A tree with one node for each level of a filter. Matching a topic follows at each node the level itself and `+`, and
+//! no others, so filters that have nothing to do with it cost nothing. Filters that branch at every level are all walked; how
+//! many nodes that were is told, and counts against the publisher's turn.
 
 use std::sync::{
     Arc,

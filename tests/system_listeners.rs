@@ -26,6 +26,25 @@ fn refused(arguments: &[&str]) -> Ended {
 }
 
 #[test]
+fn no_client_writes_lines_of_its_own_into_the_log() {
+    let open = Open::start(&["--plain", "127.0.0.1:0"]);
+    let mut stream = TcpStream::connect(open.url("mqtt").trim_start_matches("mqtt://")).unwrap();
+    let client_id = b"evil\nFORGED ERROR\x1b[31m";
+    let mut connect = b"\0\x04MQTT\x05\x02\0\0\0\0".to_vec();
+    connect.push(client_id.len() as u8);
+    connect.extend(client_id);
+    let mut bytes = vec![0x10, connect.len() as u8];
+    bytes.extend(connect);
+    // An open broker refuses this filter, and says so in its log, with the client's name.
+    bytes.extend(b"\x82\x16\0\x01\0\0\x10test/nosubscribe\0");
+    stream.write_all(&bytes).unwrap();
+    open.running.err.line("subscription refused");
+    let log = open.running.err.text();
+    assert!(log.contains("FORGED"), "{log}");
+    assert!(log.lines().all(|line| !line.starts_with("FORGED")) && !log.contains('\x1b'), "{log}");
+}
+
+#[test]
 fn what_everybody_on_the_way_reads_is_for_this_machine_unless_forced() {
     for option in ["--plain", "--ws"] {
         for address in ["0.0.0.0:0", "[::]:0"] {

@@ -31,6 +31,8 @@ use clap::{Args, Parser, Subcommand};
 
 use failure::Failure;
 use monitor::LogFormat;
+use tracing_subscriber::field::MakeExt;
+use tracing_subscriber::fmt::format::debug_fn;
 
 /// MQTT payloads that only the right devices can read.
 #[derive(Parser)]
@@ -124,7 +126,18 @@ pub fn main() -> ExitCode {
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match cli.command.log_format() {
         LogFormat::Json => log.json().flatten_event(true).with_current_span(false).init(),
-        LogFormat::Text => log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
+        LogFormat::Text => {
+            // Client ids and the like are whatever a client says: no line of the log may begin in the middle of one.
+            let fields = debug_fn(|out, field, value| {
+                let value = smqtt_client::printable(&format!("{value:?}"));
+                match field.name() {
+                    "message" => write!(out, "{value}"),
+                    name => write!(out, "{name}={value}"),
+                }
+            });
+            let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
+            log.with_ansi(ansi).fmt_fields(fields.delimited(" ")).init();
+        }
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,

@@ -236,6 +236,35 @@ async fn nothing_of_a_revoked_device_is_left_once_the_broker_knows() {
     }
 }
 
+/// A will becomes due as soon as a broker is back that was killed: it asks who was revoked meanwhile before it begins.
+#[tokio::test]
+async fn who_was_revoked_while_the_broker_was_down_leaves_no_will() {
+    let data = Scratch::new();
+    let site = Site::with(kept_in(data.path())).await;
+    let with_will = |client_id: &str| {
+        let mut connect = Site::persistent(client_id);
+        let mut left = will("notes/1", client_id);
+        (left.qos, left.retain) = (QoS::AtLeastOnce, true);
+        connect.will = Some(left);
+        connect
+    };
+    let _sensor = site.join(&site.sensor, with_will("sensor/1")).await;
+    let _nurse = site.join(&site.nurse, with_will("nurse/1")).await;
+    let image = Scratch::new();
+    for file in std::fs::read_dir(data.path()).unwrap().map(Result::unwrap) {
+        std::fs::copy(file.path(), image.path().join(file.file_name())).unwrap();
+    }
+
+    let down = site.shut_down().await;
+    down.lab.revoke("sensor").await;
+    let site = down.start(kept_in(image.path())).await;
+    let mut visitor = site.as_device(&site.visitor, Version::V5).await;
+    visitor.subscribe("notes/#", QoS::AtLeastOnce).await;
+    assert_eq!(visitor.message().await.payload, "nurse/1");
+    assert_eq!(visitor.until_ping().await, []);
+    assert!(!site.sessions().contains(&"sensor/1".to_owned()));
+}
+
 /// Who has run out is looked for so often that nobody stays for a second: shown by the looks, on a clock that stands still
 /// while they work.
 #[tokio::test]

@@ -273,6 +273,7 @@ impl Lab {
     ) -> LabBroker {
         let view = View::new(device.keyring.clone(), now);
         let hook = shape(SecurePublish::new(view.clone(), true));
+        hook.catch_up(DEADLINE).await;
         let mut hooks = first;
         hooks.push(Box::new(hook.clone()));
         let mut broker = Broker::new(config, hooks).unwrap();

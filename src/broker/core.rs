@@ -27,7 +27,10 @@ use super::{
     message::{Message, Origin, Publication},
     metrics::Metrics,
     retained::{Kind, Retained},
-    session::{Aftermath, Control, Ending, Kept, Link, PendingWill, Session, Subscribed, outgoing::Queued},
+    session::{
+        Aftermath, Control, Ending, Kept, Link, PendingWill, Session, Subscribed, held::Total,
+        outgoing::Queued,
+    },
     store::{Restored, Store},
     sys,
     timers::Timers,
@@ -58,6 +61,8 @@ pub(crate) struct Core {
     trie_version: AtomicU64,
     retained: RwLock<Retained>,
     sessions: Mutex<HashMap<Text, Arc<Session>>>,
+    /// What they hold together.
+    pub(crate) held: Total,
 }
 
 /// What a connection brings to its session.
@@ -91,6 +96,7 @@ impl Core {
         store: Store,
         metrics: Metrics,
         counts: Arc<Counts>,
+        held: Total,
     ) -> Self {
         let clock = Clock::new();
         Self {
@@ -112,6 +118,7 @@ impl Core {
             trie_version: AtomicU64::new(0),
             retained: RwLock::default(),
             sessions: Mutex::default(),
+            held,
         }
     }
 
@@ -426,7 +433,7 @@ impl Core {
             let resumed = existing.filter(|session| {
                 let mut state = session.lock();
                 loser = state.link.as_ref().map(|link| link.client.clone());
-                let aftermath = state.make_way(now, clean_start);
+                let aftermath = state.make_way(now, clean_start, &self.config.limits);
                 let goes_on = !state.ended;
                 if let Some((link, will)) = link.take_if(|_| goes_on) {
                     state.attach(link, expiry, will);
@@ -449,8 +456,8 @@ impl Core {
                     {
                         before.note_present(&self.store);
                     }
-                    let session =
-                        Arc::new(Session::new(client.client_id.detached(), client.identity.clone()));
+                    let client_id = client.client_id.detached();
+                    let session = Arc::new(Session::new(client_id, client.identity.clone(), &self.held));
                     let mut state = session.lock();
                     if self.store.is_there() {
                         state.keep(expiry != Some(Duration::ZERO), will.is_some());
@@ -482,7 +489,7 @@ impl Core {
             if state.link_of(connection).is_none() {
                 return;
             }
-            state.detach(self.clock.now(), ending)
+            state.detach(self.clock.now(), ending, &self.config.limits)
         };
         self.settle(session, aftermath);
     }
@@ -495,8 +502,14 @@ impl Core {
 
     fn settle(&self, session: &Arc<Session>, aftermath: Aftermath) {
         let ended = aftermath.ended;
-        let reason = if ended.is_some() { DropReason::SessionEnded } else { DropReason::NotConnected };
-        aftermath.lost.iter().for_each(|queued| session.tell_dropped(&self.hooks, queued, reason));
+        let is_kept = !aftermath.lost.is_empty() && session.is_kept();
+        for (queued, reason) in &aftermath.lost {
+            let reason = if ended.is_some() { DropReason::SessionEnded } else { *reason };
+            if is_kept && queued.qos != QoS::AtMostOnce {
+                self.store.remove_queued(session.key, queued.seq);
+            }
+            session.tell_dropped(&self.hooks, queued, reason);
+        }
         if ended.is_some() {
             let subscriptions = std::mem::take(&mut session.lock().subscriptions);
             if !subscriptions.is_empty() {
@@ -644,7 +657,10 @@ impl Core {
                 let mut state = session.lock();
                 let away =
                     state.expires_at.is_some() || state.will.as_ref().is_some_and(|w| w.due_at.is_some());
-                if away { state.look_again(now) } else { state.detach(now, Ending { discard_will: false }) }
+                match away {
+                    true => state.look_again(now),
+                    false => state.detach(now, Ending { discard_will: false }, &self.config.limits),
+                }
             };
             self.settle(&session, aftermath);
         }

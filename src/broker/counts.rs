@@ -106,6 +106,7 @@ impl Counts {
         match reason {
             DropReason::QueueMessages => self.hit(Limit::QueueMessages),
             DropReason::QueueBytes => self.hit(Limit::QueueBytes),
+            DropReason::AllQueuesBytes => self.hit(Limit::AllQueuesBytes),
             _ => {}
         }
     }
@@ -192,7 +193,6 @@ const WALK_KEPT: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, Copy, Default)]
 struct Waiting {
     messages: usize,
-    bytes: usize,
     bytes_largest: usize,
     inflight: usize,
 }
@@ -217,6 +217,9 @@ pub(crate) fn register_readings(core: &Arc<Core>) {
     show("smqtt_filters", "Distinct filters that are subscribed to", |core| core.subscription_counts().0);
     show("smqtt_retained_messages", "Retained messages", |core| core.retained_counts().0);
     show("smqtt_retained_bytes", "Bytes of retained messages", |core| core.retained_counts().1);
+    show("smqtt_queued_bytes", "Bytes that sessions hold together, each message counted once", |core| {
+        core.held.bytes()
+    });
     let walked = Arc::new(Mutex::new(None::<(Instant, Waiting)>));
     let waiting = |read: fn(Waiting) -> usize| {
         let (core, walked) = (Arc::downgrade(core), walked.clone());
@@ -224,9 +227,6 @@ pub(crate) fn register_readings(core: &Arc<Core>) {
     };
     let show = |name, help, read| metrics.register(name, help, &waiting(read));
     show("smqtt_queued_messages", "Messages that wait for sessions", |waiting| waiting.messages);
-    show("smqtt_queued_bytes", "Bytes that sessions hold, sent and not acknowledged included", |waiting| {
-        waiting.bytes
-    });
     show("smqtt_queued_bytes_largest", "Bytes that the fullest session holds", |waiting| {
         waiting.bytes_largest
     });
@@ -263,7 +263,6 @@ fn waiting(core: &Weak<Core>, walked: &Mutex<Option<(Instant, Waiting)>>) -> Wai
     for session in core.upgrade().iter().flat_map(|core| core.sessions()) {
         let (messages, bytes, inflight) = session.lock().outgoing.held();
         waiting.messages += messages;
-        waiting.bytes += bytes;
         waiting.bytes_largest = waiting.bytes_largest.max(bytes);
         waiting.inflight += inflight;
     }

@@ -116,6 +116,8 @@ pub enum DropReason {
     QueueMessages,
     /// As many bytes as [`Limits::queue_bytes_max`](super::Limits::queue_bytes_max) wait for it.
     QueueBytes,
+    /// Sessions together hold as many bytes as [`Limits::all_queues_bytes_max`](super::Limits::all_queues_bytes_max).
+    AllQueuesBytes,
     /// QoS 0, and nobody is connected to take it.
     NotConnected,
     /// It waited for longer than its publisher wanted.
@@ -136,9 +138,10 @@ pub enum DropReason {
 
 impl DropReason {
     /// All there are.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::QueueMessages,
         Self::QueueBytes,
+        Self::AllQueuesBytes,
         Self::NotConnected,
         Self::Expired,
         Self::TooLarge,
@@ -149,11 +152,17 @@ impl DropReason {
         Self::NotEncodable,
     ];
 
+    /// Whether the message found no room in the session's queue: its client is told how many did not.
+    pub(crate) fn is_no_room(self) -> bool {
+        matches!(self, Self::QueueMessages | Self::QueueBytes | Self::AllQueuesBytes)
+    }
+
     /// A word for logs and metrics.
     pub fn name(self) -> &'static str {
         match self {
             Self::QueueMessages => "queue_messages",
             Self::QueueBytes => "queue_bytes",
+            Self::AllQueuesBytes => "all_queues_bytes",
             Self::NotConnected => "not_connected",
             Self::Expired => "expired",
             Self::TooLarge => "too_large",

@@ -3,7 +3,7 @@
 use std::{
     any::Any,
     fmt,
-    sync::{Arc, OnceLock},
+    sync::{Arc, OnceLock, atomic::AtomicU32},
 };
 
 use bytes::Bytes;
@@ -42,6 +42,8 @@ pub struct Message {
     pub(crate) shared_payload: OnceLock<Bytes>,
     /// What it counts for in a queue's limit of bytes; asked for several times for each copy.
     pub(crate) queue_bytes: usize,
+    /// In how many places of queues it is.
+    pub(crate) holders: AtomicU32,
     /// Where it is in the store, once it is there.
     pub(crate) stored: OnceLock<StoredMessage>,
 }
@@ -62,6 +64,7 @@ impl Message {
             remembered: Remembered::Nothing,
             shared_payload: OnceLock::new(),
             queue_bytes: 0,
+            holders: AtomicU32::new(0),
             stored: OnceLock::new(),
         }
     }

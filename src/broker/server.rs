@@ -20,6 +20,7 @@ use super::{
     limits::LimitError,
     listener::{self, Listening, TlsSettings},
     metrics::Metrics,
+    session::held::Total,
     store::{self, Disk, StoreError},
     timers,
     websocket::Origins,
@@ -85,11 +86,12 @@ impl Broker {
         let metrics = Metrics::default();
         let counts = Counts::new(&metrics);
         let hooks = Hooks::new(hooks, allow_by_default, &metrics, counts.clone());
+        let held = Total::default();
         let (store, restored) = match disk {
-            Some(disk) => store::restore(disk, &hooks)?,
+            Some(disk) => store::restore(disk, &hooks, &held)?,
             None => Default::default(),
         };
-        let core = Arc::new(Core::new(config, hooks.clone(), store.clone(), metrics, counts));
+        let core = Arc::new(Core::new(config, hooks.clone(), store.clone(), metrics, counts, held));
         let sink: Sink = Arc::new(move |batch| fanout::fan_out(batch, &limits, &store, &hooks));
         let engine: Box<dyn Engine> = match kind {
             EngineKind::Direct => Box::new(Direct::new(sink)),

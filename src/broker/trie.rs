@@ -354,7 +354,7 @@ mod tests {
     use crate::mqtt::{SubscriptionId, filter_matches};
 
     fn session() -> Arc<Session> {
-        Arc::new(Session::new("c".into(), None))
+        Arc::new(Session::new("c".into(), None, &Default::default()))
     }
 
     fn subscribed(id: u32) -> Subscribed {

@@ -2,6 +2,7 @@
 //!
 //! No I/O happens here. [`SessionState`] is the whole of what must be kept to resume a session later.
 
+pub(crate) mod held;
 pub(crate) mod incoming;
 pub(crate) mod outgoing;
 
@@ -18,6 +19,7 @@ use hashbrown::HashMap;
 use parking_lot::{Mutex, MutexGuard};
 
 use self::{
+    held::Total,
     incoming::{AckQueue, Taken},
     outgoing::{Outgoing, Queued},
 };
@@ -179,8 +181,8 @@ pub(crate) struct Aftermath {
     pub(crate) ended: Option<SessionEnd>,
     /// When to look at it again.
     pub(crate) look_again_at: Option<Timestamp>,
-    /// Messages that its client does not get: all, or if it goes on those of QoS 0.
-    pub(crate) lost: Vec<Queued>,
+    /// Messages that its client does not get, and why: all, or if it goes on those that may not wait for it.
+    pub(crate) lost: Vec<(Queued, DropReason)>,
     /// Those of them that other members of its groups get.
     pub(crate) passed_on: Vec<Queued>,
 }
@@ -188,9 +190,10 @@ pub(crate) struct Aftermath {
 static NEXT_KEY: AtomicU64 = AtomicU64::new(1);
 
 impl Session {
-    pub(crate) fn new(client_id: Text, owner: Option<Text>) -> Self {
+    /// One whose messages are part of what all sessions hold.
+    pub(crate) fn new(client_id: Text, owner: Option<Text>, held: &Total) -> Self {
         let key = NEXT_KEY.fetch_add(1, Ordering::Relaxed);
-        Self { key, client_id, owner, state: Mutex::default() }
+        Self { key, client_id, owner, state: Mutex::new(SessionState::within(held)) }
     }
 
     /// One from the store, whose key nobody gets again.
@@ -270,12 +273,17 @@ impl Session {
         };
         let seq = match offered {
             Err((queued, reason)) => {
-                let full = state.outgoing.dropped();
+                let no_room = reason.is_no_room();
+                let dropped = state.outgoing.dropped(reason);
                 drop(state);
                 // Every power of two, so that a log says it without being flooded.
-                let no_room = matches!(reason, DropReason::QueueMessages | DropReason::QueueBytes);
-                if no_room && full.is_power_of_two() {
-                    tracing::warn!(client = %self.client_id, dropped = full, "queue full, message dropped");
+                if no_room && dropped.is_power_of_two() {
+                    match reason {
+                        DropReason::AllQueuesBytes => {
+                            tracing::warn!(client = %self.client_id, dropped, "all queues together are full, message dropped");
+                        }
+                        _ => tracing::warn!(client = %self.client_id, dropped, "queue full, message dropped"),
+                    }
                 }
                 self.tell_dropped(hooks, &queued, reason);
                 return if no_room && qos != QoS::AtMostOnce { Pushed::NoRoom } else { Pushed::Gone };
@@ -402,6 +410,11 @@ impl Session {
 }
 
 impl SessionState {
+    /// Nothing yet; its messages are part of what all sessions hold.
+    pub(crate) fn within(held: &Total) -> Self {
+        Self { outgoing: Outgoing::within(held), ..Self::default() }
+    }
+
     /// The link of `connection`, unless another connection has taken over.
     pub(crate) fn link_of(&mut self, connection: u64) -> Option<&mut Link> {
         self.link.as_mut().filter(|link| link.client.connection == connection)
@@ -442,7 +455,7 @@ impl SessionState {
     }
 
     /// The connection has ended. Call once for each link.
-    pub(crate) fn detach(&mut self, now: Timestamp, ending: Ending) -> Aftermath {
+    pub(crate) fn detach(&mut self, now: Timestamp, ending: Ending, limits: &Limits) -> Aftermath {
         self.link = None;
         if ending.discard_will {
             self.will = None;
@@ -450,7 +463,7 @@ impl SessionState {
         if self.expiry == Some(Duration::ZERO) {
             return self.end(SessionEnd::WithConnection);
         }
-        let lost = self.outgoing.disconnected();
+        let lost = self.outgoing.disconnected(limits);
         self.expires_at = self.expiry.map(|expiry| now.after(expiry));
         match &mut self.will {
             Some(will) if will.delay > Duration::ZERO => {
@@ -485,10 +498,10 @@ impl SessionState {
 
     /// Another connection has come: the present one ends, and the session too if its time has come or a new one is
     /// wanted.
-    pub(crate) fn make_way(&mut self, now: Timestamp, clean_start: bool) -> Aftermath {
+    pub(crate) fn make_way(&mut self, now: Timestamp, clean_start: bool, limits: &Limits) -> Aftermath {
         let mut aftermath = if self.link.is_some() {
             self.kick(ReasonCode::SessionTakenOver, "another connection uses this client id");
-            self.detach(now, Ending { discard_will: false })
+            self.detach(now, Ending { discard_will: false }, limits)
         } else {
             self.look_again(now)
         };
@@ -507,7 +520,8 @@ impl SessionState {
         }
         let outgoing = std::mem::take(&mut self.outgoing);
         let passed_on = outgoing.shared();
-        let lost = outgoing.into_undelivered();
+        let over = |queued| (queued, DropReason::SessionEnded);
+        let lost = outgoing.into_undelivered().into_iter().map(over).collect();
         self.received = HashMap::new();
         Aftermath { will: self.will.take(), ended: Some(why), look_again_at: None, lost, passed_on }
     }

@@ -2,6 +2,7 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
+use super::held::{Held, PLACE_BYTES, Total};
 use crate::{
     broker::{config::Limits, events::DropReason, message::Message},
     mqtt::{PublishHead, QoS, SubscriptionId},
@@ -45,11 +46,11 @@ enum Stage {
 }
 
 impl Stage {
-    /// What it counts for in the limit of bytes.
-    fn bytes(&self) -> usize {
+    /// The message, while it is needed.
+    fn message(&self) -> Option<&Message> {
         match self {
-            Self::Sent(queued) => queued.message.queue_bytes(),
-            Self::Released => 0,
+            Self::Sent(queued) => Some(&queued.message),
+            Self::Released => None,
         }
     }
 }
@@ -94,8 +95,10 @@ pub(crate) enum Recorded {
 #[derive(Debug, Default)]
 pub(crate) struct Outgoing {
     queue: VecDeque<Queued>,
-    /// Of all messages here, those sent and not yet acknowledged included.
-    held_bytes: usize,
+    /// By all messages here, those sent and not yet acknowledged included.
+    held: Held,
+    /// Whether a connection takes them.
+    connected: bool,
     /// Retained messages in the queue.
     retained_waiting: usize,
     inflight: VecDeque<Inflight>,
@@ -125,6 +128,11 @@ fn packet_id(seq: u64) -> u16 {
 }
 
 impl Outgoing {
+    /// Nothing yet; what comes is part of what all sessions hold.
+    pub(crate) fn within(total: &Total) -> Self {
+        Self { held: Held::within(total), ..Self::default() }
+    }
+
     /// From now on the messages are kept on disk.
     pub(crate) fn keep(&mut self) {
         self.committed = Some(0);
@@ -149,16 +157,30 @@ impl Outgoing {
             self.dropped += 1;
             return Err((queued, reason));
         }
-        Ok(self.number_and_push(queued, bytes))
+        Ok(self.number_and_push(queued))
     }
 
-    /// Why a message that counts for so many bytes has no room, if it has none. One that is alone always has.
+    /// Why a message that counts for so many bytes has no room, if it has none.
     pub(crate) fn full(&self, bytes: usize, limits: &Limits) -> Option<DropReason> {
+        self.full_itself(bytes, limits).or_else(|| self.full_with_others(bytes, limits))
+    }
+
+    /// By the session's own limits. One that is alone always has room.
+    fn full_itself(&self, bytes: usize, limits: &Limits) -> Option<DropReason> {
         if self.queue.len() >= limits.queue_messages_max {
             return Some(DropReason::QueueMessages);
         }
-        let too_many = self.held_bytes > 0 && self.held_bytes + bytes > limits.queue_bytes_max;
-        too_many.then_some(DropReason::QueueBytes)
+        let held = self.held.bytes();
+        (held > 0 && held + bytes > limits.queue_bytes_max).then_some(DropReason::QueueBytes)
+    }
+
+    /// By what all sessions hold. Each may hold as much as is left, and no more: whoever holds most is the first to lose, and
+    /// a few that never take anything leave something to the others. A client that does take its messages always gets some.
+    fn full_with_others(&self, bytes: usize, limits: &Limits) -> Option<DropReason> {
+        let left = limits.all_queues_bytes_max.saturating_sub(self.held.total_bytes());
+        let held = self.held.bytes();
+        let fits = held + bytes + PLACE_BYTES <= left || (self.connected && held < CONNECTED_BYTES_MIN);
+        (!fits).then_some(DropReason::AllQueuesBytes)
     }
 
     /// How many messages found no room since this was asked last.
@@ -167,31 +189,34 @@ impl Outgoing {
     }
 
     /// Appends the retained messages for a new subscription; `taken` hears of each that found room, and the others come
-    /// back. They are in memory anyway, so one such set at a time may exceed the limits.
+    /// back. They are in memory anyway, so one such set at a time may exceed the limits of the session, for as long as its client
+    /// is there to take it.
     pub(crate) fn offer_retained(
         &mut self,
         set: Vec<Queued>,
         limits: &Limits,
         mut taken: impl FnMut(&Queued),
     ) -> Vec<(Queued, DropReason)> {
-        let exempt = self.retained_waiting == 0;
+        let exempt = self.connected && self.retained_waiting == 0;
         let mut left_out = Vec::new();
         for queued in set {
             let bytes = queued.message.queue_bytes();
-            let offered =
-                if exempt { Ok(self.number_and_push(queued, bytes)) } else { self.offer(queued, limits) };
-            match offered {
-                Ok(queued) => taken(queued),
-                Err(refused) => left_out.push(refused),
+            let full = if exempt { self.full_with_others(bytes, limits) } else { self.full(bytes, limits) };
+            match full {
+                None => taken(self.number_and_push(queued)),
+                Some(reason) => {
+                    self.dropped += 1;
+                    left_out.push((queued, reason));
+                }
             }
         }
         left_out
     }
 
-    fn number_and_push(&mut self, mut queued: Queued, bytes: usize) -> &Queued {
+    fn number_and_push(&mut self, mut queued: Queued) -> &Queued {
         self.last_seq += u64::from(queued.qos != QoS::AtMostOnce);
         queued.seq = self.last_seq;
-        self.push(queued, bytes);
+        self.push(queued);
         self.queue.back().expect("it was just appended")
     }
 
@@ -201,8 +226,7 @@ impl Outgoing {
         if sent {
             self.restore_inflight(queued.seq, Stage::Sent(queued));
         } else {
-            let bytes = queued.message.queue_bytes();
-            self.push(queued, bytes);
+            self.push(queued);
         }
     }
 
@@ -213,7 +237,7 @@ impl Outgoing {
     }
 
     fn restore_inflight(&mut self, seq: u64, stage: Stage) {
-        self.held_bytes += stage.bytes();
+        self.held.add(stage.message());
         self.inflight.push_back(Inflight { seq, stage, written: false, dup: true, received: false });
         self.unwritten += 1;
     }
@@ -244,13 +268,13 @@ impl Outgoing {
         let of_seq = |queued: &Queued| queued.seq == seq && queued.qos != QoS::AtMostOnce;
         let index = self.queue.iter().position(of_seq)?;
         let queued = self.queue.remove(index)?;
-        self.held_bytes -= queued.message.queue_bytes();
+        self.held.remove(Some(&queued.message));
         self.retained_waiting -= usize::from(queued.retained);
         Some(queued)
     }
 
-    fn push(&mut self, queued: Queued, bytes: usize) {
-        self.held_bytes += bytes;
+    fn push(&mut self, queued: Queued) {
+        self.held.add(Some(&queued.message));
         self.retained_waiting += usize::from(queued.retained);
         self.queue.push_back(queued);
     }
@@ -259,7 +283,7 @@ impl Outgoing {
     fn pop(&mut self) -> Option<Queued> {
         let queued = self.queue.pop_front()?;
         if queued.qos == QoS::AtMostOnce {
-            self.held_bytes -= queued.message.queue_bytes();
+            self.held.remove(Some(&queued.message));
         }
         self.retained_waiting -= usize::from(queued.retained);
         if self.queue.is_empty() && self.queue.capacity() > QUEUE_CAPACITY_KEPT {
@@ -270,6 +294,7 @@ impl Outgoing {
 
     /// A new connection resumes the session: everything unacknowledged goes out again, in order.
     pub(crate) fn resume(&mut self) {
+        self.connected = true;
         for entry in &mut self.inflight {
             entry.dup |= entry.written;
             entry.written = false;
@@ -370,7 +395,9 @@ impl Outgoing {
     /// The client has the message, and that is on disk where it must be: PUBREL may follow.
     pub(crate) fn release(&mut self, seq: u64) -> Option<u16> {
         let entry = self.inflight.iter_mut().find(|entry| entry.seq == seq && entry.written)?;
-        self.held_bytes -= std::mem::replace(&mut entry.stage, Stage::Released).bytes();
+        if let Stage::Sent(queued) = std::mem::replace(&mut entry.stage, Stage::Released) {
+            self.held.release(&queued.message);
+        }
         Some(packet_id(seq))
     }
 
@@ -390,31 +417,40 @@ impl Outgoing {
 
     fn remove(&mut self, index: usize) -> Inflight {
         let entry = self.inflight.remove(index).expect("an entry that was just found");
-        self.held_bytes -= entry.stage.bytes();
+        self.held.remove(entry.stage.message());
         entry
     }
 
-    /// Takes out QoS 0 messages: nobody is connected to take them.
-    pub(crate) fn disconnected(&mut self) -> Vec<Queued> {
+    /// The client has gone. Takes out what does not wait for it, and says why: QoS 0 messages, and retained ones that only a
+    /// client that takes them may have beyond the limits.
+    pub(crate) fn disconnected(&mut self, limits: &Limits) -> Vec<(Queued, DropReason)> {
+        self.connected = false;
         let queue = std::mem::take(&mut self.queue);
-        self.held_bytes = self.inflight.iter().map(|entry| entry.stage.bytes()).sum();
+        queue.iter().for_each(|queued| self.held.remove(Some(&queued.message)));
         self.retained_waiting = 0;
         let mut lost = Vec::new();
         for queued in queue {
-            if queued.qos == QoS::AtMostOnce {
-                lost.push(queued);
-            } else {
-                let bytes = queued.message.queue_bytes();
-                self.push(queued, bytes);
+            let reason = match queued.qos {
+                QoS::AtMostOnce => Some(DropReason::NotConnected),
+                _ if queued.retained => self.full_itself(queued.message.queue_bytes(), limits),
+                _ => None,
+            };
+            self.dropped += u64::from(reason.is_some_and(DropReason::is_no_room));
+            match reason {
+                Some(reason) => lost.push((queued, reason)),
+                None => self.push(queued),
             }
         }
         lost
     }
 
     /// What the client does not have, in order.
-    pub(crate) fn into_undelivered(self) -> Vec<Queued> {
-        let sent = self.inflight.into_iter().filter(|entry| !entry.received).filter_map(Inflight::message);
-        sent.chain(self.queue).collect()
+    pub(crate) fn into_undelivered(mut self) -> Vec<Queued> {
+        let (inflight, queue) = (std::mem::take(&mut self.inflight), std::mem::take(&mut self.queue));
+        inflight.iter().for_each(|entry| self.held.remove(entry.stage.message()));
+        queue.iter().for_each(|queued| self.held.remove(Some(&queued.message)));
+        let sent = inflight.into_iter().filter(|entry| !entry.received).filter_map(Inflight::message);
+        sent.chain(queue).collect()
     }
 
     /// What another member of a group may have if the session ends: all that came by shared subscriptions and that the client has
@@ -430,14 +466,21 @@ impl Outgoing {
 
     /// Messages that wait, bytes that are held, messages sent and not acknowledged.
     pub(crate) fn held(&self) -> (usize, usize, usize) {
-        (self.queue.len(), self.held_bytes, self.inflight.len())
+        (self.queue.len(), self.held.bytes(), self.inflight.len())
     }
 
-    /// Messages dropped because the queue was full.
-    pub(crate) fn dropped(&self) -> u64 {
-        self.dropped
+    /// How often a message was dropped for this reason, the present one included: for want of room in the queue, or in all
+    /// queues of all sessions.
+    pub(crate) fn dropped(&self, reason: DropReason) -> u64 {
+        match reason {
+            DropReason::AllQueuesBytes => self.held.dropped(),
+            _ => self.dropped,
+        }
     }
 }
+
+/// What a session whose client is there may hold, however much others do.
+const CONNECTED_BYTES_MIN: usize = 16 << 10;
 
 /// A drained queue that had more room than this gives its memory back.
 const QUEUE_CAPACITY_KEPT: usize = 64;

@@ -21,7 +21,10 @@ use crate::{
         hook::Client,
         hooks::Hooks,
         message::{Message, Origin, Publication, Remembered},
-        session::{Kept, PendingWill, Session, SessionState, Subscribed, incoming::Taken, outgoing::Queued},
+        session::{
+            Kept, PendingWill, Session, SessionState, Subscribed, held::Total, incoming::Taken,
+            outgoing::Queued,
+        },
     },
     mqtt::{QoS, SubscriptionId, Text, Version},
 };
@@ -52,12 +55,12 @@ struct SessionRows {
     sent: u64,
 }
 
-/// Reads everything, then starts the thread that keeps it up to date. Rows that nothing refers to any more, as a crash
+/// Reads everything, then starts the thread that keeps it up to date. What sessions hold is part of `held`. Rows that nothing refers to any more, as a crash
 /// may leave them, go with the first commit.
 ///
 /// # Errors
 /// [`StoreError`]: nothing can be kept, so the broker must not start.
-pub(crate) fn restore(disk: Disk, hooks: &Hooks) -> Result<(Store, Restored), StoreError> {
+pub(crate) fn restore(disk: Disk, hooks: &Hooks, held: &Total) -> Result<(Store, Restored), StoreError> {
     let mut rows = Rows::default();
     disk.read(|row, value| rows.take(row, value))?;
     if rows.damaged > 0 {
@@ -88,7 +91,7 @@ pub(crate) fn restore(disk: Disk, hooks: &Hooks) -> Result<(Store, Restored), St
     }
     for (key, rows) in sessions {
         Session::reserve(key);
-        match rows.into_session(key, &messages, hooks, &store) {
+        match rows.into_session(key, &messages, hooks, &store, held) {
             Some(session) => restored.sessions.push(Arc::new(session)),
             // Its record went, and the rest would have in the same transaction.
             None => store.end_session(key),
@@ -168,6 +171,7 @@ impl SessionRows {
         messages: &HashMap<u64, Arc<Message>>,
         hooks: &Hooks,
         store: &Store,
+        held: &Total,
     ) -> Option<Session> {
         let record = self.record?;
         let client_id = Text::from(record.client_id);
@@ -178,7 +182,7 @@ impl SessionRows {
             expiry: record.expiry_ms.map(Duration::from_millis),
             expires_at: record.expires_at.map(Timestamp),
             kept: if record.whole { Kept::Whole } else { Kept::Will },
-            ..SessionState::default()
+            ..SessionState::within(held)
         };
         state.will = record.will.and_then(|will| will.pending(&client_id, owner.as_ref(), hooks));
         if record.whole {

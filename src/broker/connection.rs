@@ -54,6 +54,8 @@ pub(crate) struct Connection<S> {
     unfinished: bool,
     /// Packets that have arrived wait for the disk.
     held: bool,
+    /// As many copies of messages as may wait for their acknowledgements do.
+    pub(super) crowded: bool,
     pub(super) tally: Tally,
 }
 
@@ -217,6 +219,7 @@ impl<S: Stream> Connection<S> {
             turn_bytes: 0,
             unfinished: false,
             held: false,
+            crowded: false,
             tally: Tally::default(),
         }
     }
@@ -306,7 +309,7 @@ impl<S: Stream> Connection<S> {
 
     /// Whether so many answers wait for the disk that what else the client says must wait, too.
     fn too_many_wait(&self) -> bool {
-        self.control.answers_waiting() >= self.core.config.limits.answers_waiting_max
+        self.crowded || self.control.answers_waiting() >= self.core.config.limits.answers_waiting_max
     }
 
     fn handle_packets(&mut self) -> Result<(), Close> {
@@ -365,6 +368,7 @@ impl<S: Stream> Connection<S> {
                 while let Some(ack) = link.acks.next() {
                     self.outbound.say(ack, self.client.version, &mut self.transport.out);
                 }
+                self.crowded = link.acks.copies() >= self.core.config.limits.answers_waiting_max;
                 for answer in link.answers.drain(..) {
                     self.outbound.say(answer, self.client.version, &mut self.transport.out);
                 }

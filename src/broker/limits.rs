@@ -102,8 +102,8 @@ limits! {
     InflightMessages "inflight_messages_max" inflight_messages_max: u16 = 512, [];
     /// Unacknowledged QoS 1 and 2 messages that one client may send. 1,024. MQTT 3.1.1 knows no such bound.
     Receive "receive_max" receive_max: u16 = 1_024, [ReceiveMaximumExceeded];
-    /// Answers to one client that wait for the disk, other than those to its messages. While there are so many it is not
-    /// read. 1,024.
+    /// Answers to one client that wait for the disk, other than those to its messages, and likewise those to copies of
+    /// these. While there are so many it is not read. 1,024.
     AnswersWaiting "answers_waiting_max" answers_waiting_max: usize = 1_024, [];
     /// Topic aliases that a client may use. 64.
     TopicAlias "topic_alias_max" topic_alias_max: u16 = 64, [TopicAliasInvalid];

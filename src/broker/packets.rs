@@ -261,15 +261,15 @@ impl<S: Stream> Connection<S> {
         // Taken before, and not yet released: only the PUBREC is repeated (section 4.3.3), when it may be said.
         if let Some(taken) = state.received.get_mut(&packet_id).filter(|_| qos == QoS::ExactlyOnce) {
             match taken {
-                Taken::UnderWay { connection, number } if *connection == own => link.acks.repeat(*number),
+                Taken::UnderWay { connection, number } if *connection == own => {
+                    link.acks.repeat(packet_id, Some(*number));
+                }
                 Taken::UnderWay { connection, number } => {
                     (*connection, *number) = (own, link.acks.expect(packet_id, qos));
                 }
-                Taken::Settled => {
-                    let number = link.acks.expect(packet_id, qos);
-                    link.acks.complete(number, ReasonCode::Success, None);
-                }
+                Taken::Settled => link.acks.repeat(packet_id, None),
             }
+            self.crowded = link.acks.copies() >= self.core.config.limits.answers_waiting_max;
             return Ok(Expected::Repeated);
         }
         let number = link.acks.expect(packet_id, qos);

@@ -156,7 +156,9 @@ impl Broker {
         };
         let _ = tokio::time::timeout(grace, delivered).await;
         let store = self.core.store.clone();
-        // It waits for the disk.
-        let _ = tokio::task::spawn_blocking(move || store.close()).await;
+        if store.is_there() {
+            // It waits for the disk.
+            let _ = tokio::task::spawn_blocking(move || store.close()).await;
+        }
     }
 }

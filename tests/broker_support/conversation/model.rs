@@ -37,6 +37,8 @@ struct Sent {
     /// It was sent in more than one form, so little can be said of it.
     odd: bool,
     is_will: bool,
+    /// Who must get it, whichever time it was taken.
+    owed: Vec<Owed>,
 }
 
 /// A client, which is its client id, with its session.
@@ -84,6 +86,8 @@ pub struct Talk {
     pub out: BytesMut,
     /// Read, and not decoded yet.
     pub input: BytesMut,
+    /// Acknowledged messages among it.
+    pub saying: usize,
     /// How many steps are still said in one go.
     pub corked: usize,
     pub closed: bool,
@@ -119,6 +123,7 @@ impl Talk {
             stream,
             answers,
             out: BytesMut::new(),
+            saying: 0,
             input: BytesMut::new(),
             corked: 0,
             closed: false,
@@ -189,6 +194,13 @@ impl Model {
         self.peers[*peer].last_id
     }
 
+    /// Whether one more message of a client's may wait for its acknowledgements, beside those that it is about to say.
+    pub fn has_room(&self, client_id: &str, saying: usize) -> bool {
+        let peer = self.ids.get(client_id).map(|peer| &self.peers[*peer]);
+        let waiting = peer.map_or(0, |peer| peer.unacknowledged.len() + peer.unreleased.len());
+        waiting + saying < usize::from(self.limits.receive_max)
+    }
+
     // ---- what clients say
 
     /// Notes bytes that are about to be written.
@@ -238,6 +250,12 @@ impl Model {
                 peer.received.remove(&ack.packet_id);
             }
             Packet::Subscribe(subscribe) => {
+                // Until SUBACK either may hold: what there was, or what takes its place.
+                for Subscription { filter, options } in &subscribe.subscriptions {
+                    if let Some((qos, no_local)) = peer.active.get_mut(filter) {
+                        (*qos, *no_local) = ((*qos).min(options.qos), *no_local | options.no_local);
+                    }
+                }
                 let asked = subscribe.subscriptions.iter().map(|s| (s.filter.clone(), s.options.qos));
                 peer.asked.extend(asked.clone());
                 talk.asked.extend(asked);
@@ -293,22 +311,19 @@ impl Model {
         let peer = &mut self.peers[talk.peer];
         // Before CONNACK nobody knows whether the session goes on.
         let again = talk.is_in() && peer.received.contains(&publish.packet_id);
-        let mut owed = Vec::new();
-        if publish.qos != QoS::AtMostOnce {
-            if !publish.dup {
-                peer.unacknowledged.push(publish.clone());
-            }
-            if let Some(serial) = serial_of(&publish.payload) {
-                owed = self.owed(talk.peer, &publish.topic, serial);
-            }
-            let (packet_id, qos) = (publish.packet_id, publish.qos);
-            talk.expected.push_back(Expected { packet_id, qos, owed });
+        if publish.qos != QoS::AtMostOnce && !publish.dup {
+            peer.unacknowledged.push(publish.clone());
         }
         self.note_sent(&publish, talk.peer, !again, false);
+        if publish.qos != QoS::AtMostOnce {
+            let owed = self.owed(talk.peer, &publish);
+            talk.expected.push_back(Expected { packet_id: publish.packet_id, qos: publish.qos, owed });
+        }
     }
 
     fn note_sent(&mut self, publish: &Publish, from: usize, counts: bool, is_will: bool) {
         let Some(serial) = serial_of(&publish.payload) else { return };
+        let owed = self.wanting(from, &publish.topic, serial);
         let sent = self.sent.entry(serial).or_insert_with(|| Sent {
             topic: publish.topic.clone(),
             payload: publish.payload.clone(),
@@ -318,15 +333,27 @@ impl Model {
             times: 0,
             odd: false,
             is_will,
+            owed: owed.clone(),
         });
+        sent.owed.retain(|one| owed.contains(one));
         sent.times += u32::from(counts && publish.qos == QoS::ExactlyOnce);
         sent.odd |= sent.topic != publish.topic
             || sent.payload != publish.payload
             || (sent.qos, sent.retain, sent.from) != (publish.qos, publish.retain, from);
     }
 
+    /// Who gets a message for sure that was just noted. One of QoS 2 that was sent before may have been taken then, for those
+    /// who subscribed then.
+    fn owed(&self, from: usize, publish: &Publish) -> Vec<Owed> {
+        let Some(serial) = serial_of(&publish.payload) else { return Vec::new() };
+        match publish.qos {
+            QoS::ExactlyOnce => self.sent[&serial].owed.clone(),
+            _ => self.wanting(from, &publish.topic, serial),
+        }
+    }
+
     /// Who gets a message for sure, if it is taken now.
-    fn owed(&self, from: usize, topic: &str, serial: u32) -> Vec<Owed> {
+    fn wanting(&self, from: usize, topic: &str, serial: u32) -> Vec<Owed> {
         let wants = |peer: &Peer, own: bool| {
             let mut active = peer.active.iter();
             active.any(|(filter, (qos, no_local))| {

@@ -9,8 +9,8 @@ use broker_support::*;
 use bytes::Bytes;
 use smqtt::{
     broker::{
-        BrokerHandle, Client as Peer, Config, ConnectRequest, ConnectVerdict, DeliverVerdict, Delivery, Hook,
-        HookFuture, Limit, Stored, Whom,
+        BrokerHandle, Client as Peer, Config, ConnectRequest, ConnectVerdict, DeliverVerdict, Delivery,
+        EngineKind, Hook, HookFuture, Limit, Stored, Whom,
     },
     mqtt::*,
 };
@@ -470,7 +470,7 @@ async fn a_client_is_told_of_a_shorter_keep_alive_and_session() {
 /// MQTT 5.0 lets a server name the keep alive (section 3.2.2.3.14); 3.1.1 does not, and 0 turns it off.
 #[tokio::test]
 async fn a_long_keep_alive_is_answered_with_that_of_the_server() {
-    let broker = TestBroker::start().await;
+    let broker = limited(|config| config.limits.server_keep_alive = Some(Duration::from_secs(60))).await;
     for (asked, told) in [(0, None), (60, None), (61, Some(60)), (u16::MAX, Some(60))] {
         let mut hello = connect(Version::V5, "client");
         hello.keep_alive_secs = asked;
@@ -478,11 +478,20 @@ async fn a_long_keep_alive_is_answered_with_that_of_the_server() {
         assert_eq!(connack.properties.server_keep_alive_secs, told, "{asked}");
     }
     assert_eq!(hits(&broker.handle, Limit::ServerKeepAlive), 2.0);
+    // Who configures none leaves it to clients, among which are some that sleep for hours.
+    let broker = TestBroker::start().await;
+    let mut hello = connect(Version::V5, "asleep");
+    hello.keep_alive_secs = 3_600;
+    assert_eq!(broker.connect(hello).await.1.properties.server_keep_alive_secs, None);
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_keep_alive_of_the_server_is_in_force_where_it_can_be_told() {
-    let broker = TestBroker::direct().await;
+    let broker = limited(|config| {
+        config.engine = EngineKind::Direct;
+        config.limits.server_keep_alive = Some(Duration::from_secs(60));
+    })
+    .await;
     for (version, seconds) in [(Version::V5, 90), (Version::V3, 180)] {
         let mut hello = connect(version, "silent");
         hello.keep_alive_secs = 120;
@@ -535,7 +544,8 @@ async fn every_limit_shows_its_value() {
         let name = limit.name();
         let set = text.contains(&format!("smqtt_limit{{limit=\"{name}\"}} "));
         // What is off by default has no value.
-        assert_eq!(set, !["keep_alive_max_seconds", "session_expiry_max_seconds"].contains(&name), "{name}");
+        let off = ["keep_alive_max_seconds", "server_keep_alive_seconds", "session_expiry_max_seconds"];
+        assert_eq!(set, !off.contains(&name), "{name}");
         assert!(text.contains(&format!("smqtt_limit_hits_total{{limit=\"{name}\"}} 0\n")), "{name}");
     }
 }

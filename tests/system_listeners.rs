@@ -44,6 +44,39 @@ fn no_client_writes_lines_of_its_own_into_the_log() {
     assert!(log.lines().all(|line| !line.starts_with("FORGED")) && !log.contains('\x1b'), "{log}");
 }
 
+/// The properties of CONNACK for an MQTT 5.0 client that asks for a keep alive of an hour.
+fn told_for_an_hour(url: &str) -> Vec<u8> {
+    let mut stream = TcpStream::connect(common::site::address(url)).unwrap();
+    stream.write_all(b"\x10\x11\0\x04MQTT\x05\x02\x0e\x10\0\0\x04test").unwrap();
+    let mut head = [0; 5];
+    stream.read_exact(&mut head).unwrap();
+    let [0x20, rest, 0, 0, length] = head else { panic!("no welcome: {head:?}") };
+    assert_eq!(rest, length + 3);
+    let mut properties = vec![0; length.into()];
+    stream.read_exact(&mut properties).unwrap();
+    properties
+}
+
+/// The open broker's keep alive is for those who try it; devices that sleep for an hour must not wake up for it elsewhere.
+#[test]
+fn a_long_keep_alive_is_shortened_by_an_open_broker_alone() {
+    let server_keep_alive = |seconds: u8| [0x13, 0, seconds];
+    let says = |properties: &[u8], seconds| properties.windows(3).any(|at| at == server_keep_alive(seconds));
+    let with = |limits: &str| {
+        let home = TempDir::new();
+        let config = home.path().join("broker.toml");
+        std::fs::write(&config, format!("[broker.limits]\n{limits}\n")).unwrap();
+        Open::at(home, &["--plain", "127.0.0.1:0", "--config", config.to_str().unwrap()])
+    };
+    assert!(says(&told_for_an_hour(Open::start(&["--plain", "127.0.0.1:0"]).url("mqtt")), 60));
+    assert!(says(&told_for_an_hour(with("server_keep_alive_seconds = 90").url("mqtt")), 90));
+    let left = told_for_an_hour(with("server_keep_alive_seconds = 65535").url("mqtt"));
+    let site = Site::start();
+    let secured = told_for_an_hour(site.up.plain.as_deref().unwrap());
+    assert_eq!(secured, left);
+    assert!(!(0..=255).any(|seconds| says(&secured, seconds)), "{secured:?}");
+}
+
 #[test]
 fn what_everybody_on_the_way_reads_is_for_this_machine_unless_forced() {
     for option in ["--plain", "--ws"] {
@@ -60,6 +93,9 @@ fn what_everybody_on_the_way_reads_is_for_this_machine_unless_forced() {
     assert_eq!(without.status.code(), Some(2), "{without:?}");
     assert!(without.err.contains("hint: say `--certificate FILE --key FILE`"), "{without:?}");
     refused(&["--ws", "127.0.0.1:0", "--ws-origin", "app.example.org"]).failure(&["is no origin"]);
+    let home = TempDir::new();
+    let secured = run(smqtt(home.path()).args(["broker", "--refuse-filter", "#"]), b"");
+    assert!(secured.err.contains("--open"), "a filter is not refused in silence: {secured:?}");
 }
 
 #[test]

@@ -468,9 +468,8 @@ fn keep_alive(connect: &Connect, limits: &Limits) -> (u16, Option<Limit>) {
         Some(max) if asked == 0 || asked > max => return (max, Some(Limit::KeepAlive)),
         _ => {}
     }
-    let server = secs(limits.server_keep_alive);
-    match connect.version {
-        Version::V5 if asked > server => (server, Some(Limit::ServerKeepAlive)),
+    match (connect.version, limits.server_keep_alive.map(secs)) {
+        (Version::V5, Some(server)) if asked > server => (server, Some(Limit::ServerKeepAlive)),
         _ => (asked, None),
     }
 }

@@ -77,9 +77,9 @@ limits! {
     #[serde(with = "optional_seconds")]
     KeepAlive "keep_alive_max_seconds" keep_alive_max: Option<Duration> = None, [KeepAliveTimeout];
     /// Keep alive of an MQTT 5.0 client that asks for a longer one: CONNACK tells it. One that asks for none, or speaks
-    /// 3.1.1, keeps what it asked for. 60 s; 65,535 leaves it to clients.
-    #[serde(with = "seconds")]
-    ServerKeepAlive "server_keep_alive_seconds" server_keep_alive: Duration = Duration::from_secs(60), [];
+    /// 3.1.1, keeps what it asked for. `None` leaves it to clients.
+    #[serde(with = "optional_seconds")]
+    ServerKeepAlive "server_keep_alive_seconds" server_keep_alive: Option<Duration> = None, [];
     /// Size of a packet from a client, fixed header included. 1 MiB and 64 KiB.
     PacketBytes "packet_bytes_max" packet_bytes_max: usize = (1 << 20) + (64 << 10), [PacketTooLarge];
     /// Size of a CONNECT. 256 KiB.

@@ -31,6 +31,10 @@ use super::tls::TlsArgs;
 /// How long a broker that starts waits for the authority's news: who was revoked meanwhile is to leave nothing behind.
 const CATCH_UP_PATIENCE: Duration = Duration::from_secs(3);
 
+/// Keep alive that an open broker tells MQTT 5.0 clients which ask for a longer one, if its configuration names none. Clients of
+/// a broker with an authority keep what they ask for: some run on batteries.
+const OPEN_KEEP_ALIVE: Duration = Duration::from_secs(60);
+
 /// [`smqtt_client::system_now`] as of the system's last tick, some milliseconds ago at most: it is asked for every sealed
 /// message, and costs a tenth.
 fn coarse_now() -> u64 {
@@ -213,6 +217,9 @@ fn start(
 ) -> Result<Broker, Failure> {
     let mut config = smqtt::broker::Config::default();
     config.limits = site.limits.clone();
+    if args.open {
+        config.limits.server_keep_alive.get_or_insert(OPEN_KEEP_ALIVE);
+    }
     if data.is_none() {
         tracing::warn!("without `--data`, sessions and retained messages end with the process");
     }

@@ -11,7 +11,7 @@ use smqtt::mqtt::{ReasonCode, filter_is_valid};
 pub struct RefusedFiltersArgs {
     /// With `--open`: refuse subscriptions to exactly this filter, such as `#`. Give it several times for several, or an
     /// empty one for none. The default is a name to try with how a client takes a refusal
-    #[arg(long = "refuse-filter", value_name = "FILTER", default_value = "test/nosubscribe", value_parser = filter)]
+    #[arg(long = "refuse-filter", value_name = "FILTER", default_value = "test/nosubscribe", value_parser = filter, requires = "open")]
     filters: Vec<String>,
 }
 
@@ -41,7 +41,10 @@ impl Hook for RefusedFilters {
     fn subscribe(&self, _: &Client, request: &SubscribeRequest<'_>) -> Verdict {
         match self.0.contains(request.filter) {
             // 0x80 is the one failure that both versions have (3.1.1, section 3.9.3; 5.0, section 3.9.3).
-            true => Verdict::deny(ReasonCode::UnspecifiedError, "nobody may subscribe to this filter here"),
+            true => Verdict::deny(
+                ReasonCode::UnspecifiedError,
+                "nobody may subscribe to this filter here, see `--refuse-filter`",
+            ),
             false => Verdict::Defer,
         }
     }

@@ -15,7 +15,7 @@ use std::time::Duration;
 use broker_support::load::{Publisher, Subscriber, scatter};
 use broker_support::{Client, message, persistent};
 use common::TempDir;
-use common::process::Running;
+use common::process::{Running, run};
 use common::site::smqtt;
 use smqtt::mqtt::*;
 use tokio::net::TcpStream;
@@ -51,6 +51,52 @@ impl Broker {
             other => panic!("{other:?}"),
         }
     }
+}
+
+/// What an operator is told who finds the file damaged, and that the way out is one.
+#[tokio::test]
+async fn a_damaged_file_is_named_with_what_to_do() {
+    let home = TempDir::new();
+    let broker = Broker::start(home.path());
+    let mut client = broker.connect("client").await.unwrap();
+    client.subscribe("a", QoS::AtLeastOnce).await;
+    client.disconnect().await;
+    broker.running.signal("TERM");
+    broker.running.end().success();
+    let state = home.path().join("data/state");
+    let file = state.join("state.redb");
+    let sound = std::fs::read(&file).unwrap();
+    let start = || {
+        let mut command = smqtt(home.path());
+        command.args(["broker", "--plain", "127.0.0.1:0", "--open", "--data"]).arg(home.path().join("data"));
+        command
+    };
+    for damaged in
+        [b"no database at all".repeat(1_000), sound[..sound.len() / 2].to_vec(), vec![0xA5; sound.len()]]
+    {
+        std::fs::write(&file, &damaged).unwrap();
+        let refused = run(&mut start(), b"");
+        assert_eq!(refused.status.code(), Some(1), "{}", refused.err);
+        // The database may panic over it, which its hook says first; the error comes all the same.
+        let (_, error) = refused.err.split_once("error: cannot start the broker: ").expect(&refused.err);
+        let names = [file.display(), state.display()].map(|path| format!("`{path}`"));
+        for part in [names[0].as_str(), "\nhint: ", &names[1], "backup", "move it away", "retained messages"]
+        {
+            assert!(error.contains(part), "no {part} in: {error}");
+        }
+        assert_eq!(std::fs::read(&file).unwrap(), damaged, "it is left as it was found");
+    }
+    std::fs::rename(&state, home.path().join("away")).unwrap();
+    Broker::start(home.path()).connect("client").await.unwrap();
+    // The one that was put back has what it had.
+    std::fs::remove_dir_all(&state).unwrap();
+    std::fs::rename(home.path().join("away"), &state).unwrap();
+    std::fs::write(&file, &sound).unwrap();
+    let broker = Broker::start(home.path());
+    let stream = TcpStream::connect(broker.address).await.unwrap();
+    let mut client = Client::over(stream);
+    client.send(Packet::Connect(Box::new(persistent(Version::V5, "client")))).await;
+    assert!(client.connack().await.session_present);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -9,7 +9,7 @@ use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::WebPkiClientVerifier;
 use smqtt::admin::Admin;
-use smqtt::broker::{Broker, BrokerHandle, Hook, TlsSettings};
+use smqtt::broker::{Broker, BrokerError, BrokerHandle, Hook, TlsSettings};
 use smqtt::passwords::Passwords;
 use smqtt::secure::{HeaderLimits, SecurePublish, View};
 use smqtt_client::keyring::{Keyring, SharedKeyring};
@@ -227,7 +227,13 @@ fn start(
     config.engine = args.engine.unwrap_or(site.engine).kind();
     let sys_interval = Duration::from_secs(args.sys_interval.unwrap_or(site.sys_interval_seconds));
     config.sys_interval = (!sys_interval.is_zero()).then_some(sys_interval);
-    Broker::new(config, hooks).map_err(|error| Failure::new("cannot start the broker").because(&error))
+    Broker::new(config, hooks).map_err(|error| {
+        let failure = Failure::new("cannot start the broker").because(&error);
+        match &error {
+            BrokerError::Store(error) => failure.hint(error.hint()),
+            _ => failure,
+        }
+    })
 }
 
 /// A broker's keyring.

@@ -48,16 +48,43 @@ pub enum StoreError {
         path: PathBuf,
     },
     /// The file cannot be read or written, or is damaged.
-    #[error("cannot use the stored state")]
-    File(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// The database failed where it should not be able to.
-    #[error("the database panicked; standard error says where")]
-    Panicked,
+    #[error("cannot use the stored state in `{}`", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The database failed where it should not be able to, perhaps over a damaged file.
+    #[error("the database panicked over `{}`; standard error says where", path.display())]
+    Panicked {
+        /// Which.
+        path: PathBuf,
+    },
+    /// The thread that writes does not start.
+    #[error("cannot start a thread")]
+    Thread(#[source] io::Error),
 }
 
 impl StoreError {
-    fn file(error: impl Into<redb::Error>) -> Self {
-        Self::File(Box::new(error.into()))
+    pub(super) fn file(path: &Path, error: impl Into<redb::Error>) -> Self {
+        Self::File { path: path.to_owned(), source: Box::new(error.into()) }
+    }
+
+    /// What to do about it.
+    pub fn hint(&self) -> String {
+        match self {
+            Self::Directory { .. } => "check owner, permissions and free space".into(),
+            Self::InUse { .. } => "stop the other broker, or choose another directory".into(),
+            Self::Format { .. } => "use the version that wrote it, or a newer one".into(),
+            Self::File { path, .. } | Self::Panicked { path } => format!(
+                "check owner, permissions and free space. If the file is damaged, put `{}` back from a backup, or move it away: \
+                 the broker then starts without the sessions, subscriptions, queued and retained messages and wills that were in it",
+                path.parent().unwrap_or(path).display()
+            ),
+            Self::Thread(_) => "check the limits of processes and memory".into(),
+        }
     }
 }
 
@@ -173,6 +200,7 @@ impl<'k> Row<'k> {
 
 /// The file.
 pub(crate) struct Disk {
+    path: PathBuf,
     open: Box<dyn FnMut() -> Result<Database, StoreError> + Send>,
     /// `None` after something failed: redb wants its file opened anew then.
     database: Option<Database>,
@@ -203,7 +231,7 @@ impl Disk {
             let opened = if std::mem::take(&mut first) { builder.create(&path) } else { builder.open(&path) };
             opened.map_err(|error| match error {
                 redb::DatabaseError::DatabaseAlreadyOpen => StoreError::InUse { path: path.clone() },
-                other => StoreError::file(other),
+                other => StoreError::file(&path, other),
             })
         })
     }
@@ -213,12 +241,22 @@ impl Disk {
         path: PathBuf,
         mut open: impl FnMut() -> Result<Database, StoreError> + Send + 'static,
     ) -> Result<Self, StoreError> {
-        let database = open()?;
-        let known = Self::format(&database).map_err(StoreError::file)?;
+        let read = || {
+            let database = open()?;
+            let known = Self::format(&database).map_err(|error| StoreError::file(&path, error))?;
+            Ok((database, known))
+        };
+        let (database, known) = Self::guard(&path, read)?;
         if !known {
             return Err(StoreError::Format { path });
         }
-        Ok(Self { open: Box::new(open), database: Some(database) })
+        Ok(Self { path, open: Box::new(open), database: Some(database) })
+    }
+
+    /// A damaged file makes the database give an error or, in places, panic: the file is to be named either way.
+    fn guard<T>(path: &Path, run: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+        catch_unwind(AssertUnwindSafe(run))
+            .unwrap_or_else(|_| Err(StoreError::Panicked { path: path.into() }))
     }
 
     /// Writes down the format; whether it is ours if there is one already.
@@ -242,14 +280,13 @@ impl Disk {
         changes: &HashMap<Key, Option<Bytes>>,
         ended: &[u64],
     ) -> Result<(), StoreError> {
-        let (opened, open) = (self.database.take(), &mut self.open);
+        let (opened, open, path) = (self.database.take(), &mut self.open, &self.path);
         // Whoever waits for the commit must hear of a panic, too. The database goes with it: it is opened anew.
-        let write = AssertUnwindSafe(|| {
+        self.database = Some(Self::guard(path, || {
             let database = opened.map_or_else(open, Ok)?;
-            Self::write(&database, changes, ended).map_err(StoreError::file)?;
+            Self::write(&database, changes, ended).map_err(|error| StoreError::file(path, error))?;
             Ok(database)
-        });
-        self.database = Some(catch_unwind(write).unwrap_or(Err(StoreError::Panicked))?);
+        })?);
         Ok(())
     }
 
@@ -278,8 +315,9 @@ impl Disk {
 
     /// Hands every row to `take`, in the order of the keys: those of a session together.
     pub(super) fn read(&self, take: impl FnMut(Row<'_>, &[u8])) -> Result<(), StoreError> {
-        let database = self.database.as_ref();
-        database.map_or(Ok(()), |database| Self::rows(database, take)).map_err(StoreError::file)
+        let Some(database) = &self.database else { return Ok(()) };
+        let rows = || Self::rows(database, take).map_err(|error| StoreError::file(&self.path, error));
+        Self::guard(&self.path, rows)
     }
 
     fn rows(database: &Database, mut take: impl FnMut(Row<'_>, &[u8])) -> Result<(), redb::Error> {

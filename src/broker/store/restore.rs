@@ -67,7 +67,7 @@ pub(crate) fn restore(disk: Disk, hooks: &Hooks, held: &Total) -> Result<(Store,
         tracing::error!(rows = rows.damaged, "rows of the stored state cannot be read: they are left out");
     }
     let Rows { sessions, retained, messages, blobs, .. } = rows;
-    let store = Store::start(disk).map_err(|error| StoreError::File(Box::new(error)))?;
+    let store = Store::start(disk).map_err(StoreError::Thread)?;
     let Store(Some(shared)) = &store else { return Ok((store, Restored::default())) };
     // Rows may refer to messages that a crash has taken: no other message gets their numbers.
     let queued = sessions.values().flat_map(|rows| rows.queued.values().map(|(row, _)| row.message));

@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, mpsc},
 };
 
@@ -144,13 +144,16 @@ impl Storage {
     }
 
     pub(super) fn disk(&self) -> Disk {
+        self.try_disk().expect("it opens")
+    }
+
+    fn try_disk(&self) -> Result<Disk, StoreError> {
         let storage = self.clone();
         let open = move || {
-            Database::builder()
-                .create_with_backend(storage.clone())
-                .map_err(|e| StoreError::File(Box::new(e)))
+            let created = Database::builder().create_with_backend(storage.clone());
+            created.map_err(|error| StoreError::file(Path::new("data/memory"), error))
         };
-        Disk::over(PathBuf::from("memory"), open).expect("it opens")
+        Disk::over(PathBuf::from("data/memory"), open)
     }
 
     /// The filters of each session.
@@ -259,6 +262,49 @@ fn a_database_that_panics_is_told_and_opened_anew() {
     let mut found = storage.subscriptions().remove(&1).unwrap();
     found.sort();
     assert_eq!(found, ["before", "while"]);
+}
+
+/// A file with rows in it, its bytes changed by `damage`, and what comes of opening and reading it.
+fn damaged(damage: impl Fn(&mut Vec<u8>)) -> Result<(), StoreError> {
+    let storage = Storage::default();
+    let store = Store::start(storage.disk()).unwrap();
+    for session in 0..500 {
+        store.put_subscription(session, "a/filter/that/takes/some/room", SUBSCRIBED);
+    }
+    assert!(kept(&store));
+    store.close();
+    let mut bytes = storage.inner.lock().synced.clone();
+    damage(&mut bytes);
+    let inner = Inner { synced: bytes.clone(), now: bytes, ..Inner::default() };
+    let storage = Storage { inner: Arc::new(Mutex::new(inner)), ..Storage::default() };
+    storage.try_disk().and_then(|disk| disk.read(|_, _| {}))
+}
+
+#[test]
+fn a_damaged_file_is_named_with_what_to_do_and_never_a_panic() {
+    damaged(|_| {}).unwrap();
+    let mut refused = 0;
+    let mut told = |result: Result<(), StoreError>| {
+        let Err(error) = result else { return };
+        refused += 1;
+        let (text, hint) = (error.to_string(), error.hint());
+        assert!(text.contains("`data/memory`"), "{text}");
+        for part in ["`data`", "backup", "move it away", "retained messages"] {
+            assert!(hint.contains(part), "no {part} in: {hint}");
+        }
+    };
+    told(damaged(|bytes| bytes[..64].fill(0xA5)));
+    told(damaged(|bytes| bytes.truncate(bytes.len() / 2)));
+    told(damaged(|bytes| bytes.truncate(10)));
+    // Each page in its turn.
+    for page in 0..64 {
+        told(damaged(|bytes| {
+            if let Some(page) = bytes.get_mut(page * 4_096..(page + 1) * 4_096) {
+                page.fill(0xA5);
+            }
+        }));
+    }
+    assert!(refused >= 3, "{refused}");
 }
 
 #[test]

@@ -41,6 +41,7 @@ fn a_site_as_it_should_be_has_nothing_wrong() {
         );
     }
     assert!(!seen.contains("FAIL"), "{seen}");
+    assert!(seen.contains(&format!("the broker listens at {}\n", site.up.broker)), "{seen}");
     let lines = doctor(&site, &["--config", &config, "--json"]).success();
     for line in lines.lines() {
         let finding: serde_json::Value = serde_json::from_str(line).unwrap();
@@ -78,6 +79,19 @@ fn what_was_broken_is_found_with_what_to_do() {
     let ended = doctor(&site, &["--config", wrong.to_str().unwrap()]);
     ended.failure(&["1 thing is wrong"]);
     assert!(ended.text().contains(&format!("nobody listens at mqtts://{free}")), "{}", ended.text());
+
+    // A stranger listens there. Without a configuration nobody knows where to look, and whoever is found is not taken for ours.
+    let stranger = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = stranger.local_addr().unwrap();
+    std::thread::spawn(move || while stranger.accept().is_ok() {});
+    std::fs::write(&wrong, format!("[broker]\nlisten = \"{taken}\"\n")).unwrap();
+    let ended = doctor(&site, &["--config", wrong.to_str().unwrap()]);
+    ended.failure(&["1 thing is wrong"]);
+    let said = format!("what listens at mqtts://{taken} has no certificate of this authority");
+    assert!(ended.text().contains(&said), "{}", ended.text());
+    let blind = doctor(&site, &[]).success();
+    let port = blind.lines().find(|line| line.split_whitespace().nth(1) == Some("port")).unwrap();
+    assert!(port.starts_with("warn ") && port.contains("mqtts://127.0.0.1:8883, the default"), "{port}");
 
     std::fs::write(nurse.dir.join("device.key"), "no key").unwrap();
     let damaged = doctor(&site, &["--dir", nurse.dir.to_str().unwrap()]);

@@ -11,13 +11,14 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Serialize;
+use smqtt::broker::Limits;
 use smqtt_client::authority::Authority;
 use smqtt_client::enrol::authority_of;
 use smqtt_client::keyring::Keyring;
 use smqtt_core::api::Health;
 
 use super::admin::administrator;
-use super::config::{BrokerConfig, Config, SiteArgs};
+use super::config::{BrokerConfig, SiteArgs};
 use super::failure::Failure;
 use super::print_line;
 
@@ -76,7 +77,8 @@ pub async fn run(args: &DoctorArgs) -> Result<(), Failure> {
         Some(dir) => keyring(dir).await,
         None => {
             let (config, data) = args.site.load()?;
-            site(&config, &data).await
+            let broker = args.site.config.is_some().then_some(&config.broker);
+            site(broker, &data).await
         }
     };
     for finding in &findings {
@@ -113,7 +115,7 @@ async fn keyring(dir: &Path) -> Vec<Finding> {
             findings.extend(keyrings::certificates(&keyring, now));
             findings.push(keyrings::bundle(&keyring, now));
             if keyring.place().role == "broker" {
-                findings.extend(machine::descriptors(BrokerConfig::default().limits.connections_max));
+                findings.extend(machine::descriptors(Limits::default().connections_max));
                 findings.extend(rules::look(&keyring.bundle().rules));
             }
             findings.extend(authority(authority_of(&keyring).map_err(Failure::from), now).await);
@@ -122,8 +124,8 @@ async fn keyring(dir: &Path) -> Vec<Finding> {
     findings
 }
 
-/// Everything of a data directory that is there.
-async fn site(config: &Config, data: &Path) -> Vec<Finding> {
+/// Everything of a data directory that is there; `config` if somebody has written one.
+async fn site(config: Option<&BrokerConfig>, data: &Path) -> Vec<Finding> {
     let now = smqtt_client::system_now();
     if !data.join("authority").is_dir() {
         let hint = "`--data` names the directory of `smqtt up`, `--dir` a keyring";
@@ -131,7 +133,8 @@ async fn site(config: &Config, data: &Path) -> Vec<Finding> {
     }
     let mut findings = machine::permissions(data);
     findings.extend(machine::disk(data));
-    findings.extend(machine::descriptors(config.broker.limits.connections_max));
+    let limits = config.map_or_else(Limits::default, |config| config.limits.clone());
+    findings.extend(machine::descriptors(limits.connections_max));
     findings.extend(keyrings::administrator(&data.join("admin"), now));
     let broker = data.join("broker");
     match Keyring::load(&broker) {
@@ -142,7 +145,7 @@ async fn site(config: &Config, data: &Path) -> Vec<Finding> {
             findings.extend(keyrings::certificates(&keyring, now));
             findings.push(keyrings::bundle(&keyring, now));
             findings.extend(rules::look(&keyring.bundle().rules));
-            findings.extend(ports::broker(&config.broker).await);
+            findings.extend(ports::broker(config, &keyring).await);
         }
     }
     findings.extend(authority(administrator(data), now).await);

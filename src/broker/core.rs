@@ -26,7 +26,7 @@ use super::{
     limits::Limit,
     message::{Message, Origin, Publication},
     metrics::Metrics,
-    retained::{Kind, Retained},
+    retained::{self, InDoubt, Kind, Retained},
     session::{
         Aftermath, Control, Ending, Kept, Link, PendingWill, Session, Subscribed, held::Total,
         outgoing::Queued,
@@ -59,7 +59,7 @@ pub(crate) struct Core {
     trie: RwLock<Trie>,
     /// Raised by every change of the trie.
     trie_version: AtomicU64,
-    retained: RwLock<Retained>,
+    retained: Arc<RwLock<Retained>>,
     sessions: Mutex<HashMap<Text, Arc<Session>>>,
     /// What they hold together.
     pub(crate) held: Total,
@@ -116,7 +116,7 @@ impl Core {
             next_connection: AtomicU64::new(1),
             trie: RwLock::default(),
             trie_version: AtomicU64::new(0),
-            retained: RwLock::default(),
+            retained: Arc::default(),
             sessions: Mutex::default(),
             held,
         }
@@ -169,6 +169,7 @@ impl Core {
         publication: Publication,
         routes: &mut RouteCache,
     ) -> Result<Accepted, (Arc<Message>, Denial)> {
+        let is_will = publication.origin != Origin::Publish;
         let (message, encoded) = publication.accept();
         let targets = self.targets(&message.topic, routes);
         let denial = if encoded.is_err() {
@@ -182,7 +183,9 @@ impl Core {
         {
             Err(Denial::new(ReasonCode::QuotaExceeded, "the broker cannot store it now"))
         } else if message.retain {
-            self.retain(&message)
+            // To empty a topic makes room on the disk, so that stays, whatever its publisher is told.
+            let in_doubt = !is_will && message.qos != QoS::AtMostOnce && !message.payload.is_empty();
+            self.retain(&message, in_doubt && self.store.is_there())
         } else {
             Ok(())
         };
@@ -198,21 +201,27 @@ impl Core {
     }
 
     /// Keeps a message as the newest of its topic, or forgets that one if the payload is empty.
-    fn retain(&self, message: &Arc<Message>) -> Result<(), Denial> {
+    fn retain(&self, message: &Arc<Message>, in_doubt: bool) -> Result<(), Denial> {
         // The message before goes with its row, not without it.
         let _together = self.store.together();
         let mut retained = self.retained.write();
-        let (before, after) = retained.set(message, &self.config.limits);
+        let (before, after) = retained.set(message, &self.config.limits, in_doubt);
         // Under the lock, so that the last one here is the last one there.
         match after {
             Kind::Kept => self.store.put_retained(message),
-            Kind::Gone | Kind::NoRoom(_) if before => self.store.remove_retained(&message.topic),
+            Kind::Gone | Kind::NoRoom(_) if before.is_some() => self.store.remove_retained(&message.topic),
             Kind::Gone | Kind::NoRoom(_) => {}
         }
         match after {
             Kind::NoRoom(limit) => Err(self.exceeds(limit)),
             Kind::Kept | Kind::Gone => Ok(()),
         }
+    }
+
+    /// What settles a message that was accepted and whose publisher waits for an answer, if it is to be retained.
+    pub(crate) fn in_doubt(&self, message: &Arc<Message>) -> Option<InDoubt> {
+        let in_doubt = message.retain && self.store.is_there();
+        in_doubt.then(|| InDoubt { all: self.retained.clone(), message: message.clone() })
     }
 
     pub(crate) fn targets(&self, topic: &Text, routes: &mut RouteCache) -> Arc<Targets> {
@@ -611,14 +620,7 @@ impl Core {
 
     /// Forgets a retained message, unless another has taken its place; whether it was there.
     pub(crate) fn forget_retained(&self, message: &Arc<Message>) -> bool {
-        let _together = self.store.together();
-        let mut retained = self.retained.write();
-        let same = retained.get(&message.topic).is_some_and(|there| Arc::ptr_eq(there, message));
-        if same {
-            retained.remove(&message.topic);
-            self.store.remove_retained(&message.topic);
-        }
-        same
+        retained::forget(&self.retained, message, &self.store)
     }
 
     /// Puts what was read from the store in its place, before anybody connects.
@@ -628,7 +630,7 @@ impl Core {
             let mut retained = self.retained.write();
             for message in restored.retained {
                 // It was taken once: limits that were lowered since do not throw it away.
-                retained.set(&message, &Limits::unbounded());
+                retained.set(&message, &Limits::unbounded(), false);
             }
         }
         for session in restored.sessions {

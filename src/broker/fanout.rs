@@ -6,6 +6,7 @@ use super::{
     config::Limits,
     hooks::Hooks,
     message::Message,
+    retained::InDoubt,
     session::{Pushed, Session, outgoing::Queued},
     store::Store,
     trie::{Grant, Targets},
@@ -40,15 +41,21 @@ pub(crate) struct AckToken {
     pub(crate) number: u64,
     pub(crate) qos: QoS,
     pub(crate) packet_id: u16,
+    /// A retained message that goes if it is refused.
+    pub(crate) in_doubt: Option<InDoubt>,
 }
 
 impl AckToken {
     /// Completes it, with `reason`, once all that was noted until now is on disk.
     pub(crate) fn complete_when_kept(self, store: &Store, reason: ReasonCode, wakers: &mut Vec<Waker>) {
         let row = store.clone();
-        store.after(wakers, move |kept, wakers| match kept {
-            true => self.complete(reason, wakers),
-            false => self.session.refuse_ack(&self, "the broker cannot store it now", &row, wakers),
+        store.after(wakers, move |kept, wakers| {
+            // First, so that the publisher finds what it is told.
+            self.in_doubt.iter().for_each(|in_doubt| in_doubt.settle(kept, &row));
+            match kept {
+                true => self.complete(reason, wakers),
+                false => self.session.refuse_ack(&self, "the broker cannot store it now", &row, wakers),
+            }
         });
     }
 

@@ -152,6 +152,7 @@ impl<S: Stream> Connection<S> {
             number,
             qos,
             packet_id,
+            in_doubt: None,
         };
         // What 3.1.1 has no words to refuse, and is not worth a connection (section 3.3.5).
         let quietly = self.client.version == Version::V3 && sys::is_own(&publish.topic);
@@ -161,12 +162,12 @@ impl<S: Stream> Connection<S> {
                 if core.hooks.hear_of_published() {
                     self.inbound.accepted.push((message.clone(), targets.clone()));
                 }
+                let ack = number.map(|number| AckToken { in_doubt: core.in_doubt(&message), ..ack(number) });
                 if targets.is_empty() {
                     let reason = match self.client.version {
                         Version::V3 => ReasonCode::Success,
                         Version::V5 => ReasonCode::NoMatchingSubscribers,
                     };
-                    let ack = number.map(ack);
                     if let Some(ack) = &ack {
                         ack.note_received(&core.store);
                     }
@@ -182,7 +183,6 @@ impl<S: Stream> Connection<S> {
                     wakers.into_iter().for_each(Waker::wake);
                     return Ok(());
                 }
-                let ack = number.map(ack);
                 self.inbound.batch.push(Routed {
                     message,
                     targets,

@@ -287,6 +287,132 @@ async fn a_will_that_a_full_disk_refuses_is_published_when_there_is_room() {
     life.end(|| false);
 }
 
+/// What a new subscriber gets of a topic.
+async fn retained_on(life: &Life, topic: &str) -> Vec<String> {
+    let mut late = life.connect_with(connect(Version::V5, "late")).await;
+    late.subscribe(topic, QoS::AtMostOnce).await;
+    let payload = |packet| match packet {
+        Packet::Publish(publish) => String::from_utf8(publish.payload.to_vec()).unwrap(),
+        other => panic!("{other:?}"),
+    };
+    late.until_ping().await.into_iter().map(payload).collect()
+}
+
+/// Publishes, over and over, until there is room again.
+async fn until_kept(writer: &mut Client, topic: &str, payload: &str) {
+    let retained = || crate::mqtt::Publish { retain: true, ..message(topic, payload, QoS::AtLeastOnce) };
+    while writer.publish(retained()).await.is_error() {}
+}
+
+#[tokio::test]
+async fn a_retained_message_that_a_full_disk_refuses_is_as_if_it_had_never_come() {
+    for (old, has_room_again) in [(None, false), (None, true), (Some("old"), false), (Some("old"), true)] {
+        let there: Vec<&str> = old.into_iter().collect();
+        let life = Life::begin(Storage::default());
+        let mut writer = life.connect_with(connect(Version::V5, "writer")).await;
+        let mut live = life.connect_with(connect(Version::V5, "live")).await;
+        if let Some(old) = old {
+            until_kept(&mut writer, "a", old).await;
+        }
+        live.subscribe("a", QoS::AtLeastOnce).await;
+        for old in &there {
+            assert_eq!(live.payload().await, *old);
+        }
+        life.storage.fill(true);
+        // The first one finds out that the disk is full: who subscribed before has got it.
+        let new = || crate::mqtt::Publish { retain: true, ..message("a", "new", QoS::AtLeastOnce) };
+        for _ in 0..2 {
+            assert_eq!(writer.publish(new()).await, ReasonCode::QuotaExceeded);
+            assert_eq!(retained_on(&life, "a").await, there);
+        }
+        assert_eq!(live.payload().await, "new");
+        assert_eq!(live.until_ping().await, []);
+        if has_room_again {
+            life.storage.fill(false);
+            until_kept(&mut writer, "b", "x").await;
+            assert_eq!(retained_on(&life, "a").await, there);
+        }
+        drop((writer, live));
+
+        let life = Life::begin(life.end(|| false));
+        assert_eq!(retained_on(&life, "a").await, there);
+        // It may come again.
+        let mut writer = life.connect_with(connect(Version::V5, "writer")).await;
+        until_kept(&mut writer, "a", "new").await;
+        assert_eq!(retained_on(&life, "a").await, ["new"]);
+        drop(writer);
+        let life = Life::begin(life.end(|| false));
+        assert_eq!(retained_on(&life, "a").await, ["new"]);
+        life.end(|| false);
+    }
+}
+
+/// One commit fails with the older of two messages; what becomes of the newer one decides what the topic has.
+#[tokio::test]
+async fn a_newer_retained_message_does_not_go_with_an_older_one() {
+    for full in [false, true] {
+        let life = Life::begin(Storage::default());
+        let mut writer = life.connect_with(connect(Version::V5, "writer")).await;
+        until_kept(&mut writer, "a", "old").await;
+        life.storage.hold_sync(1);
+        let mut refused = Vec::new();
+        for (packet_id, payload) in [(1, "older"), (2, "newer")] {
+            let retained = message("a", payload, QoS::AtLeastOnce);
+            writer.send(Packet::Publish(crate::mqtt::Publish { packet_id, retain: true, ..retained })).await;
+            if packet_id == 1 {
+                life.storage.held().await;
+            }
+        }
+        while retained_on(&life, "a").await != ["newer"] {}
+        life.storage.fill(full);
+        life.storage.let_go();
+        for _ in 0..2 {
+            let Packet::Puback(ack) = writer.packet().await else { panic!("PUBACK expected") };
+            refused.push(ack.reason.is_error());
+        }
+        assert_eq!(refused, [true, full]);
+        let there = [if full { "old" } else { "newer" }];
+        assert_eq!(retained_on(&life, "a").await, there);
+        drop(writer);
+        let life = Life::begin(life.end(|| false));
+        assert_eq!(retained_on(&life, "a").await, there);
+        life.end(|| false);
+    }
+}
+
+/// PUBREL and PUBCOMP wait for the disk in silence, and come when there is room; everything else is answered.
+#[tokio::test]
+async fn qos_2_goes_on_when_a_full_disk_has_room_again() {
+    let life = Life::begin(Storage::default());
+    let mut reader = life.connect(Version::V5, "reader").await;
+    reader.subscribe("a", QoS::ExactlyOnce).await;
+    let mut writer = life.connect(Version::V5, "writer").await;
+    let publish = crate::mqtt::Publish { packet_id: 9, ..message("a", "x", QoS::ExactlyOnce) };
+    writer.send(Packet::Publish(publish)).await;
+    assert!(matches!(writer.packet().await, Packet::Pubrec(ack) if !ack.reason.is_error()));
+    let got = reader.message().await;
+    life.storage.fill(true);
+    for _ in 0..2 {
+        reader.send(Packet::Pubrec(Ack::new(got.packet_id, ReasonCode::Success))).await;
+        writer.send(Packet::Pubrel(Ack::new(9, ReasonCode::Success))).await;
+        let failed = life.handle.metrics().render();
+        let failed = failed
+            .lines()
+            .find(|line| line.starts_with("smqtt_store_commits_failed_total "))
+            .map(str::to_owned);
+        broker_support::until(|| {
+            let text = life.handle.metrics().render();
+            !text.lines().any(|line| Some(line) == failed.as_deref())
+        })
+        .await;
+        assert_eq!((reader.until_ping().await, writer.until_ping().await), (vec![], vec![]));
+    }
+    life.storage.fill(false);
+    assert!(matches!(reader.packet().await, Packet::Pubrel(ack) if ack.packet_id == got.packet_id));
+    assert!(matches!(writer.packet().await, Packet::Pubcomp(ack) if ack.packet_id == 9));
+    life.end(|| false);
+}
+
 #[tokio::test]
 async fn retained_messages_can_be_taken_away_while_the_disk_is_full() {
     let life = Life::begin(Storage::default());

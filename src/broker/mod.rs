@@ -12,6 +12,7 @@ mod engine;
 mod events;
 mod fanout;
 mod gate;
+mod group;
 mod handle;
 mod handshake;
 mod hook;

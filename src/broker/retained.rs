@@ -325,7 +325,7 @@ mod tests {
                 for number in order {
                     match refused >> number & 1 {
                         0 => retained.keep(&messages[*number]),
-                        _ => drop(retained.forget(&messages[*number])),
+                        _ => assert!(retained.forget(&messages[*number]) || *order != [0, 1, 2]),
                     }
                 }
                 let expected = (0..3).rev().find(|number| refused >> number & 1 == 0);

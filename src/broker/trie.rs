@@ -4,15 +4,12 @@
 //! no others, so filters that have nothing to do with it cost nothing. Filters that branch at every level are all walked; how
 //! many nodes that were is told, and counts against the publisher's turn.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
-};
+use std::sync::Arc;
 
 use hashbrown::HashMap;
 
 use super::{
-    limits::Limits,
+    group::Group,
     session::{Session, Subscribed, outgoing::SubscriptionIds},
 };
 use crate::mqtt::QoS;
@@ -23,7 +20,7 @@ pub(crate) struct Targets {
     /// At most one for each session, overlapping subscriptions merged.
     pub(crate) each: Vec<Target>,
     /// Of each of these, one member.
-    pub(crate) groups: Vec<GroupTarget>,
+    pub(crate) groups: Vec<Arc<Group>>,
     /// Nodes that were looked at to find them.
     pub(crate) looked_at: usize,
 }
@@ -63,7 +60,7 @@ pub(crate) struct Grant {
 }
 
 impl Grant {
-    fn new(subscribed: &Subscribed) -> Self {
+    pub(crate) fn new(subscribed: &Subscribed) -> Self {
         Self {
             qos_max: subscribed.options.qos,
             retain_as_published: subscribed.options.retain_as_published,
@@ -80,32 +77,11 @@ impl Grant {
     }
 }
 
-/// A group of a shared subscription.
+/// A session with its subscription.
 #[derive(Debug, Clone)]
-pub(crate) struct GroupTarget {
-    /// `$share/NAME/FILTER`.
-    pub(crate) filter: Arc<str>,
-    members: Arc<[Entry]>,
-    turn: Arc<AtomicUsize>,
-}
-
-impl GroupTarget {
-    /// Whose turn it is: the next member that is connected and has room for a message that counts for so many bytes, or
-    /// just the next.
-    pub(crate) fn next(&self, bytes: usize, limits: &Limits) -> Option<(&Arc<Session>, Grant)> {
-        let count = self.members.len();
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        let members = (0..count).map(|offset| &self.members[turn.wrapping_add(offset) % count]);
-        let ready = members.clone().find(|entry| entry.session.is_ready(bytes, limits));
-        let entry = ready.or_else(|| members.clone().next())?;
-        Some((&entry.session, Grant::new(&entry.subscribed)))
-    }
-}
-
-#[derive(Debug, Clone)]
-struct Entry {
-    session: Arc<Session>,
-    subscribed: Subscribed,
+pub(crate) struct Entry {
+    pub(crate) session: Arc<Session>,
+    pub(crate) subscribed: Subscribed,
 }
 
 #[derive(Debug, Default)]
@@ -117,7 +93,7 @@ struct Node {
     /// Child for `#`; 0 for none.
     hash: usize,
     each: HashMap<u64, Entry>,
-    groups: HashMap<Box<str>, GroupTarget>,
+    groups: HashMap<Box<str>, Arc<Group>>,
 }
 
 impl Node {
@@ -178,15 +154,9 @@ impl Trie {
                 self.subscriptions += usize::from(node.each.insert(session.key, entry).is_none());
             }
             Some(name) => {
-                let group = node.groups.entry(name.into()).or_insert_with(|| GroupTarget {
-                    filter: format!("$share/{name}/{filter}").into(),
-                    members: Arc::new([]),
-                    turn: Arc::default(),
-                });
-                let before = group.members.len();
-                let others = group.members.iter().filter(|member| member.session.key != session.key).cloned();
-                group.members = others.chain([entry]).collect();
-                self.subscriptions += group.members.len() - before;
+                let new = || Arc::new(Group::new(format!("$share/{name}/{filter}")));
+                let group = node.groups.entry(name.into()).or_insert_with(new);
+                self.subscriptions += usize::from(group.insert(entry));
             }
         }
     }
@@ -206,15 +176,8 @@ impl Trie {
             }
             Some(name) => {
                 let Some(group) = node.groups.get_mut(name) else { return };
-                let before = group.members.len();
-                group.members = group
-                    .members
-                    .iter()
-                    .filter(|member| member.session.key != session_key)
-                    .cloned()
-                    .collect();
-                self.subscriptions -= before - group.members.len();
-                if group.members.is_empty() {
+                self.subscriptions -= usize::from(group.remove(session_key));
+                if group.is_empty() {
                     node.groups.remove(name);
                 }
             }
@@ -278,7 +241,7 @@ impl Trie {
     }
 
     /// A group of a valid filter.
-    pub(crate) fn group(&self, filter: &str, name: &str) -> Option<GroupTarget> {
+    pub(crate) fn group(&self, filter: &str, name: &str) -> Option<Arc<Group>> {
         let at = filter.split('/').try_fold(ROOT, |at, level| self.child(at, level))?;
         self.nodes[at].groups.get(name).cloned()
     }

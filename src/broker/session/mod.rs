@@ -28,6 +28,7 @@ use super::{
     config::Limits,
     events::{DropReason, Dropped, SessionEnd, Whose},
     fanout::AckToken,
+    group::{Aside, Group},
     hook::Client,
     hooks::Hooks,
     message::Publication,
@@ -244,10 +245,20 @@ impl Session {
         }
     }
 
-    /// Whether somebody is connected, and a message that counts for so many bytes has room.
-    pub(crate) fn is_ready(&self, bytes: usize, limits: &Limits) -> bool {
-        let state = self.lock();
-        state.link.is_some() && state.outgoing.full(bytes, limits).is_none()
+    /// Whether somebody is connected, and a message that counts for so many bytes has room. If not, the group that asks
+    /// hears of it when that may have changed.
+    pub(crate) fn is_ready(&self, bytes: usize, limits: &Limits, group: &Arc<Group>) -> bool {
+        let mut state = self.lock();
+        let ready = state.link.is_some() && state.outgoing.full(bytes, limits).is_none();
+        if !ready {
+            state.outgoing.set_aside(Aside::new(group, self.key));
+        }
+        ready
+    }
+
+    /// Whether a message that counts for so many bytes has room.
+    pub(crate) fn has_room(&self, bytes: usize, limits: &Limits) -> bool {
+        self.lock().outgoing.full(bytes, limits).is_none()
     }
 
     /// Queues a message. `durable`: somebody keeps it. Wakers that must be woken once the batch is done are added to

@@ -4,7 +4,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use super::held::{Held, PLACE_BYTES, Total};
 use crate::{
-    broker::{config::Limits, events::DropReason, message::Message},
+    broker::{config::Limits, events::DropReason, group::Aside, message::Message},
     mqtt::{PublishHead, QoS, SubscriptionId},
 };
 
@@ -113,6 +113,8 @@ pub(crate) struct Outgoing {
     kept: bool,
     /// What [`newly_sent`](Self::newly_sent) gave last.
     sent: u64,
+    /// Groups that pass the session over until it may have room again.
+    aside: Vec<Aside>,
     /// Messages that found no room, and how many of them the client was told of.
     dropped: u64,
     told: u64,
@@ -181,6 +183,22 @@ impl Outgoing {
         let held = self.held.bytes();
         let fits = held + bytes + PLACE_BYTES <= left || (self.connected && held < CONNECTED_BYTES_MIN);
         (!fits).then_some(DropReason::AllQueuesBytes)
+    }
+
+    /// A group passes the session over, until it hears that something has changed.
+    pub(crate) fn set_aside(&mut self, aside: Aside) {
+        // A group that came and went, and came again, is here once.
+        if self.aside.len() == self.aside.capacity() {
+            self.aside.retain(|other| other.is_beside(&aside));
+        }
+        self.aside.push(aside);
+    }
+
+    /// A connection has come, or something has left: groups may ask again.
+    fn stir(&mut self) {
+        if !self.aside.is_empty() {
+            std::mem::take(&mut self.aside).into_iter().for_each(Aside::end);
+        }
     }
 
     /// How many messages found no room since this was asked last.
@@ -270,6 +288,7 @@ impl Outgoing {
         let queued = self.queue.remove(index)?;
         self.held.remove(Some(&queued.message));
         self.retained_waiting -= usize::from(queued.retained);
+        self.stir();
         Some(queued)
     }
 
@@ -286,6 +305,7 @@ impl Outgoing {
             self.held.remove(Some(&queued.message));
         }
         self.retained_waiting -= usize::from(queued.retained);
+        self.stir();
         if self.queue.is_empty() && self.queue.capacity() > QUEUE_CAPACITY_KEPT {
             self.queue = VecDeque::new();
         }
@@ -295,6 +315,7 @@ impl Outgoing {
     /// A new connection resumes the session: everything unacknowledged goes out again, in order.
     pub(crate) fn resume(&mut self) {
         self.connected = true;
+        self.stir();
         for entry in &mut self.inflight {
             entry.dup |= entry.written;
             entry.written = false;
@@ -397,6 +418,7 @@ impl Outgoing {
         let entry = self.inflight.iter_mut().find(|entry| entry.seq == seq && entry.written)?;
         if let Stage::Sent(queued) = std::mem::replace(&mut entry.stage, Stage::Released) {
             self.held.release(&queued.message);
+            self.stir();
         }
         Some(packet_id(seq))
     }
@@ -418,6 +440,7 @@ impl Outgoing {
     fn remove(&mut self, index: usize) -> Inflight {
         let entry = self.inflight.remove(index).expect("an entry that was just found");
         self.held.remove(entry.stage.message());
+        self.stir();
         entry
     }
 

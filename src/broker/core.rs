@@ -231,13 +231,18 @@ impl Core {
         {
             return targets.clone();
         }
-        let targets = Arc::new(self.trie.read().matches(topic));
+        let targets = Arc::new(self.receivers(topic));
         routes.looked_at += targets.looked_at;
         if routes.known.len() >= ROUTES_MAX {
             routes.known.clear();
         }
         routes.known.insert(topic.detached(), (version, targets.clone()));
         targets
+    }
+
+    /// Who gets the messages of a topic now.
+    pub(crate) fn receivers(&self, topic: &str) -> Targets {
+        self.trie.read().matches(topic)
     }
 
     /// Hands accepted messages to the engine.

@@ -6,7 +6,7 @@ use std::sync::{Arc, atomic::Ordering};
 use bytes::Bytes;
 
 use super::{
-    core::{Core, RouteCache},
+    core::Core,
     fanout::{AckToken, Routed},
     message::Message,
 };
@@ -67,9 +67,9 @@ pub(crate) fn publish(core: &Core, last: &mut Values) {
     *last = now;
     let mut batch = Vec::new();
     for (topic, value) in changed {
-        let message = message(topic, value);
-        let targets = core.targets(&message.topic, &mut RouteCache::default());
+        let targets = Arc::new(core.receivers(topic));
         if !targets.is_empty() {
+            let message = message(topic, value);
             batch.push(Routed { message, targets, from: 0, ack: None::<AckToken>, will_of: None });
         }
     }

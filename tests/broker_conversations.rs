@@ -40,6 +40,11 @@ const FOUND: &[(&str, &str)] = &[
         "0304000624080100240806028120de242a06002a065b736d71cfcfcfcfcfcf20cf46cfcf2a0624080120ccdae2daccdae2\
          dadad0da6e6fc9dad0da6e6fc964cf2a0608",
     ),
+    (
+        "the model: an identifier that PUBREL set free, before PUBREC answered copies of its message",
+        "040025080602012025002773004c002a05002a05082a06412a06003673004c323f92009292929292612f922a05002a2a24\
+         05f6",
+    ),
 ];
 
 #[test]

@@ -51,6 +51,8 @@ impl std::ops::AddAssign for Tally {
 const STEPS_MAX: usize = 64;
 /// Rounds after which a broker that still has something to do has gone mad.
 const ROUNDS_MAX: usize = 10_000;
+/// Bytes that wait to be said and are not doubled any more.
+const TWICE_BYTES_MAX: usize = 1 << 16;
 /// A topic that nobody may publish to or ask for.
 const FORBIDDEN: &str = "n";
 const TOPICS: [&str; 8] = ["a", "a/b", "a/b/c", "b", "$x", "été", "/", FORBIDDEN];
@@ -447,7 +449,7 @@ impl<'s> Conversation<'s> {
     /// All that waits to be said, once more.
     fn say_twice(&mut self, slot: usize) {
         self.say_publish(slot);
-        if let Some(talk) = self.talk(slot) {
+        if let Some(talk) = self.talk(slot).filter(|talk| talk.out.len() <= TWICE_BYTES_MAX) {
             let again = talk.out.clone();
             talk.out.extend_from_slice(&again);
         }

@@ -76,6 +76,8 @@ struct Expected {
     packet_id: u16,
     qos: QoS,
     owed: Vec<Owed>,
+    /// PUBREL was said after the message, without waiting.
+    released: bool,
 }
 
 /// One connection.
@@ -248,6 +250,9 @@ impl Model {
             Packet::Pubrel(ack) => {
                 talk.releases += 1;
                 peer.received.remove(&ack.packet_id);
+                let expected = talk.expected.iter_mut();
+                let copies = expected.filter(|e| (e.packet_id, e.qos) == (ack.packet_id, QoS::ExactlyOnce));
+                copies.for_each(|expected| expected.released = true);
             }
             Packet::Subscribe(subscribe) => {
                 // Until SUBACK either may hold: what there was, or what takes its place.
@@ -317,7 +322,8 @@ impl Model {
         self.note_sent(&publish, talk.peer, !again, false);
         if publish.qos != QoS::AtMostOnce {
             let owed = self.owed(talk.peer, &publish);
-            talk.expected.push_back(Expected { packet_id: publish.packet_id, qos: publish.qos, owed });
+            let (packet_id, qos) = (publish.packet_id, publish.qos);
+            talk.expected.push_back(Expected { packet_id, qos, owed, released: false });
         }
     }
 
@@ -477,8 +483,11 @@ impl Model {
         }
         self.owed.extend(expected.owed);
         if qos == QoS::ExactlyOnce {
-            peer.received.insert(ack.packet_id);
-            peer.unreleased.push(ack.packet_id);
+            // Otherwise it is free for another message already, or may be.
+            if !expected.released {
+                peer.received.insert(ack.packet_id);
+                peer.unreleased.push(ack.packet_id);
+            }
             answer(talk, Packet::Pubrel(Ack::new(ack.packet_id, ReasonCode::Success)));
         }
     }

@@ -116,7 +116,7 @@ impl Core {
             next_connection: AtomicU64::new(1),
             trie: RwLock::default(),
             trie_version: AtomicU64::new(0),
-            retained: Arc::default(),
+            retained: Arc::new(RwLock::new(Retained::beside(&held))),
             sessions: Mutex::default(),
             held,
         }

@@ -114,7 +114,7 @@ limits! {
     /// Bytes of messages that one session holds, those sent and not yet acknowledged included. The next that does not
     /// fit is dropped, unless it would be the only one. 8 MiB.
     QueueBytes "queue_bytes_max" queue_bytes_max: usize = 8 << 20, [QuotaExceeded];
-    /// Bytes of messages that all sessions hold together: each message once, and 128 for each session that it waits for.
+    /// Bytes of messages that all sessions hold together: each message once, and 96 for each place in a queue.
     /// A session may hold no more than is left of them, so that the fullest are the first to lose; the next message that
     /// does not fit is dropped. One whose client is connected and that holds less than 16 KiB gets it all the same. 1 GiB.
     AllQueuesBytes "all_queues_bytes_max" all_queues_bytes_max: usize = 1 << 30, [QuotaExceeded];

@@ -3,12 +3,12 @@
 use std::{
     any::Any,
     fmt,
-    sync::{Arc, OnceLock, atomic::AtomicU32},
+    sync::{Arc, OnceLock, atomic::AtomicBool},
 };
 
 use bytes::Bytes;
 
-use super::{Timestamp, hook::Client, store::StoredMessage};
+use super::{Timestamp, hook::Client, session::held::Counted, store::StoredMessage};
 use crate::mqtt::{Publish, PublishProperties, QoS, Text, UserProperties, WireProperties};
 
 /// Something a publish hook leaves with a message for a deliver hook to find. It lives as long as any queued or
@@ -42,8 +42,10 @@ pub struct Message {
     pub(crate) shared_payload: OnceLock<Bytes>,
     /// What it counts for in a queue's limit of bytes; asked for several times for each copy.
     pub(crate) queue_bytes: usize,
-    /// In how many places of queues it is.
-    pub(crate) holders: AtomicU32,
+    /// That it counts among what all sessions hold, once it does.
+    pub(crate) counted: OnceLock<Counted>,
+    /// Whether it is the retained message of its topic, and counts as that.
+    pub(crate) is_newest: AtomicBool,
     /// Where it is in the store, once it is there.
     pub(crate) stored: OnceLock<StoredMessage>,
 }
@@ -64,7 +66,8 @@ impl Message {
             remembered: Remembered::Nothing,
             shared_payload: OnceLock::new(),
             queue_bytes: 0,
-            holders: AtomicU32::new(0),
+            counted: OnceLock::new(),
+            is_newest: AtomicBool::new(false),
             stored: OnceLock::new(),
         }
     }

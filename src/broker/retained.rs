@@ -3,7 +3,7 @@
 //! The newest is the last one that was not refused. Whether the disk takes a message is known later than it is here: until then it
 //! is in doubt, and what was there before it is remembered.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
 use hashbrown::HashMap;
 use parking_lot::RwLock;
@@ -12,6 +12,7 @@ use super::{
     Timestamp,
     limits::{Limit, Limits},
     message::Message,
+    session::held::Total,
     store::Store,
 };
 use crate::mqtt::Text;
@@ -44,6 +45,8 @@ pub(crate) struct Retained {
     bytes: usize,
     /// Of topics with messages that may yet be refused.
     doubts: HashMap<Text, Doubt>,
+    /// Where messages count that have left here.
+    held: Total,
 }
 
 /// Messages of a topic of which it is not known yet whether they can be kept.
@@ -59,11 +62,23 @@ const ROOT: usize = 0;
 
 impl Default for Retained {
     fn default() -> Self {
-        Self { nodes: vec![Node::default()], free: Vec::new(), messages: 0, bytes: 0, doubts: HashMap::new() }
+        Self {
+            nodes: vec![Node::default()],
+            free: Vec::new(),
+            messages: 0,
+            bytes: 0,
+            doubts: HashMap::new(),
+            held: Total::default(),
+        }
     }
 }
 
 impl Retained {
+    /// None yet. Messages that were here and are still in queues count among what sessions hold.
+    pub(crate) fn beside(held: &Total) -> Self {
+        Self { held: held.clone(), ..Self::default() }
+    }
+
     /// Keeps `message` for its topic, or forgets the topic's message if the payload is empty. Where there is no room for
     /// it, the topic's older message is forgotten all the same, as it is no longer the newest. Gives what there was
     /// before, and what there is now.
@@ -108,6 +123,7 @@ impl Retained {
             };
         }
         self.nodes[at].message = Some(message.clone());
+        message.is_newest.store(true, Ordering::Relaxed);
         self.messages += 1;
         self.bytes += message.queue_bytes();
     }
@@ -166,6 +182,8 @@ impl Retained {
             at = *self.nodes[at].children.get(level)?;
         }
         let message = self.nodes[at].message.take()?;
+        message.is_newest.store(false, Ordering::Relaxed);
+        self.held.count(&message);
         self.messages -= 1;
         self.bytes -= message.queue_bytes();
         for level in topic.rsplit('/') {

@@ -67,6 +67,8 @@ struct Inflight {
     received: bool,
 }
 
+const _: () = assert!(size_of::<Inflight>() <= PLACE_BYTES);
+
 impl Inflight {
     /// The message, while it is needed.
     fn message(self) -> Option<Queued> {
@@ -179,9 +181,8 @@ impl Outgoing {
     /// By what all sessions hold. Each may hold as much as is left, and no more: whoever holds most is the first to lose, and
     /// a few that never take anything leave something to the others. A client that does take its messages always gets some.
     fn full_with_others(&self, bytes: usize, limits: &Limits) -> Option<DropReason> {
-        let left = limits.all_queues_bytes_max.saturating_sub(self.held.total_bytes());
-        let held = self.held.bytes();
-        let fits = held + bytes + PLACE_BYTES <= left || (self.connected && held < CONNECTED_BYTES_MIN);
+        let fits = self.held.fits(bytes, limits.all_queues_bytes_max)
+            || (self.connected && self.held.bytes() < CONNECTED_BYTES_MIN);
         (!fits).then_some(DropReason::AllQueuesBytes)
     }
 

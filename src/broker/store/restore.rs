@@ -85,7 +85,11 @@ pub(crate) fn restore(disk: Disk, hooks: &Hooks, held: &Total) -> Result<(Store,
     let mut restored = Restored::default();
     for (topic, id) in retained {
         match messages.get(&id) {
-            Some(message) => restored.retained.push(message.clone()),
+            Some(message) => {
+                // Before it is found in queues.
+                message.is_newest.store(true, Ordering::Relaxed);
+                restored.retained.push(message.clone());
+            }
             None => store.remove_retained(&topic),
         }
     }

@@ -29,7 +29,9 @@ impl Sealed {
     pub fn start() -> Self {
         let dir = TempDir::new();
         let config = dir.path().join("site.toml");
-        std::fs::write(&config, "[broker]\nwss = \"127.0.0.1:0\"\n").unwrap();
+        // A broker with an authority names no keep alive of its own, unless it is told to.
+        let text = "[broker]\nwss = \"127.0.0.1:0\"\n[broker.limits]\nserver_keep_alive_seconds = 60\n";
+        std::fs::write(&config, text).unwrap();
         let config = config.display().to_string();
         let site =
             Site::with(&["--authority", "127.0.0.1:0", "--broker", "127.0.0.1:0", "--config", &config]);

@@ -1,6 +1,10 @@
 //! MQTT as stock clients of other people speak it, with an open broker.
 
 mod common;
+#[path = "clients/with_mosquitto.rs"]
+mod with_mosquitto;
+#[path = "clients/with_rumqttc.rs"]
+mod with_rumqttc;
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -117,6 +121,19 @@ fn mqttjs_over_tcp_and_websocket_in_both_versions() {
             let mut command = Command::new("node");
             command.env("NODE_PATH", &modules).args([&script("with_mqttjs.js"), &url, version, &certificate]);
             assert_eq!(run(&mut command, b"").success(), "fine\n", "{scheme} {version}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn rumqttc_over_tcp_and_tls_in_both_versions() {
+    use with_rumqttc::{Address, Version};
+    let (broker, certificate) = everywhere();
+    let authority = std::fs::read(certificate).unwrap();
+    for (scheme, authority) in [("mqtt", None), ("mqtts", Some(authority))] {
+        let address = Address { port: port_of(&broker, scheme).parse().unwrap(), authority };
+        for version in [Version::V3, Version::V5] {
+            with_rumqttc::run(version, &address).await;
         }
     }
 }

@@ -5,7 +5,6 @@
 //! |---|---|
 //! | CVE-2017-7655, CVE-2024-10525 | its client library; that a SUBACK without reasons is refused is in `src/mqtt/tests.rs` |
 //! | CVE-2017-7652 | a reload of its configuration; what led there, no file descriptors left, is here |
-//! | CVE-2018-12550, CVE-2018-12551 | its ACL and password files, which let in whoever they could not name; `system_bad_input.rs` starts nothing on a broken configuration |
 //! | CVE-2024-3935 | remapped topics of its bridge |
 //! | December 2020, August 2022, without a number | its password program, its plugin for roles |
 //!
@@ -66,6 +65,17 @@ impl Process {
         client.send(Packet::Connect(Box::new(connect))).await;
         assert_eq!(client.connack().await.reason, ReasonCode::Success);
         client
+    }
+
+    /// Whether this name and password do not come in.
+    async fn refuses(&self, version: Version, name: Option<&str>, password: Option<&str>) -> bool {
+        let mut client = self.raw().await;
+        client.version = version;
+        let mut hello = connect(version, "client");
+        hello.user_name = name.map(Into::into);
+        hello.password = password.map(|text| text.to_owned().into());
+        client.send(Packet::Connect(Box::new(hello))).await;
+        client.connack().await.reason != ReasonCode::Success
     }
 
     /// Does the same thing `rounds` times, after it has done it as often to warm up: memory must not grow by `bytes`.
@@ -365,6 +375,69 @@ async fn cve_2018_20145_every_listener_asks_the_same_hooks() {
         client.send(Packet::Connect(Box::new(connect(Version::V5, "client")))).await;
         assert_eq!(client.connack().await.reason, ReasonCode::NotAuthorized);
     }
+}
+
+/// A file that names nobody was taken for none, and let everybody do everything. Here what says who may come in says it of nobody.
+#[tokio::test]
+async fn cve_2018_12550_a_file_that_names_nobody_lets_nobody_in() {
+    for text in ["", "\n\n", "# nobody yet\n"] {
+        let (home, mut command) = with_passwords(text.as_bytes());
+        let process = Process::of(Running::spawn(&mut command), home);
+        for version in VERSIONS {
+            for (name, password) in
+                [(None, None), (Some(""), Some("")), (Some("admin"), Some("")), (Some("#"), Some("#"))]
+            {
+                assert!(process.refuses(version, name, password).await, "{text:?} {version:?} {name:?}");
+            }
+        }
+    }
+}
+
+/// Lines that it could not read were taken for names with an empty password. Here nothing starts with such a file, and what runs
+/// goes on with the names that it has.
+#[tokio::test]
+async fn cve_2018_12551_a_file_with_a_line_that_cannot_be_read_lets_nobody_in() {
+    let garbage: Vec<u8> = (0..=255).cycle().take(2_000).collect();
+    let good = smqtt::passwords::password_line("alice", b"wonderland").unwrap();
+    let broken =
+        [format!("{good}\nmallory"), format!("{good}\nmallory:"), format!("{good}\n:{}", &good[6..])];
+    let broken =
+        broken.map(String::into_bytes).into_iter().chain([garbage, b"mallory:wonderland\n".to_vec()]);
+    for bytes in broken {
+        let (_home, mut command) = with_passwords(&bytes);
+        let refused = common::process::run(&mut command, b"");
+        refused.failure(&["cannot use `", "passwords`", "hint: each line is `NAME:HASH`"]);
+        assert!(!refused.text().contains("mqtt://"), "it listens: {}", refused.text());
+    }
+    let (home, mut command) = with_passwords(b"");
+    std::fs::remove_file(home.path().join("passwords")).unwrap();
+    common::process::run(&mut command, b"").failure(&["cannot read `", "passwords`"]);
+
+    let (home, mut command) = with_passwords(good.as_bytes());
+    let file = home.path().join("passwords");
+    let process = Process::of(Running::spawn(&mut command), home);
+    std::fs::write(&file, format!("{good}\nmallory:\n")).unwrap();
+    process.running.err.line("cannot use `");
+    for version in VERSIONS {
+        for (name, password) in
+            [(Some("mallory"), Some("")), (Some("mallory"), None), (None, None), (Some("alice"), Some(""))]
+        {
+            assert!(process.refuses(version, name, password).await, "{version:?} {name:?}");
+        }
+        assert!(!process.refuses(version, Some("alice"), Some("wonderland")).await);
+    }
+}
+
+/// `smqtt broker --open` with a file of names that holds this.
+fn with_passwords(bytes: &[u8]) -> (TempDir, std::process::Command) {
+    use std::os::unix::fs::PermissionsExt;
+    let home = TempDir::new();
+    let file = home.path().join("passwords");
+    std::fs::write(&file, bytes).unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let mut command = smqtt(home.path());
+    command.args(["broker", "--plain", "127.0.0.1:0", "--open", "--passwords"]).arg(file);
+    (home, command)
 }
 
 /// A will that was due after the end of its session was used after it was freed.

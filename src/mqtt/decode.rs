@@ -3,7 +3,10 @@
 use bytes::{Buf, Bytes, BytesMut};
 
 use super::*;
-use super::{property::*, wire::Reader};
+use super::{
+    property::*,
+    wire::{self, Reader},
+};
 
 type Decoded<T> = Result<T, DecodeError>;
 
@@ -28,10 +31,20 @@ impl Packet {
             return Err(DecodeError::Malformed("frame does not fit its bytes"));
         }
         bytes.advance(frame.header_bytes);
+        let shortest = wire::shortest(bytes.len(), frame.header_bytes.saturating_sub(1));
         let mut body = Reader::new(bytes);
         let v5 = version == Version::V5;
+        if frame.first >> 4 == 1 {
+            let connect = connect(body)?;
+            if connect.version == Version::V5 {
+                shortest?;
+            }
+            return Ok(Self::Connect(Box::new(connect)));
+        }
+        if v5 {
+            shortest?;
+        }
         Ok(match frame.first >> 4 {
-            1 => Self::Connect(Box::new(connect(body)?)),
             2 => Self::Connack(Box::new(connack(body, v5)?)),
             3 => Self::Publish(publish(frame.first, body, v5)?),
             4 => Self::Puback(ack(body, v5, PUBACK)?),
@@ -218,11 +231,12 @@ fn subscribe(mut body: Reader, v5: bool) -> Decoded<Subscribe> {
 }
 
 fn options(bits: u8, v5: bool) -> Decoded<SubscriptionOptions> {
-    let qos = QoS::from_bits(bits & 3).ok_or(DecodeError::Malformed("subscription with QoS 3"))?;
     let reserved = if v5 { 0xC0 } else { 0xFC };
     if bits & reserved != 0 {
         return Err(DecodeError::Malformed("reserved subscription options"));
     }
+    // Section 3.8.3.1, unlike the QoS 3 of a PUBLISH or a will.
+    let qos = QoS::from_bits(bits & 3).ok_or(DecodeError::Protocol("subscription with QoS 3"))?;
     let retain_handling = match bits >> 4 & 3 {
         0 => RetainHandling::Send,
         1 => RetainHandling::SendIfNew,

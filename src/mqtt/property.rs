@@ -207,11 +207,11 @@ macro_rules! properties {
     )* };
 }
 
-/// Known in another packet: protocol error. Not known at all: malformed (section 2.2.2.2).
+/// Malformed, whether another packet knows it or none (section 2.2.2.2).
 fn unexpected(id: u8) -> DecodeError {
     match id {
         0x01..=0x03 | 0x08 | 0x09 | 0x0B | 0x11..=0x13 | 0x15..=0x19 | 0x1A | 0x1C | 0x1F | 0x21..=0x2A => {
-            DecodeError::Protocol("property not allowed in this packet")
+            DecodeError::Malformed("property not allowed in this packet")
         }
         _ => DecodeError::Malformed("unknown property"),
     }

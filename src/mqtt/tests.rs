@@ -277,12 +277,36 @@ fn a_publish_is_as_long_as_it_says() {
 }
 
 #[test]
-fn a_property_given_twice_or_in_the_wrong_packet_is_a_protocol_error() {
+fn a_remaining_length_is_in_its_shortest_form_in_5_0_alone() {
+    let connect = |level| {
+        let properties: &[u8] = if level == 5 { &[0] } else { &[] };
+        let body = [&[0, 4, b'M', b'Q', b'T', b'T', level, 2, 0, 0], properties, &[0, 1, b'a']].concat();
+        [&[0x10, body.len() as u8 | 0x80, 0], &body[..]].concat()
+    };
+    let read = |bytes: &[u8], version| decode(&mut BytesMut::from(bytes), version, Limits::default());
+    assert!(matches!(read(&connect(4), Version::V3), Ok(Some(Packet::Connect(_)))));
+    assert_eq!(read(&[0xC0, 0x80, 0], Version::V3), Ok(Some(Packet::Pingreq)));
+    for refused in [read(&connect(5), Version::V3), read(&[0xC0, 0x80, 0], Version::V5)] {
+        assert_eq!(refused.unwrap_err().reason(), ReasonCode::MalformedPacket);
+    }
+    assert!(read(&[0xC0, 0x80, 0x80, 0x80, 0x80], Version::V3).is_err());
+}
+
+#[test]
+fn a_property_of_another_packet_is_malformed() {
+    // PUBLISH with a session expiry.
+    let bytes: &[u8] = &[0x30, 9, 0, 1, b'a', 5, 0x11, 0, 0, 0, 1];
+    let error = decode(&mut BytesMut::from(bytes), Version::V5, Limits::default()).unwrap_err();
+    assert_eq!(error.reason(), ReasonCode::MalformedPacket);
+}
+
+#[test]
+fn a_property_given_twice_or_of_no_meaning_is_a_protocol_error() {
     let wrong: [&[u8]; 4] = [
         // PUBLISH with two content types.
         &[0x30, 12, 0, 1, b'a', 8, 3, 0, 1, b'x', 3, 0, 1, b'y'],
-        // PUBLISH with a session expiry.
-        &[0x30, 9, 0, 1, b'a', 5, 0x11, 0, 0, 0, 1],
+        // SUBSCRIBE with QoS 3.
+        &[0x82, 7, 0, 1, 0, 0, 1, b'a', 3],
         // PUBLISH with a payload format of 2.
         &[0x30, 6, 0, 1, b'a', 2, 1, 2],
         // SUBSCRIBE with subscription identifier 0.

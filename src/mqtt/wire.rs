@@ -59,13 +59,10 @@ impl Reader {
 
     /// A variable byte integer in its shortest form.
     pub(super) fn varint(&mut self) -> Read<usize> {
-        match varint(&self.0)? {
-            Some((value, len)) => {
-                self.0.advance(len);
-                Ok(value)
-            }
-            None => Err(SHORT),
-        }
+        let (value, len) = varint(&self.0)?.ok_or(SHORT)?;
+        shortest(value, len)?;
+        self.0.advance(len);
+        Ok(value)
     }
 
     pub(super) fn take(&mut self, len: usize) -> Read<Bytes> {
@@ -94,10 +91,6 @@ pub(super) fn varint(bytes: &[u8]) -> Read<Option<(usize, usize)>> {
     for (index, byte) in bytes.iter().take(4).enumerate() {
         value |= usize::from(byte & 0x7f) << (7 * index);
         if byte & 0x80 == 0 {
-            // Section 1.5.5: the encoded value must use the fewest bytes.
-            if index > 0 && *byte == 0 {
-                return Err(DecodeError::Malformed("variable byte integer is not in its shortest form"));
-            }
             return Ok(Some((value, index + 1)));
         }
     }
@@ -105,6 +98,14 @@ pub(super) fn varint(bytes: &[u8]) -> Read<Option<(usize, usize)>> {
         Err(DecodeError::Malformed("variable byte integer exceeds four bytes"))
     } else {
         Ok(None)
+    }
+}
+
+/// That a value came in the fewest bytes: section 1.5.5 of 5.0. 3.1.1 does not ask for it.
+pub(super) fn shortest(value: usize, len: usize) -> Read<()> {
+    match len == varint_len(value) {
+        true => Ok(()),
+        false => Err(DecodeError::Malformed("variable byte integer is not in its shortest form")),
     }
 }
 

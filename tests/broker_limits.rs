@@ -382,6 +382,32 @@ async fn unacknowledged_messages_from_a_client() {
     }
     assert_eq!(client.closed().await, Some(ReasonCode::ReceiveMaximumExceeded));
     expect(&broker, Limit::Receive, ReasonCode::ReceiveMaximumExceeded);
+    // What an earlier connection left does not count against the next.
+    let (mut client, _) = broker.connect(persistent(Version::V5, "other")).await;
+    for round in 0..3 {
+        for packet_id in [2 * round + 1, 2 * round + 2] {
+            let publish = Publish { packet_id, ..message("a", "x", QoS::ExactlyOnce) };
+            client.send(Packet::Publish(publish)).await;
+            assert!(matches!(client.packet().await, Packet::Pubrec(_)));
+        }
+        drop(client);
+        client = broker.connect(Connect { clean_start: false, ..persistent(Version::V5, "other") }).await.0;
+    }
+    // Nor does what is released, of whichever connection.
+    for packet_id in [1, 2, 6, 7, 8] {
+        client.send(Packet::Pubrel(Ack::new(packet_id, ReasonCode::Success))).await;
+        assert!(matches!(client.packet().await, Packet::Pubcomp(_)));
+    }
+    for packet_id in [7, 8, 9] {
+        let publish = Publish { packet_id, ..message("a", "x", QoS::ExactlyOnce) };
+        client.send(Packet::Publish(publish)).await;
+    }
+    let mut answers = Vec::new();
+    while let Some(packet) = client.next().await {
+        answers.push(packet);
+    }
+    let refused = |packet: &Packet| matches!(packet, Packet::Disconnect(end) if end.reason == ReasonCode::ReceiveMaximumExceeded);
+    assert!(answers.last().is_some_and(refused), "{answers:?}");
 }
 
 #[tokio::test]

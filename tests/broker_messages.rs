@@ -62,6 +62,35 @@ async fn many_retained_messages_all_arrive() {
     }
 }
 
+/// Whoever subscribes in the middle of a stream of retained messages gets the newest and then each that follows: none is
+/// missing between the two, none comes twice, and no older one comes later.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_subscription_misses_nothing_of_what_is_retained_just_then() {
+    let broker = TestBroker::direct().await;
+    let mut writer = broker.v5("writer").await;
+    let writing = tokio::spawn(async move {
+        for number in 1..=4_000 {
+            let retained = Publish { retain: true, ..message("a", &number.to_string(), QoS::AtLeastOnce) };
+            writer.publish(retained).await;
+        }
+    });
+    let number = |packet: &Packet| match packet {
+        Packet::Publish(publish) => std::str::from_utf8(&publish.payload).unwrap().parse::<u32>().unwrap(),
+        other => panic!("{other:?}"),
+    };
+    let (mut last, mut readers) = (0, 0);
+    while last < 4_000 {
+        readers += 1;
+        let mut reader = broker.v5(&format!("reader-{readers}")).await;
+        reader.subscribe("a", QoS::AtMostOnce).await;
+        let numbers: Vec<u32> = reader.until_ping().await.iter().map(number).collect();
+        assert!(numbers.windows(2).all(|two| two[0] + 1 == two[1]), "{numbers:?}");
+        assert!(numbers.first().is_none_or(|first| *first >= last), "{numbers:?} after {last}");
+        last = numbers.last().copied().unwrap_or(last);
+    }
+    writing.await.unwrap();
+}
+
 #[tokio::test]
 async fn retain_handling_and_retain_as_published() {
     let broker = TestBroker::start().await;

@@ -94,6 +94,18 @@ async fn a_qos_2_message_sent_twice_is_taken_once_also_after_a_reconnect() {
 }
 
 #[tokio::test]
+async fn an_identifier_that_no_message_has_is_refused_in_words() {
+    let broker = TestBroker::direct().await;
+    let mut client = broker.v5("client").await;
+    for question in [Packet::Pubrel, Packet::Pubrec] {
+        client.send(question(Ack::new(7, ReasonCode::Success))).await;
+        let (Packet::Pubcomp(answer) | Packet::Pubrel(answer)) = client.packet().await else { panic!() };
+        assert_eq!((answer.packet_id, answer.reason), (7, ReasonCode::PacketIdentifierNotFound));
+        assert!(answer.properties.reason_string.is_some_and(|words| words.contains("packet identifier")));
+    }
+}
+
+#[tokio::test]
 async fn what_was_not_acknowledged_is_sent_again_with_dup_and_in_order() {
     for version in VERSIONS {
         let broker = TestBroker::direct().await;

@@ -52,7 +52,7 @@ pub(crate) struct Connection<S> {
     turn_bytes: usize,
     /// Packets that have arrived wait for others to have their turn.
     unfinished: bool,
-    /// Packets that have arrived wait for the disk.
+    /// Packets that have arrived wait for answers to those before them.
     held: bool,
     /// As many copies of messages as may wait for their acknowledgements do.
     pub(super) crowded: bool,
@@ -67,6 +67,8 @@ pub(super) struct Inbound {
     pub(super) routes: RouteCache,
     /// A SUBSCRIBE that is not done with.
     pub(super) subscribing: Option<Subscribing>,
+    /// A packet that must not overtake the answers to those before it.
+    pub(super) deferred: Option<Packet>,
     /// Accepted and not yet handed to the engine.
     pub(super) batch: Vec<Routed>,
     /// What hooks want to be told of then.
@@ -226,7 +228,11 @@ impl<S: Stream> Connection<S> {
 
     /// Serves the client until the connection ends.
     pub(crate) async fn run(mut self) {
-        let close = self.serve().await;
+        let mut close = self.serve().await;
+        // It said so before the connection broke or was ended.
+        if let Some(Packet::Disconnect(disconnect)) = self.inbound.deferred.take() {
+            close = self.on_disconnect(&disconnect);
+        }
         let Self { core, mut transport, client, mut guard, outbound, .. } = self;
         match &close {
             Close::Client(reason) => {
@@ -278,7 +284,7 @@ impl<S: Stream> Connection<S> {
 
     /// Handles every packet that has arrived, then hands the messages among them to the engine in one go.
     async fn read_packets(&mut self) -> Result<(), Close> {
-        if self.transport.input().is_empty() && !self.unfinished {
+        if self.transport.input().is_empty() && !self.unfinished && self.inbound.deferred.is_none() {
             return Ok(());
         }
         self.unfinished = false;
@@ -312,6 +318,19 @@ impl<S: Stream> Connection<S> {
         self.crowded || self.control.answers_waiting() >= self.core.config.limits.answers_waiting_max
     }
 
+    /// Whether the client has answers to come.
+    pub(super) fn owes_answers(&self) -> bool {
+        let mut state = self.session.lock();
+        let link = state.link_of(self.client.connection);
+        link.is_some_and(|link| !link.acks.is_empty() || !link.answers.is_empty())
+            || self.control.answers_waiting() > 0
+    }
+
+    /// Whether what has arrived must wait.
+    fn must_wait(&self) -> bool {
+        self.too_many_wait() || (self.inbound.deferred.is_some() && self.owes_answers())
+    }
+
     fn handle_packets(&mut self) -> Result<(), Close> {
         let mut packets = false;
         loop {
@@ -326,13 +345,17 @@ impl<S: Stream> Connection<S> {
                 }
                 return Ok(());
             }
-            if self.too_many_wait() {
-                if !std::mem::replace(&mut self.held, true) {
+            if self.must_wait() {
+                if !std::mem::replace(&mut self.held, true) && self.too_many_wait() {
                     self.core.counts.hit(Limit::AnswersWaiting);
                 }
                 return Ok(());
             }
             self.held = false;
+            if let Some(packet) = self.inbound.deferred.take() {
+                self.handle(packet)?;
+                continue;
+            }
             match self.transport.next_packet(self.client.version, self.limits) {
                 Ok(Some(packet)) => {
                     packets = true;
@@ -418,6 +441,7 @@ impl<S: Stream> Connection<S> {
             }
         }
         if self.held
+            && self.too_many_wait()
             && let Some(keep_alive) = &mut self.keep_alive
         {
             // It may well have said something.
@@ -441,7 +465,7 @@ impl<S: Stream> Connection<S> {
         }
         progress |= self.poll_session(cx);
         // Perhaps the last answer came just now.
-        progress |= self.held && !self.too_many_wait();
+        progress |= self.held && !self.must_wait();
         if let Some(keep_alive) = &mut self.keep_alive
             && keep_alive.poll(cx).is_ready()
         {

@@ -171,21 +171,26 @@ impl Core {
     ) -> Result<Accepted, (Arc<Message>, Denial)> {
         let is_will = publication.origin != Origin::Publish;
         let (message, encoded) = publication.accept();
+        // Before the lock, which goes inside those of sessions.
+        let disk_is_full = self.store.is_failing()
+            && ((message.retain && !message.payload.is_empty())
+                || (message.qos != QoS::AtMostOnce && self.targets(&message.topic, routes).any_kept()));
+        let _together = message.retain.then(|| self.store.together());
+        // Held over both, as by whoever subscribes: it gets the message as a retained one or as one just published, and
+        // never neither nor both.
+        let mut retained = message.retain.then(|| self.retained.write());
         let targets = self.targets(&message.topic, routes);
         let denial = if encoded.is_err() {
             Err(Denial::new(
                 ReasonCode::ImplementationSpecificError,
                 "a hook made a property that does not fit",
             ))
-        } else if self.store.is_failing()
-            && ((message.retain && !message.payload.is_empty())
-                || (message.qos != QoS::AtMostOnce && targets.any_kept()))
-        {
+        } else if disk_is_full {
             Err(Denial::new(ReasonCode::QuotaExceeded, "the broker cannot store it now"))
-        } else if message.retain {
+        } else if let Some(retained) = &mut retained {
             // To empty a topic makes room on the disk, so that stays, whatever its publisher is told.
             let in_doubt = !is_will && message.qos != QoS::AtMostOnce && !message.payload.is_empty();
-            self.retain(&message, in_doubt && self.store.is_there())
+            self.retain(retained, &message, in_doubt && self.store.is_there())
         } else {
             Ok(())
         };
@@ -200,11 +205,9 @@ impl Core {
         self.hooks.published(&Published { message, origin, receivers: targets.count() });
     }
 
-    /// Keeps a message as the newest of its topic, or forgets that one if the payload is empty.
-    fn retain(&self, message: &Arc<Message>, in_doubt: bool) -> Result<(), Denial> {
-        // The message before goes with its row, not without it.
-        let _together = self.store.together();
-        let mut retained = self.retained.write();
+    /// Keeps a message as the newest of its topic, or forgets that one if the payload is empty. Its caller holds the store
+    /// together, as the message before goes with its row, not without it.
+    fn retain(&self, retained: &mut Retained, message: &Arc<Message>, in_doubt: bool) -> Result<(), Denial> {
         let (before, after) = retained.set(message, &self.config.limits, in_doubt);
         // Under the lock, so that the last one here is the last one there.
         match after {
@@ -321,24 +324,27 @@ impl Core {
         routes: &mut RouteCache,
     ) -> Result<(), Limit> {
         let (group, plain) = split(filter);
-        let is_new = {
-            let mut state = session.lock();
-            if state.ended {
-                return Ok(());
-            }
+        let statistics = sys::matching(self, plain);
+        // Until the retained messages are in the queue, or a newer one could come to stand before them.
+        let mut state = session.lock();
+        if state.ended {
+            return Ok(());
+        }
+        // None changes between the subscription and the look at them.
+        let retained = self.retained.read();
+        {
             // Under the session's lock, so that an end of the session removes it.
             let mut trie = self.trie.write();
             if !trie.has_room(plain, self.config.limits.filters_max) {
                 return Err(Limit::Filters);
             }
             trie.insert(plain, group, session, subscribed);
-            drop(trie);
-            self.trie_version.fetch_add(1, Ordering::Release);
-            if state.kept == Kept::Whole {
-                self.store.put_subscription(session.key, filter, subscribed);
-            }
-            state.subscriptions.insert(filter.detached(), subscribed).is_none()
-        };
+        }
+        self.trie_version.fetch_add(1, Ordering::Release);
+        if state.kept == Kept::Whole {
+            self.store.put_subscription(session.key, filter, subscribed);
+        }
+        let is_new = state.subscriptions.insert(filter.detached(), subscribed).is_none();
         let wanted = match subscribed.options.retain_handling {
             RetainHandling::Send => true,
             RetainHandling::SendIfNew => is_new,
@@ -348,9 +354,10 @@ impl Core {
             return Ok(());
         }
         let ids = subscribed.id.map(|id| Arc::from([id]));
-        let (mut found, looked_at) = self.retained.read().matching(plain, self.clock.now());
+        let (mut found, looked_at) = retained.matching(plain, self.clock.now());
+        drop(retained);
         routes.looked_at += looked_at;
-        found.extend(sys::matching(self, plain));
+        found.extend(statistics);
         if found.is_empty() {
             return Ok(());
         }
@@ -370,10 +377,6 @@ impl Core {
                 shared: None,
             })
             .collect();
-        let mut state = session.lock();
-        if state.ended {
-            return Ok(());
-        }
         let whole = state.kept == Kept::Whole;
         let mut waiting = Vec::new();
         let left_out = state.outgoing.offer_retained(set, &self.config.limits, |queued| {
@@ -420,6 +423,7 @@ impl Core {
             client: client.clone(),
             control,
             acks: Default::default(),
+            unreleased: 0,
             answers: Vec::new(),
             subacks_waiting: 0,
             inflight_max,

@@ -246,6 +246,7 @@ mod tests {
             client,
             control: Default::default(),
             acks: Default::default(),
+            unreleased: 0,
             answers: Vec::new(),
             subacks_waiting: 0,
             inflight_max: 1,

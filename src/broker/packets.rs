@@ -1,6 +1,6 @@
 //! What each packet of a client does (chapter 3), once it is let in.
 
-use std::task::Waker;
+use std::{collections::HashSet, task::Waker};
 
 use super::{
     connection::{Close, Connection, TURN_NODES},
@@ -31,6 +31,8 @@ pub(super) struct Subscribing {
     reason_string: Option<Text>,
     /// Whether a filter is there more than once.
     repeats: bool,
+    /// Filters that come again and whose retained messages were asked for.
+    wanted: HashSet<Text>,
 }
 
 impl<S: Stream> Connection<S> {
@@ -45,6 +47,11 @@ impl<S: Stream> Connection<S> {
                 self.on_pubrec(&ack);
                 Ok(())
             }
+            // Not before the PUBREC that should have come first.
+            Packet::Pubrel(ref ack) if self.is_under_way(ack.packet_id) => {
+                self.inbound.deferred = Some(packet);
+                Ok(())
+            }
             Packet::Pubrel(ack) => {
                 self.on_pubrel(&ack);
                 Ok(())
@@ -57,6 +64,11 @@ impl<S: Stream> Connection<S> {
             Packet::Unsubscribe(unsubscribe) => self.on_unsubscribe(unsubscribe),
             Packet::Pingreq => {
                 self.send(Packet::Pingresp);
+                Ok(())
+            }
+            // What came before it is answered first.
+            Packet::Disconnect(_) if self.owes_answers() => {
+                self.inbound.deferred = Some(packet);
                 Ok(())
             }
             Packet::Disconnect(disconnect) => Err(self.on_disconnect(&disconnect)),
@@ -266,15 +278,16 @@ impl<S: Stream> Connection<S> {
                 }
                 Taken::UnderWay { connection, number } => {
                     (*connection, *number) = (own, link.acks.expect(packet_id, qos));
+                    link.unreleased += 1;
                 }
-                Taken::Settled => link.acks.repeat(packet_id, None),
+                Taken::Settled { .. } => link.acks.repeat(packet_id, None),
             }
             self.crowded = link.acks.copies() >= self.core.config.limits.answers_waiting_max;
             return Ok(Expected::Repeated);
         }
         let number = link.acks.expect(packet_id, qos);
-        let received = state.received.len() + usize::from(qos == QoS::ExactlyOnce);
-        if self.client.version == Version::V5 && link.acks.exceeds(receive_max, received) {
+        link.unreleased += usize::from(qos == QoS::ExactlyOnce);
+        if self.client.version == Version::V5 && link.acks.exceeds(receive_max, link.unreleased) {
             return Err(self.core.exceeds(Limit::Receive).into());
         }
         if qos == QoS::ExactlyOnce {
@@ -305,7 +318,7 @@ impl<S: Stream> Connection<S> {
         let text = Text::from(denial.text);
         if qos == QoS::ExactlyOnce {
             // A refused message is over: its identifier is free again.
-            self.on_own_session(|state| state.received.remove(&packet_id));
+            self.on_own_session(|state| state.forget_received(packet_id));
         }
         if denial.disconnect || self.client.version == Version::V3 {
             return Err(Close::Broker(denial.reason, text));
@@ -330,7 +343,7 @@ impl<S: Stream> Connection<S> {
             }
             recorded
         });
-        let reason = match recorded {
+        let answer = match recorded {
             Recorded::Refused(queued) => return self.refused_by_client(&queued),
             Recorded::First(queued, for_the_first_time) => {
                 if for_the_first_time {
@@ -338,10 +351,20 @@ impl<S: Stream> Connection<S> {
                 }
                 return self.release_when_kept(&queued);
             }
-            Recorded::Unknown if self.client.version == Version::V5 => ReasonCode::PacketIdentifierNotFound,
-            Recorded::Unknown | Recorded::Again => ReasonCode::Success,
+            Recorded::Unknown => self.not_known(ack.packet_id),
+            Recorded::Again => Ack::new(ack.packet_id, ReasonCode::Success),
         };
-        self.send(Packet::Pubrel(Ack::new(ack.packet_id, reason)));
+        self.send(Packet::Pubrel(answer));
+    }
+
+    /// The answer to PUBREC or PUBREL with an identifier that belongs to no message. 3.1.1 has no words for that.
+    fn not_known(&self, packet_id: u16) -> Ack {
+        let mut ack = Ack::new(packet_id, ReasonCode::Success);
+        if self.client.version == Version::V5 {
+            ack.reason = ReasonCode::PacketIdentifierNotFound;
+            ack.properties.reason_string = Some("no message has this packet identifier".into());
+        }
+        ack
     }
 
     /// The client has a QoS 2 message: PUBREL, once that is on disk. A broker that forgot it would send the message
@@ -368,22 +391,29 @@ impl<S: Stream> Connection<S> {
         wakers.into_iter().for_each(Waker::wake);
     }
 
+    /// Whether a message of this connection has no PUBREC yet.
+    fn is_under_way(&self, packet_id: u16) -> bool {
+        let own = self.client.connection;
+        self.on_own_session(|state| {
+            let taken = state.received.get(&packet_id);
+            matches!(taken, Some(Taken::UnderWay { connection, .. }) if *connection == own)
+        })
+    }
+
     /// PUBCOMP tells the client that it may use the identifier again, so it must not come back from the disk.
     fn on_pubrel(&mut self, ack: &Ack) {
         let known = self.on_own_session(|state| self.release(state, ack.packet_id));
-        let reason = match self.client.version {
-            Version::V5 if !known => ReasonCode::PacketIdentifierNotFound,
-            _ => ReasonCode::Success,
-        };
+        let answer =
+            if known { Ack::new(ack.packet_id, ReasonCode::Success) } else { self.not_known(ack.packet_id) };
         // Also where it is not known: perhaps it went a moment ago, on another connection.
-        self.send_when_kept(Packet::Pubcomp(Ack::new(ack.packet_id, reason)));
+        self.send_when_kept(Packet::Pubcomp(answer));
     }
 
     /// A QoS 2 message that was taken is over; whether it was.
     fn release(&self, state: &mut SessionState, packet_id: u16) -> bool {
-        let known = state.received.get(&packet_id) == Some(&Taken::Settled);
+        let known = matches!(state.received.get(&packet_id), Some(Taken::Settled { .. }));
         if known {
-            state.received.remove(&packet_id);
+            state.forget_received(packet_id);
         }
         if known && state.kept == Kept::Whole {
             self.core.store.remove_received(self.session.key, packet_id);
@@ -398,7 +428,13 @@ impl<S: Stream> Connection<S> {
         filters.sort_unstable();
         let repeats = filters.windows(2).any(|two| two[0] == two[1]);
         let reasons = Vec::with_capacity(subscribe.subscriptions.len());
-        self.go_on(Subscribing { packet: subscribe, reasons, reason_string: None, repeats })
+        self.go_on(Subscribing {
+            packet: subscribe,
+            reasons,
+            reason_string: None,
+            repeats,
+            wanted: HashSet::new(),
+        })
     }
 
     /// Deals with filters of a SUBSCRIBE until they are done or others must have their turn.
@@ -409,13 +445,25 @@ impl<S: Stream> Connection<S> {
                 return Ok(());
             }
             let mut subscription = subscription.clone();
-            // The same filter again in one packet asks for the same retained messages again: once is enough, or a packet
-            // could ask for any number.
+            // The same filter again in one packet may ask for the same retained messages again: once is enough, with the
+            // last, or a packet could ask for any number.
             let later = &subscribing.packet.subscriptions[subscribing.reasons.len() + 1..];
             if subscribing.repeats {
-                let again = later.iter().position(|other| other.filter == subscription.filter);
+                let Subscription { filter, options } = &mut subscription;
+                let again = later.iter().position(|other| other.filter == *filter);
+                let is_new = !self.on_own_session(|state| state.subscriptions.contains_key(filter));
+                let asks = match options.retain_handling {
+                    RetainHandling::Send => true,
+                    RetainHandling::SendIfNew => is_new,
+                    RetainHandling::DoNotSend => false,
+                };
                 if again.is_some() {
-                    subscription.options.retain_handling = RetainHandling::DoNotSend;
+                    options.retain_handling = RetainHandling::DoNotSend;
+                    if asks {
+                        subscribing.wanted.insert(filter.clone());
+                    }
+                } else if subscribing.wanted.remove(filter) {
+                    options.retain_handling = RetainHandling::Send;
                 }
                 self.inbound.routes.looked_at += again.unwrap_or(later.len());
             }
@@ -525,7 +573,7 @@ impl<S: Stream> Connection<S> {
         Ok(())
     }
 
-    fn on_disconnect(&mut self, disconnect: &crate::mqtt::Disconnect) -> Close {
+    pub(super) fn on_disconnect(&mut self, disconnect: &crate::mqtt::Disconnect) -> Close {
         if let Some(secs) = disconnect.properties.session_expiry_secs {
             if secs != 0 && self.guard.session_expiry_secs == 0 {
                 return Close::broker(

@@ -9,8 +9,16 @@ use crate::mqtt::{Ack, AckProperties, Packet, QoS, ReasonCode, Text};
 pub(crate) enum Taken {
     /// It is not yet where it must be. PUBREC then goes to this connection, with this number.
     UnderWay { connection: u64, number: u64 },
-    /// PUBREC may be said, and repeated.
-    Settled,
+    /// PUBREC may be said, and repeated. It came last on this connection.
+    Settled { connection: u64 },
+}
+
+impl Taken {
+    /// The connection that it came on.
+    pub(crate) fn connection(self) -> u64 {
+        let (Self::UnderWay { connection, .. } | Self::Settled { connection }) = self;
+        connection
+    }
 }
 
 /// Acknowledgements of one connection. They go out in the order of the messages (section 4.6), though messages reach
@@ -98,6 +106,11 @@ impl AckQueue {
             }
         }
         self.has_work()
+    }
+
+    /// Whether nothing waits for its acknowledgement.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.acks.is_empty()
     }
 
     /// Whether [`next`](Self::next) would give something.

@@ -118,6 +118,9 @@ pub(crate) struct Link {
     pub(crate) client: Arc<Client>,
     pub(crate) control: Arc<Control>,
     pub(crate) acks: AckQueue,
+    /// QoS 2 messages that came on this connection and are not released. Those of earlier connections do not count against
+    /// the receive maximum (section 3.3.4).
+    pub(crate) unreleased: usize,
     /// Other packets that waited for something and are to be written now.
     pub(crate) answers: Vec<Packet>,
     /// SUBACKs that wait for the disk. Messages go out after them, as clients that subscribe expect.
@@ -359,7 +362,7 @@ impl Session {
     /// Completes an acknowledgement, if the connection that waits for it still is the present one.
     pub(crate) fn complete_ack(&self, token: &AckToken, reason: ReasonCode, wakers: &mut Vec<Waker>) {
         let mut state = self.lock();
-        let Some((connection, number)) = state.waiting(token, Some(Taken::Settled)) else { return };
+        let Some((connection, number)) = state.waiting(token, true) else { return };
         let Some(link) = state.link_of(connection) else { return };
         if link.acks.complete(number, reason, None) {
             wakers.extend(link.waker.take());
@@ -392,7 +395,7 @@ impl Session {
     pub(crate) fn refuse_ack(&self, token: &AckToken, text: &str, store: &Store, wakers: &mut Vec<Waker>) {
         let mut state = self.lock();
         // A refused message is over: its identifier is free again.
-        let waiting = state.waiting(token, None);
+        let waiting = state.waiting(token, false);
         if token.qos == QoS::ExactlyOnce {
             store.remove_received(self.key, token.packet_id);
         }
@@ -431,17 +434,27 @@ impl SessionState {
         self.link.as_mut().filter(|link| link.client.connection == connection)
     }
 
-    /// Which connection waits for an acknowledgement, and under which number. A QoS 2 message is from now on what `then`
-    /// says; another connection may have asked for it since.
-    fn waiting(&mut self, token: &AckToken, then: Option<Taken>) -> Option<(u64, u64)> {
+    /// Which connection waits for an acknowledgement, and under which number; another may have asked for it since. A QoS 2
+    /// message is `settled` from now on, or over.
+    fn waiting(&mut self, token: &AckToken, settled: bool) -> Option<(u64, u64)> {
         if token.qos != QoS::ExactlyOnce {
             return Some((token.connection, token.number));
         }
-        let Some(Taken::UnderWay { connection, number }) = self.received.remove(&token.packet_id) else {
-            return None;
-        };
-        then.map(|then| self.received.insert(token.packet_id, then));
+        let taken = self.received.get_mut(&token.packet_id)?;
+        let Taken::UnderWay { connection, number } = *taken else { return None };
+        match settled {
+            true => *taken = Taken::Settled { connection },
+            false => self.forget_received(token.packet_id),
+        }
         Some((connection, number))
+    }
+
+    /// A QoS 2 message of the client is over.
+    pub(crate) fn forget_received(&mut self, packet_id: u16) {
+        let Some(taken) = self.received.remove(&packet_id) else { return };
+        if let Some(link) = self.link_of(taken.connection()) {
+            link.unreleased = link.unreleased.saturating_sub(1);
+        }
     }
 
     /// A new session is to outlive the process: all of it, or the will.

@@ -94,6 +94,8 @@ pub(crate) enum Close {
     Client(ReasonCode),
     /// The broker ends it and says why, where the version can.
     Broker(ReasonCode, Text),
+    /// The broker ends it without a word.
+    Silent(ReasonCode, &'static str),
     /// The stream ended or broke.
     Broken(Option<io::Error>),
 }
@@ -251,6 +253,10 @@ impl<S: Stream> Connection<S> {
                     let packet = Disconnect { reason: reason.for_disconnect(), properties };
                     outbound.say(Packet::Disconnect(packet), client.version, &mut transport.out);
                 }
+            }
+            Close::Silent(reason, text) => {
+                guard.end.reason = *reason;
+                tracing::debug!(connection = client.connection, ?reason, text, "closing");
             }
             Close::Broken(error) => {
                 tracing::debug!(connection = client.connection, ?error, "connection lost");

@@ -72,7 +72,8 @@ impl<S: Stream> Connection<S> {
                 Ok(())
             }
             Packet::Disconnect(disconnect) => Err(self.on_disconnect(&disconnect)),
-            Packet::Connect(_) => Err(Close::broker(ReasonCode::ProtocolError, "a second CONNECT")),
+            // An error in CONNECT may go unanswered (5.0, section 4.13.1): who sends a second one waits for CONNACK, not for this.
+            Packet::Connect(_) => Err(Close::Silent(ReasonCode::ProtocolError, "a second CONNECT")),
             Packet::Auth(_) => {
                 Err(Close::broker(ReasonCode::ProtocolError, "AUTH without an authentication method"))
             }

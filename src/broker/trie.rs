@@ -248,32 +248,43 @@ impl Trie {
 
     /// Everybody who subscribes to a valid topic.
     pub(crate) fn matches(&self, topic: &str) -> Targets {
-        let mut found: Vec<&Entry> = Vec::new();
-        let mut groups = Vec::new();
-        let levels: Vec<&str> = topic.split('/').collect();
         let system = topic.starts_with('$');
-        let mut hits: Vec<usize> = Vec::new();
+        // Most topics lead straight to one filter, without a need for either list.
+        let (mut hit, mut hits) = (None, Vec::new());
         let mut looked_at = 0;
-        let mut stack = vec![(ROOT, 0)];
-        while let Some((at, depth)) = stack.pop() {
+        let (mut next, mut stack) = (Some((ROOT, Some(topic))), Vec::new());
+        while let Some((at, rest)) = next {
             looked_at += 1;
             let node = &self.nodes[at];
             // Wildcards on the first level leave topics with a leading `$` alone (section 4.7.2).
-            let wildcards = !(system && depth == 0);
+            let wildcards = !(system && at == ROOT);
             if node.hash != 0 && wildcards {
-                hits.push(node.hash);
+                hits.extend(hit.replace(node.hash));
             }
-            let Some(level) = levels.get(depth) else {
-                hits.push(at);
-                continue;
+            next = match rest {
+                None => {
+                    hits.extend(hit.replace(at));
+                    None
+                }
+                Some(rest) => {
+                    let (level, below) = match rest.split_once('/') {
+                        Some((level, below)) => (level, Some(below)),
+                        None => (rest, None),
+                    };
+                    let child = node.children.get(level).map(|child| (*child, below));
+                    let plus = (node.plus != 0 && wildcards).then_some((node.plus, below));
+                    match child {
+                        Some(_) => stack.extend(plus),
+                        None => {}
+                    }
+                    child.or(plus)
+                }
             };
-            if node.plus != 0 && wildcards {
-                stack.push((node.plus, depth + 1));
-            }
-            if let Some(child) = node.children.get(*level) {
-                stack.push((*child, depth + 1));
-            }
+            next = next.or_else(|| stack.pop());
         }
+        hits.extend(hit);
+        let mut found: Vec<&Entry> = Vec::new();
+        let mut groups = Vec::new();
         for hit in &hits {
             let node = &self.nodes[*hit];
             found.extend(node.each.values());

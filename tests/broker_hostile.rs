@@ -30,6 +30,22 @@ async fn faults_are_answered_with_their_reason() {
     broker.works().await;
 }
 
+/// Whoever must wait after its last packet goes on once it need not, and takes nobody's time meanwhile.
+#[tokio::test]
+async fn who_waits_after_its_last_packet_goes_on() {
+    let broker = TestBroker::direct().await;
+    let mut client = broker.v3("client").await;
+    // Two messages and copies of them in turn, until as many wait for acknowledgements as may.
+    let publish = |id| [0x34, 6, 0, 1, b'a', 0, id, b'x'];
+    client.send_bytes(&[publish(1), publish(2)].concat().repeat(513)).await;
+    for number in 0..1_026 {
+        let Packet::Pubrec(ack) = client.packet().await else { panic!("PUBREC expected") };
+        assert_eq!(ack.packet_id, 1 + number % 2);
+    }
+    assert_eq!(client.until_ping().await, []);
+    broker.works().await;
+}
+
 #[tokio::test]
 async fn a_packet_may_arrive_byte_by_byte_or_many_at_once() {
     let broker = TestBroker::start().await;

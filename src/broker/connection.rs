@@ -290,7 +290,8 @@ impl<S: Stream> Connection<S> {
 
     /// Handles every packet that has arrived, then hands the messages among them to the engine in one go.
     async fn read_packets(&mut self) -> Result<(), Close> {
-        if self.transport.input().is_empty() && !self.unfinished && self.inbound.deferred.is_none() {
+        // Who was held may go on, and also then has to be heard again.
+        if self.transport.input().is_empty() && !self.unfinished && !self.held {
             return Ok(());
         }
         self.unfinished = false;
@@ -334,7 +335,22 @@ impl<S: Stream> Connection<S> {
 
     /// Whether what has arrived must wait.
     fn must_wait(&self) -> bool {
-        self.too_many_wait() || (self.inbound.deferred.is_some() && self.owes_answers())
+        self.too_many_wait()
+            || match self.inbound.deferred {
+                None => false,
+                Some(Packet::Disconnect(_)) => self.lingers(),
+                Some(_) => self.owes_answers(),
+            }
+    }
+
+    /// Whether DISCONNECT waits for answers to what came before it: for all but those that a full disk keeps back.
+    pub(super) fn lingers(&self) -> bool {
+        self.owes_answers() && !self.core.store.is_failing()
+    }
+
+    /// Whether DISCONNECT has come, which waits for answers.
+    fn is_leaving(&self) -> bool {
+        matches!(self.inbound.deferred, Some(Packet::Disconnect(_)))
     }
 
     fn handle_packets(&mut self) -> Result<(), Close> {
@@ -394,7 +410,9 @@ impl<S: Stream> Connection<S> {
                 else {
                     return;
                 };
-                while let Some(ack) = link.acks.next() {
+                while self.transport.out.len() < OUT_BYTES_HIGH
+                    && let Some(ack) = link.acks.next()
+                {
                     self.outbound.say(ack, self.client.version, &mut self.transport.out);
                 }
                 self.crowded = link.acks.copies() >= self.core.config.limits.answers_waiting_max;
@@ -447,16 +465,21 @@ impl<S: Stream> Connection<S> {
             }
         }
         if self.held
-            && self.too_many_wait()
+            && !self.is_leaving()
             && let Some(keep_alive) = &mut self.keep_alive
         {
             // It may well have said something.
             keep_alive.heard = Instant::now();
         }
         // Who does not read what it is sent gets no more said: its packets wait in its socket.
-        if self.transport.out.len() < OUT_BYTES_HIGH && !self.held {
+        if self.transport.out.len() < OUT_BYTES_HIGH && (!self.held || self.is_leaving()) {
             match self.transport.poll_read(cx) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(Close::Broken(None))),
+                // After DISCONNECT nothing counts but the end.
+                Poll::Ready(Ok(_)) if self.is_leaving() => {
+                    self.transport.discard_input();
+                    progress = true;
+                }
                 Poll::Ready(Ok(bytes)) => {
                     self.turn_bytes += bytes;
                     progress = true;

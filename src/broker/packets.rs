@@ -67,7 +67,7 @@ impl<S: Stream> Connection<S> {
                 Ok(())
             }
             // What came before it is answered first.
-            Packet::Disconnect(_) if self.owes_answers() => {
+            Packet::Disconnect(_) if self.lingers() => {
                 self.inbound.deferred = Some(packet);
                 Ok(())
             }
@@ -396,8 +396,9 @@ impl<S: Stream> Connection<S> {
     fn is_under_way(&self, packet_id: u16) -> bool {
         let own = self.client.connection;
         self.on_own_session(|state| {
-            let taken = state.received.get(&packet_id);
-            matches!(taken, Some(Taken::UnderWay { connection, .. }) if *connection == own)
+            let Some(taken) = state.received.get(&packet_id).copied() else { return false };
+            taken.connection() == own
+                && state.link_of(own).is_some_and(|link| link.acks.is_unsaid(taken.number()))
         })
     }
 

@@ -12,7 +12,7 @@ use super::{
     Timestamp,
     limits::{Limit, Limits},
     message::Message,
-    session::held::Total,
+    session::held::{Counted, Total},
     store::Store,
 };
 use crate::mqtt::Text;
@@ -124,6 +124,7 @@ impl Retained {
         }
         self.nodes[at].message = Some(message.clone());
         message.is_newest.store(true, Ordering::Relaxed);
+        message.counted.get().into_iter().for_each(Counted::pause);
         self.messages += 1;
         self.bytes += message.queue_bytes();
     }
@@ -352,6 +353,22 @@ mod tests {
                 assert!(retained.doubts.is_empty());
             }
         }
+    }
+
+    #[test]
+    fn what_is_back_in_its_place_counts_there_alone() {
+        let mut retained = Retained::default();
+        let (old, doubtful, last) = (message("old"), message("doubtful"), message("last"));
+        retained.set(&old, &Limits::default(), false);
+        retained.set(&doubtful, &Limits::default(), true);
+        retained.set(&last, &Limits::default(), true);
+        assert_eq!(retained.held.bytes(), old.queue_bytes() + doubtful.queue_bytes());
+        assert!(retained.forget(&doubtful));
+        drop(doubtful);
+        assert_eq!((now(&retained), retained.held.bytes()), (Some("last"), old.queue_bytes()));
+        assert!(retained.forget(&last));
+        drop(last);
+        assert_eq!((now(&retained), retained.held.bytes()), (Some("old"), 0));
     }
 
     #[test]

@@ -69,6 +69,11 @@ impl<S: Stream> Transport<S> {
         &self.input
     }
 
+    /// Forgets what was read.
+    pub(crate) fn discard_input(&mut self) {
+        self.input.clear();
+    }
+
     /// Gives memory back; call before waiting.
     pub(crate) fn relax(&mut self) {
         if self.input.is_empty() {

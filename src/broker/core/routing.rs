@@ -1,6 +1,9 @@
 //! How messages find their receivers, and subscriptions the messages that are retained.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    hash::BuildHasher,
+    sync::{Arc, atomic::Ordering},
+};
 
 use hashbrown::HashMap;
 
@@ -27,9 +30,30 @@ pub(crate) type Accepted = (Arc<Message>, Arc<Targets>);
 #[derive(Default)]
 pub(crate) struct RouteCache {
     known: HashMap<Text, (u64, Arc<Targets>)>,
+    /// A bit for each topic that was not known lately: one that comes once in a while is not worth a place.
+    met: [u64; 4],
     /// Nodes of trees that were looked at for the connection since others had their turn.
     pub(crate) looked_at: usize,
 }
+
+impl RouteCache {
+    /// Whether a topic that is not known was so before, not long ago.
+    fn is_worth_a_place(&mut self, topic: &Text) -> bool {
+        let hash = self.known.hasher().hash_one(topic);
+        let (word, bit) = ((hash >> 6 & 3) as usize, 1 << (hash & 63));
+        if self.met[word] & bit != 0 {
+            return true;
+        }
+        if self.met.iter().map(|word| word.count_ones()).sum::<u32>() >= MET_MAX {
+            self.met = [0; 4];
+        }
+        self.met[word] |= bit;
+        false
+    }
+}
+
+/// Topics of which it is noted that they were met, out of the bits that there are.
+const MET_MAX: u32 = 64;
 
 /// Topics that a publisher remembers.
 const ROUTES_MAX: usize = 32;
@@ -57,19 +81,20 @@ impl Core {
         self.hooks
             .publish(client, &mut publication)
             .inspect_err(|denial| refused(&publication.message, denial))?;
-        self.route(publication, routes).map_err(|(message, denial)| {
+        self.route(publication, routes, !is_will).map_err(|(message, denial)| {
             refused(&message, &denial);
             denial
         })
     }
 
-    /// [`accept`](Self::accept) without asking the hooks.
+    /// [`accept`](Self::accept) without asking the hooks. `answered`: somebody waits to hear that it is kept, or that it is
+    /// not, which settles what is in doubt.
     fn route(
         &self,
         publication: Publication,
         routes: &mut RouteCache,
+        answered: bool,
     ) -> Result<Accepted, (Arc<Message>, Denial)> {
-        let is_will = publication.origin != Origin::Publish;
         let (message, encoded) = publication.accept();
         // Before the lock, which goes inside those of sessions.
         let disk_is_full = self.store.is_failing()
@@ -89,7 +114,7 @@ impl Core {
             Err(Denial::new(ReasonCode::QuotaExceeded, "the broker cannot store it now"))
         } else if let Some(retained) = &mut retained {
             // To empty a topic makes room on the disk, so that stays, whatever its publisher is told.
-            let in_doubt = !is_will && message.qos != QoS::AtMostOnce && !message.payload.is_empty();
+            let in_doubt = answered && message.qos != QoS::AtMostOnce && !message.payload.is_empty();
             self.retain(retained, &message, in_doubt && self.store.is_there())
         } else {
             Ok(())
@@ -136,10 +161,12 @@ impl Core {
         }
         let targets = Arc::new(self.receivers(topic));
         routes.looked_at += targets.looked_at;
-        if routes.known.len() >= ROUTES_MAX {
-            routes.known.clear();
+        if routes.is_worth_a_place(topic) {
+            if routes.known.len() >= ROUTES_MAX {
+                routes.known.clear();
+            }
+            routes.known.insert(topic.detached(), (version, targets.clone()));
         }
-        routes.known.insert(topic.detached(), (version, targets.clone()));
         targets
     }
 
@@ -158,7 +185,7 @@ impl Core {
 
     /// Publishes on behalf of the broker itself; hooks are not asked.
     pub(crate) fn publish_internal(&self, publication: Publication) -> Result<(), Denial> {
-        let routed = self.route(publication, &mut RouteCache::default());
+        let routed = self.route(publication, &mut RouteCache::default(), false);
         let (message, targets) = routed.map_err(|(_, denial)| denial)?;
         if !targets.is_empty() {
             let (message, targets) = (message.clone(), targets.clone());

@@ -6,7 +6,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicU64, AtomicUsize, Ordering},
+    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
 };
 
 use super::outgoing::Queued;
@@ -40,10 +40,15 @@ impl Total {
     /// Counts a message from now on, unless it is counted already or with the retained messages.
     pub(crate) fn count(&self, message: &Message) {
         if !message.is_newest.load(Ordering::Relaxed) {
-            message.counted.get_or_init(|| {
-                self.add(message.queue_bytes());
-                Counted { total: self.clone(), bytes: message.queue_bytes() }
+            let bytes = message.queue_bytes();
+            let counted = message.counted.get_or_init(|| Counted {
+                total: self.clone(),
+                bytes,
+                counts: AtomicBool::new(false),
             });
+            if !counted.counts.load(Ordering::Relaxed) && !counted.counts.swap(true, Ordering::Relaxed) {
+                self.add(bytes);
+            }
         }
     }
 
@@ -61,11 +66,21 @@ impl Total {
 pub(crate) struct Counted {
     total: Total,
     bytes: usize,
+    counts: AtomicBool,
+}
+
+impl Counted {
+    /// It counts with the retained messages again.
+    pub(crate) fn pause(&self) {
+        if self.counts.swap(false, Ordering::Relaxed) {
+            self.total.remove(self.bytes);
+        }
+    }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.total.remove(self.bytes);
+        self.pause();
     }
 }
 

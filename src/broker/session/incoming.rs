@@ -10,14 +10,20 @@ pub(crate) enum Taken {
     /// It is not yet where it must be. PUBREC then goes to this connection, with this number.
     UnderWay { connection: u64, number: u64 },
     /// PUBREC may be said, and repeated. It came last on this connection.
-    Settled { connection: u64 },
+    Settled { connection: u64, number: u64 },
 }
 
 impl Taken {
     /// The connection that it came on.
     pub(crate) fn connection(self) -> u64 {
-        let (Self::UnderWay { connection, .. } | Self::Settled { connection }) = self;
+        let (Self::UnderWay { connection, .. } | Self::Settled { connection, .. }) = self;
         connection
+    }
+
+    /// The number of its acknowledgement there.
+    pub(crate) fn number(self) -> u64 {
+        let (Self::UnderWay { number, .. } | Self::Settled { number, .. }) = self;
+        number
     }
 }
 
@@ -106,6 +112,11 @@ impl AckQueue {
             }
         }
         self.has_work()
+    }
+
+    /// Whether an acknowledgement is still to be said.
+    pub(crate) fn is_unsaid(&self, number: u64) -> bool {
+        number >= self.base
     }
 
     /// Whether nothing waits for its acknowledgement.

@@ -443,7 +443,7 @@ impl SessionState {
         let taken = self.received.get_mut(&token.packet_id)?;
         let Taken::UnderWay { connection, number } = *taken else { return None };
         match settled {
-            true => *taken = Taken::Settled { connection },
+            true => *taken = Taken::Settled { connection, number },
             false => self.forget_received(token.packet_id),
         }
         Some((connection, number))

@@ -443,3 +443,76 @@ async fn retained_messages_can_be_taken_away_while_the_disk_is_full() {
     assert_eq!(late.until_ping().await, []);
     life.end(|| false);
 }
+
+fn shows(life: &Life, line: &str) -> bool {
+    life.handle.metrics().render().lines().any(|shown| shown == line)
+}
+
+/// PUBCOMP comes after the PUBREC that it belongs to, also where that waits for the acknowledgement of a message before.
+#[tokio::test]
+async fn nothing_overtakes_an_acknowledgement_that_waits_for_the_disk() {
+    let life = Life::begin(Storage::default());
+    let mut client = life.connect_with(connect(Version::V5, "client")).await;
+    life.storage.hold_sync(1);
+    let kept = crate::mqtt::Publish { retain: true, packet_id: 1, ..message("a", "x", QoS::AtLeastOnce) };
+    client.send(Packet::Publish(kept)).await;
+    let publish = crate::mqtt::Publish { packet_id: 2, ..message("b", "x", QoS::ExactlyOnce) };
+    client.send(Packet::Publish(publish)).await;
+    client.send(Packet::Pubrel(Ack::new(2, ReasonCode::Success))).await;
+    client.send(Packet::Pingreq).await;
+    // The last has not been read either, so there is no other sign that the others were.
+    broker_support::until(|| shows(&life, "smqtt_messages_received_total{qos=\"2\"} 1")).await;
+    life.storage.let_go();
+    assert!(matches!(client.packet().await, Packet::Puback(ack) if ack.packet_id == 1));
+    assert!(matches!(client.packet().await, Packet::Pubrec(ack) if ack.packet_id == 2));
+    assert!(matches!(client.packet().await, Packet::Pubcomp(ack) if ack.packet_id == 2));
+    assert_eq!(client.packet().await, Packet::Pingresp);
+    life.end(|| false);
+}
+
+/// Whoever leaves does not wait for answers that a full disk keeps back.
+#[tokio::test]
+async fn who_leaves_while_the_disk_is_full_is_gone() {
+    let life = Life::begin(Storage::default());
+    let mut reader = life.connect(Version::V5, "reader").await;
+    reader.subscribe("a", QoS::ExactlyOnce).await;
+    let mut writer = life.connect(Version::V5, "writer").await;
+    writer.publish(message("a", "x", QoS::ExactlyOnce)).await;
+    let got = reader.message().await;
+    life.storage.fill(true);
+    reader.send(Packet::Pubrec(Ack::new(got.packet_id, ReasonCode::Success))).await;
+    reader
+        .send(Packet::Disconnect(crate::mqtt::Disconnect {
+            reason: ReasonCode::Success,
+            properties: Default::default(),
+        }))
+        .await;
+    drop(reader);
+    let is_there = || {
+        let mut there = false;
+        life.handle
+            .look_at_sessions(|session| there |= session.client_id == "reader" && session.client.is_some());
+        there
+    };
+    broker_support::until(|| !is_there()).await;
+    life.end(|| false);
+}
+
+/// Messages of the broker's own have nobody who waits to hear whether they were kept, and leave nothing behind.
+#[tokio::test]
+async fn retained_messages_of_the_broker_leave_nothing_behind() {
+    let life = Life::begin(Storage::default());
+    for number in 0..100 {
+        let message = crate::broker::NewMessage {
+            topic: "a".into(),
+            payload: number.to_string().into(),
+            qos: QoS::AtLeastOnce,
+            retain: true,
+            properties: Default::default(),
+        };
+        life.handle.publish(message).unwrap();
+    }
+    broker_support::until(|| shows(&life, "smqtt_queued_bytes 0.0")).await;
+    assert_eq!(retained_on(&life, "a").await, ["99"]);
+    life.end(|| false);
+}

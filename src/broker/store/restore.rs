@@ -182,7 +182,11 @@ impl SessionRows {
         let owner = record.owner.map(Text::from);
         let mut state = SessionState {
             subscriptions: self.subscriptions.into_iter().collect(),
-            received: self.received.into_iter().map(|id| (id, Taken::Settled { connection: 0 })).collect(),
+            received: self
+                .received
+                .into_iter()
+                .map(|id| (id, Taken::Settled { connection: 0, number: 0 }))
+                .collect(),
             expiry: record.expiry_ms.map(Duration::from_millis),
             expires_at: record.expires_at.map(Timestamp),
             kept: if record.whole { Kept::Whole } else { Kept::Will },

@@ -51,6 +51,14 @@ pub(crate) struct Target {
     pub(crate) own: Option<Grant>,
 }
 
+impl Target {
+    fn new(entry: &Entry) -> Self {
+        let grant = Grant::new(&entry.subscribed);
+        let own = (!entry.subscribed.options.no_local).then(|| grant.clone());
+        Self { session: entry.session.clone(), grant, own }
+    }
+}
+
 /// With what a message is delivered.
 #[derive(Debug, Clone)]
 pub(crate) struct Grant {
@@ -273,26 +281,23 @@ impl Trie {
                     };
                     let child = node.children.get(level).map(|child| (*child, below));
                     let plus = (node.plus != 0 && wildcards).then_some((node.plus, below));
-                    match child {
-                        Some(_) => stack.extend(plus),
-                        None => {}
+                    if child.is_some() {
+                        stack.extend(plus);
                     }
                     child.or(plus)
                 }
             };
             next = next.or_else(|| stack.pop());
         }
-        hits.extend(hit);
-        let mut found: Vec<&Entry> = Vec::new();
-        let mut groups = Vec::new();
-        for hit in &hits {
-            let node = &self.nodes[*hit];
-            found.extend(node.each.values());
-            groups.extend(node.groups.values().cloned());
+        let hits = || hits.iter().chain(&hit).map(|hit| &self.nodes[*hit]);
+        let groups = hits().flat_map(|node| node.groups.values().cloned()).collect();
+        let looked_at = looked_at + hits().count();
+        let entries = || hits().flat_map(|node| node.each.values());
+        if hits().nth(1).is_none() {
+            return Targets { each: entries().map(Target::new).collect(), groups, looked_at };
         }
-        if hits.len() > 1 {
-            found.sort_by_key(|entry| entry.session.key);
-        }
+        let mut found: Vec<&Entry> = entries().collect();
+        found.sort_by_key(|entry| entry.session.key);
         let mut each: Vec<Target> = Vec::with_capacity(found.len());
         for entry in found {
             let local = !entry.subscribed.options.no_local;
@@ -305,14 +310,10 @@ impl Trie {
                         _ => {}
                     }
                 }
-                None => each.push(Target {
-                    session: entry.session.clone(),
-                    grant: Grant::new(&entry.subscribed),
-                    own: local.then(|| Grant::new(&entry.subscribed)),
-                }),
+                None => each.push(Target::new(entry)),
             }
         }
-        Targets { each, groups, looked_at: looked_at + hits.len() }
+        Targets { each, groups, looked_at }
     }
 
     /// Nodes in use, the root included.

@@ -326,7 +326,7 @@ impl<S: Stream> Connection<S> {
     }
 
     /// Whether the client has answers to come.
-    pub(super) fn owes_answers(&self) -> bool {
+    fn owes_answers(&self) -> bool {
         let mut state = self.session.lock();
         let link = state.link_of(self.client.connection);
         link.is_some_and(|link| !link.acks.is_empty() || !link.answers.is_empty())
@@ -338,8 +338,8 @@ impl<S: Stream> Connection<S> {
         self.too_many_wait()
             || match self.inbound.deferred {
                 None => false,
-                Some(Packet::Disconnect(_)) => self.lingers(),
-                Some(_) => self.owes_answers(),
+                Some(Packet::Pubrel(ref ack)) => self.is_under_way(ack.packet_id),
+                Some(_) => self.lingers(),
             }
     }
 

@@ -393,7 +393,7 @@ impl<S: Stream> Connection<S> {
     }
 
     /// Whether a message of this connection has no PUBREC yet.
-    fn is_under_way(&self, packet_id: u16) -> bool {
+    pub(super) fn is_under_way(&self, packet_id: u16) -> bool {
         let own = self.client.connection;
         self.on_own_session(|state| {
             let Some(taken) = state.received.get(&packet_id).copied() else { return false };

@@ -454,16 +454,11 @@ impl<S: Stream> Connection<S> {
                 let Subscription { filter, options } = &mut subscription;
                 let again = later.iter().position(|other| other.filter == *filter);
                 let is_new = !self.on_own_session(|state| state.subscriptions.contains_key(filter));
-                let asks = match options.retain_handling {
-                    RetainHandling::Send => true,
-                    RetainHandling::SendIfNew => is_new,
-                    RetainHandling::DoNotSend => false,
-                };
                 if again.is_some() {
-                    options.retain_handling = RetainHandling::DoNotSend;
-                    if asks {
+                    if options.retain_handling.sends(is_new) {
                         subscribing.wanted.insert(filter.clone());
                     }
+                    options.retain_handling = RetainHandling::DoNotSend;
                 } else if subscribing.wanted.remove(filter) {
                     options.retain_handling = RetainHandling::Send;
                 }

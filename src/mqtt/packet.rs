@@ -159,6 +159,17 @@ pub enum RetainHandling {
     DoNotSend = 2,
 }
 
+impl RetainHandling {
+    /// Whether retained messages are sent for a subscription that is new, or takes the place of another.
+    pub fn sends(self, is_new: bool) -> bool {
+        match self {
+            Self::Send => true,
+            Self::SendIfNew => is_new,
+            Self::DoNotSend => false,
+        }
+    }
+}
+
 /// The answer to SUBSCRIBE: one reason for each filter, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(missing_docs)]

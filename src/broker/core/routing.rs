@@ -20,11 +20,17 @@ use crate::{
         sys,
         trie::Targets,
     },
-    mqtt::{QoS, ReasonCode, RetainHandling, SharedFilter, Text},
+    mqtt::{QoS, ReasonCode, SharedFilter, Text},
 };
 
 /// A message that was accepted, and who gets it.
 pub(crate) type Accepted = (Arc<Message>, Arc<Targets>);
+
+/// Topics of which it is noted that they were met, out of the bits that there are.
+const MET_MAX: u32 = 64;
+
+/// Topics that a publisher remembers.
+const ROUTES_MAX: usize = 32;
 
 /// What a publisher remembers about the topics it publishes to.
 #[derive(Default)]
@@ -51,12 +57,6 @@ impl RouteCache {
         false
     }
 }
-
-/// Topics of which it is noted that they were met, out of the bits that there are.
-const MET_MAX: u32 = 64;
-
-/// Topics that a publisher remembers.
-const ROUTES_MAX: usize = 32;
 
 impl Core {
     /// Asks the hooks, keeps the message if it is to be retained, and finds out who gets it. Once it is on its way to
@@ -272,11 +272,7 @@ impl Core {
             self.store.put_subscription(session.key, filter, subscribed);
         }
         let is_new = state.subscriptions.insert(filter.detached(), subscribed).is_none();
-        let wanted = match subscribed.options.retain_handling {
-            RetainHandling::Send => true,
-            RetainHandling::SendIfNew => is_new,
-            RetainHandling::DoNotSend => false,
-        };
+        let wanted = subscribed.options.retain_handling.sends(is_new);
         if !wanted || group.is_some() {
             return Ok(());
         }

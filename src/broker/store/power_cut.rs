@@ -211,10 +211,6 @@ async fn a_qos_2_message_that_cannot_be_kept_reaches_nobody_and_may_come_again()
 #[tokio::test]
 async fn what_waits_for_a_stalled_disk_is_bounded() {
     const FLOOD: usize = 50_000;
-    let hits = |life: &Life| {
-        let text = life.handle.metrics().render();
-        text.contains("smqtt_limit_hits_total{limit=\"answers_waiting_max\"} 1\n")
-    };
     for what in ["released", "acknowledged", "sent"] {
         let life = Life::begin(Storage::default());
         let mut client = life.connect(Version::V3, "client").await;
@@ -248,7 +244,7 @@ async fn what_waits_for_a_stalled_disk_is_bounded() {
             tokio::select! {
                 biased;
                 written = output.write(&flood[sent..]) => sent += written.unwrap(),
-                () = tokio::task::yield_now() => held = hits(&life),
+                () = tokio::task::yield_now() => held = shows(&life, "smqtt_limit_hits_total{limit=\"answers_waiting_max\"} 1"),
             }
         }
         // What is handled, what was read with it, and what the pipe holds.

@@ -55,8 +55,8 @@ struct SessionRows {
     sent: u64,
 }
 
-/// Reads everything, then starts the thread that keeps it up to date. What sessions hold is part of `held`. Rows that nothing refers to any more, as a crash
-/// may leave them, go with the first commit.
+/// Reads everything, then starts the thread that keeps it up to date. What sessions hold is part of `held`. Rows that nothing
+/// refers to any more, as a crash may leave them, go with the first commit.
 ///
 /// # Errors
 /// [`StoreError`]: nothing can be kept, so the broker must not start.

@@ -1,0 +1,209 @@
+//! Devices, brokers and administrators, and their certificates.
+
+use rusqlite::{OptionalExtension, Row, params};
+use smqtt_core::attribute::Attributes;
+use smqtt_core::identity::{DeviceId, Role};
+use smqtt_core::policy::Policy;
+
+use super::{Result, Tx, attributes, list, list_to_text, optional_list, policy, role};
+use crate::pki::Issued;
+
+/// A device, a broker or an administrator.
+#[derive(Clone, Debug)]
+pub(crate) struct DeviceRow {
+    pub(crate) id: DeviceId,
+    pub(crate) name: String,
+    pub(crate) role: Role,
+    pub(crate) attributes: Attributes,
+    /// Of its key-policy keys.
+    pub(crate) policy: Option<Policy>,
+    pub(crate) hosts: Vec<String>,
+    pub(crate) hpke_key: Vec<u8>,
+    pub(crate) enrolled: u64,
+    pub(crate) certificate_expires: u64,
+    /// Set by the store whenever the row changes.
+    pub(crate) revision: u64,
+    pub(crate) revocation: Option<RevocationRow>,
+}
+
+/// What a revocation did.
+#[derive(Clone, Debug)]
+pub(crate) struct RevocationRow {
+    pub(crate) at: u64,
+    pub(crate) raised: Vec<String>,
+    pub(crate) bundle: u64,
+}
+
+const DEVICE: &str = "id, name, role, attributes, hosts, hpke_key, enrolled, certificate_expires, revision, \
+                      revoked, raised, bundle, policy";
+
+impl Tx<'_> {
+    pub(crate) fn insert_device(&self, device: &DeviceRow) -> Result<()> {
+        let sql = "INSERT INTO devices (id, name, role, attributes, hosts, hpke_key, enrolled, \
+                   certificate_expires, revision, policy) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+        self.connection.prepare_cached(sql)?.execute(params![
+            device.id.0,
+            device.name,
+            device.role.name(),
+            device.attributes.encode(),
+            list_to_text(&device.hosts),
+            device.hpke_key,
+            device.enrolled,
+            device.certificate_expires,
+            self.bump("revision")?,
+            device.policy.as_ref().map(Policy::encode),
+        ])?;
+        Ok(())
+    }
+
+    pub(crate) fn device(&self, id: DeviceId) -> Result<Option<DeviceRow>> {
+        self.one_device("id = ?", id.0)
+    }
+
+    /// The active device of this name.
+    pub(crate) fn active_device(&self, name: &str) -> Result<Option<DeviceRow>> {
+        self.one_device("name = ? AND revoked IS NULL", name)
+    }
+
+    /// The device of this name that was revoked last.
+    pub(crate) fn revoked_device(&self, name: &str) -> Result<Option<DeviceRow>> {
+        self.one_device("name = ? AND revoked IS NOT NULL ORDER BY revoked DESC, revision DESC LIMIT 1", name)
+    }
+
+    fn one_device(&self, which: &str, value: impl rusqlite::ToSql) -> Result<Option<DeviceRow>> {
+        let sql = format!("SELECT {DEVICE} FROM devices WHERE {which}");
+        let mut statement = self.connection.prepare_cached(&sql)?;
+        let mut rows = statement.query([value])?;
+        rows.next()?.map(device_row).transpose()
+    }
+
+    /// Devices that changed after `revision`, the earliest change first.
+    pub(crate) fn devices_after(&self, revision: u64, max: usize) -> Result<Vec<DeviceRow>> {
+        let sql = format!("SELECT {DEVICE} FROM devices WHERE revision > ? ORDER BY revision LIMIT ?");
+        let mut statement = self.connection.prepare_cached(&sql)?;
+        let mut rows = statement.query(params![revision, max])?;
+        let mut devices = Vec::new();
+        while let Some(row) = rows.next()? {
+            devices.push(device_row(row)?);
+        }
+        Ok(devices)
+    }
+
+    /// Devices after identifier `after`, sorted by it.
+    pub(crate) fn devices(&self, after: DeviceId, max: usize) -> Result<Vec<DeviceRow>> {
+        let sql = format!("SELECT {DEVICE} FROM devices WHERE id > ? ORDER BY id LIMIT ?");
+        let mut statement = self.connection.prepare_cached(&sql)?;
+        let mut rows = statement.query(params![after.0, max])?;
+        let mut devices = Vec::new();
+        while let Some(row) = rows.next()? {
+            devices.push(device_row(row)?);
+        }
+        Ok(devices)
+    }
+
+    /// The attributes of every active device, and of every token that can still be used.
+    pub(crate) fn attributes_in_use(&self, now: u64) -> Result<Vec<Attributes>> {
+        let sql = "SELECT DISTINCT attributes FROM devices WHERE revoked IS NULL AND role = 'device' \
+                   UNION SELECT DISTINCT attributes FROM tokens WHERE device IS NULL AND expires > ?";
+        let mut statement = self.connection.prepare_cached(sql)?;
+        let mut rows = statement.query([now])?;
+        let mut sets = Vec::new();
+        while let Some(row) = rows.next()? {
+            sets.push(attributes(row, 0)?);
+        }
+        Ok(sets)
+    }
+
+    /// The policies of the keys of every active device, and of every token that can still be used.
+    pub(crate) fn policies_in_use(&self, now: u64) -> Result<Vec<Policy>> {
+        let sql = "SELECT policy FROM devices WHERE revoked IS NULL AND policy IS NOT NULL \
+                   UNION SELECT policy FROM tokens \
+                   WHERE device IS NULL AND expires > ? AND policy IS NOT NULL";
+        let mut statement = self.connection.prepare_cached(sql)?;
+        let mut rows = statement.query([now])?;
+        let mut policies = Vec::new();
+        while let Some(row) = rows.next()? {
+            policies.extend(policy(row, 0)?);
+        }
+        Ok(policies)
+    }
+
+    pub(crate) fn renew_device(&self, id: DeviceId, hpke_key: &[u8], certificate_expires: u64) -> Result<()> {
+        let sql = "UPDATE devices SET hpke_key = ?, certificate_expires = ?, revision = ? WHERE id = ?";
+        let revision = self.bump("revision")?;
+        self.connection.prepare_cached(sql)?.execute(params![
+            hpke_key,
+            certificate_expires,
+            revision,
+            id.0
+        ])?;
+        Ok(())
+    }
+
+    pub(crate) fn revoke_device(&self, id: DeviceId, at: u64) -> Result<()> {
+        let sql = "UPDATE devices SET revoked = ?, revision = ? WHERE id = ? AND revoked IS NULL";
+        let revision = self.bump("revision")?;
+        self.connection.prepare_cached(sql)?.execute(params![at, revision, id.0])?;
+        Ok(())
+    }
+
+    /// Keeps what a revocation did.
+    pub(crate) fn set_revocation(&self, id: DeviceId, raised: &[String], bundle: u64) -> Result<()> {
+        let sql = "UPDATE devices SET raised = ?, bundle = ? WHERE id = ?";
+        self.connection.prepare_cached(sql)?.execute(params![list_to_text(raised), bundle, id.0])?;
+        Ok(())
+    }
+
+    /// Everyone who was revoked, sorted; administrators, who seal nothing, left out.
+    pub(crate) fn revoked_ids(&self) -> Result<Vec<DeviceId>> {
+        let sql = "SELECT id FROM devices WHERE revoked IS NOT NULL ORDER BY id";
+        let mut statement = self.connection.prepare_cached(sql)?;
+        let ids = statement.query_map([], |row| row.get(0).map(DeviceId))?;
+        Ok(ids.collect::<rusqlite::Result<_>>()?)
+    }
+
+    pub(crate) fn insert_certificate(&self, device: DeviceId, key: &[u8], issued: &Issued) -> Result<()> {
+        let sql =
+            "INSERT INTO certificates (serial, device, public_key, der, not_after) VALUES (?, ?, ?, ?, ?)";
+        self.connection.prepare_cached(sql)?.execute(params![
+            issued.serial,
+            device.0,
+            key,
+            issued.der,
+            issued.not_after
+        ])?;
+        Ok(())
+    }
+
+    /// The newest certificate of a device for this key.
+    pub(crate) fn certificate(&self, device: DeviceId, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        let sql = "SELECT der FROM certificates WHERE device = ? AND public_key = ? \
+                   ORDER BY not_after DESC LIMIT 1";
+        let mut statement = self.connection.prepare_cached(sql)?;
+        Ok(statement.query_row(params![device.0, key], |row| row.get(0)).optional()?)
+    }
+}
+
+fn device_row(row: &Row<'_>) -> Result<DeviceRow> {
+    let revocation = match row.get::<_, Option<u64>>(9)? {
+        None => None,
+        Some(at) => Some(RevocationRow {
+            at,
+            raised: optional_list(row, 10)?,
+            bundle: row.get::<_, Option<u64>>(11)?.unwrap_or(0),
+        }),
+    };
+    Ok(DeviceRow {
+        id: DeviceId(row.get(0)?),
+        name: row.get(1)?,
+        role: role(row, 2)?,
+        attributes: attributes(row, 3)?,
+        policy: policy(row, 12)?,
+        hosts: list(row, 4)?,
+        hpke_key: row.get(5)?,
+        enrolled: row.get(6)?,
+        certificate_expires: row.get(7)?,
+        revision: row.get(8)?,
+        revocation,
+    })
+}

@@ -28,11 +28,26 @@ pub enum Role {
     Bridge,
     /// Administers the authority.
     Admin,
+    /// Lets devices enrol: makes tokens, reads who the devices are.
+    Enroller,
+    /// Reads devices, rules and the audit log; changes nothing.
+    Auditor,
     /// The authority itself: its HTTPS server and what signs bundles.
     Authority,
 }
 
 impl Role {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Device,
+        Self::Broker,
+        Self::Bridge,
+        Self::Admin,
+        Self::Enroller,
+        Self::Auditor,
+        Self::Authority,
+    ];
+
     /// The word in the URI.
     pub fn name(self) -> &'static str {
         match self {
@@ -40,14 +55,15 @@ impl Role {
             Self::Broker => "broker",
             Self::Bridge => "bridge",
             Self::Admin => "admin",
+            Self::Enroller => "enroller",
+            Self::Auditor => "auditor",
             Self::Authority => "authority",
         }
     }
 
     /// The role of this word.
     pub fn from_name(name: &str) -> Option<Self> {
-        let all = [Self::Device, Self::Broker, Self::Bridge, Self::Admin, Self::Authority];
-        all.into_iter().find(|role| role.name() == name)
+        Self::ALL.into_iter().find(|role| role.name() == name)
     }
 }
 

@@ -8,6 +8,7 @@ mod devices;
 mod enrol;
 mod epochs;
 mod keys;
+mod operation;
 mod rules;
 mod tokens;
 
@@ -33,6 +34,7 @@ use crate::store::{Opening, Store, StoreError, Tx};
 pub(crate) use bundle::WAIT_MAX as BUNDLE_WAIT_MAX;
 pub use caller::Caller;
 pub(crate) use devices::PAGE_MAX as DEVICES_PAGE_MAX;
+pub use operation::{Method, Operation, Who};
 
 /// How long the authority's own certificates are valid.
 const OWN_CERTIFICATE_SECONDS: u64 = 90 * 86_400;

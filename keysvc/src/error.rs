@@ -130,7 +130,7 @@ impl Error {
             Self::CertificateRequired => "enrol first, or use the administrator's certificate",
             Self::Certificate(IdentityError::NotValidThen) => "renew it, or enrol again",
             Self::Certificate(_) => "use the certificate this authority gave",
-            Self::Role { .. } => "use the administrator's certificate",
+            Self::Role { .. } => "use the credential of somebody who may, such as the administrator's",
             Self::Revoked | Self::UnknownCaller => "enrol again with a new token",
             Self::Busy => "try again in a few seconds",
             Self::Store(_) => "the authority's log says more; nothing was changed",

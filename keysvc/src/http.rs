@@ -1,21 +1,5 @@
-//! HTTPS: one file for each resource. Each parses, calls the authority, and prints; none decides.
-//!
-//! | request | who | answer |
-//! |---|---|---|
-//! | `GET /v1/health` | anyone | [`Health`](smqtt_core::api::Health) |
-//! | `GET /v1/root` | anyone | the root certificate, PEM |
-//! | `GET /v1/params` | anyone | `{"params"}` |
-//! | `POST /v1/enrol` | a token | [`Enrolment`](smqtt_core::api::Enrolment) |
-//! | `POST /v1/renew` | device, broker | [`Enrolment`](smqtt_core::api::Enrolment) |
-//! | `GET /v1/keys` | device | [`Keys`](smqtt_core::api::Keys), or 304 |
-//! | `GET /v1/bundle?after=N&wait=SECONDS` | device, broker, admin | the bundle, or 204 |
-//! | `GET /v1/rules`, `PUT`, `DELETE ?filter=F` | all, admin, admin | rules, [`RuleSet`](smqtt_core::api::RuleSet) |
-//! | `POST /v1/tokens` | admin | 201 [`NewToken`](smqtt_core::api::NewToken) |
-//! | `GET /v1/devices?after=ID`, `GET /v1/devices/NAME-OR-ID` | broker, admin | [`Device`](smqtt_core::api::Device) |
-//! | `POST /v1/devices/NAME-OR-ID/revoke` | admin | [`Revocation`](smqtt_core::api::Revocation) |
-//! | `GET /v1/directory?after=REVISION` | broker, admin | [`Directory`](smqtt_core::api::Directory) |
-//! | `POST /v1/epoch/rotate` | admin | [`Rotation`](smqtt_core::api::Rotation) |
-//! | `GET /v1/audit?after=N` | admin | [`AuditRecord`](smqtt_core::api::AuditRecord)s |
+//! HTTPS: one file for each resource. Each parses, calls the authority, and prints; none decides. Who may ask for what
+//! is in the table of [`Operation`]s.
 //!
 //! Every error is a [`Problem`](smqtt_core::api::Problem).
 
@@ -41,33 +25,50 @@ mod tokens;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::routing::{get, post};
+use axum::routing::{MethodFilter, MethodRouter, on};
 
-use crate::authority::Authority;
+use crate::authority::{Authority, Method, Operation};
 
 pub use extract::BODY_BYTES_MAX;
 pub use serve::serve;
 
 type Shared = axum::extract::State<Arc<Authority>>;
 
+/// A route for every operation.
 fn router(authority: Arc<Authority>) -> Router {
-    Router::new()
-        .route("/v1/health", get(health::get))
-        .route("/v1/root", get(root::get))
-        .route("/v1/params", get(params::get))
-        .route("/v1/enrol", post(enrol::post))
-        .route("/v1/renew", post(renew::post))
-        .route("/v1/keys", get(keys::get))
-        .route("/v1/bundle", get(bundle::get))
-        .route("/v1/rules", get(rules::get).put(rules::put).delete(rules::delete))
-        .route("/v1/tokens", post(tokens::post))
-        .route("/v1/devices", get(devices::list))
-        .route("/v1/devices/{device}", get(devices::get))
-        .route("/v1/devices/{device}/revoke", post(devices::revoke))
-        .route("/v1/directory", get(directory::get))
-        .route("/v1/epoch/rotate", post(epoch::rotate))
-        .route("/v1/audit", get(audit::get))
+    let routes = Operation::ALL
+        .iter()
+        .fold(Router::new(), |router, operation| router.route(operation.path(), handler(*operation)));
+    routes
         .fallback(problem::not_found)
         .method_not_allowed_fallback(problem::method_not_allowed)
         .with_state(authority)
+}
+
+fn handler(operation: Operation) -> MethodRouter<Arc<Authority>> {
+    let method = match operation.method() {
+        Method::Get => MethodFilter::GET,
+        Method::Put => MethodFilter::PUT,
+        Method::Post => MethodFilter::POST,
+        Method::Delete => MethodFilter::DELETE,
+    };
+    match operation {
+        Operation::Health => on(method, health::get),
+        Operation::Root => on(method, root::get),
+        Operation::Params => on(method, params::get),
+        Operation::Enrol => on(method, enrol::post),
+        Operation::Renew => on(method, renew::post),
+        Operation::FetchKeys => on(method, keys::get),
+        Operation::ReadBundle => on(method, bundle::get),
+        Operation::ListRules => on(method, rules::get),
+        Operation::SetRule => on(method, rules::put),
+        Operation::RemoveRule => on(method, rules::delete),
+        Operation::MakeToken => on(method, tokens::post),
+        Operation::ListDevices => on(method, devices::list),
+        Operation::ShowDevice => on(method, devices::get),
+        Operation::Revoke => on(method, devices::revoke),
+        Operation::ReadDirectory => on(method, directory::get),
+        Operation::BeginEpoch => on(method, epoch::rotate),
+        Operation::ReadAudit => on(method, audit::get),
+    }
 }

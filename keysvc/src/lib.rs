@@ -22,7 +22,7 @@ mod pki;
 mod seal;
 mod store;
 
-pub use authority::{Authority, Caller};
+pub use authority::{Authority, Caller, Method, Operation, Who};
 pub use clock::{Clock, SystemClock};
 pub use config::{Config, ConfigError, Limits};
 pub use error::{Error, OpenError};

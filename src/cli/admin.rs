@@ -1,14 +1,8 @@
 //! `smqtt token`, `rule`, `device`, `epoch`: administration, over HTTPS like anybody.
 
-use std::path::Path;
-
 use clap::{Args, Subcommand};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use smqtt_client::authority::Authority;
-use smqtt_client::files::read_bounded;
-use smqtt_client::tls;
 use smqtt_core::api::{Device, NewToken, Revocation, Rotation, Rule, RuleSet, TokenRequest};
 use smqtt_core::attribute::{Attribute, AttributeError, Attributes};
 use smqtt_core::policy::{Labelling, Policy, Template};
@@ -16,11 +10,9 @@ use smqtt_core::rule::Mode;
 use smqtt_core::topic::Filter;
 use zeroize::Zeroizing;
 
-use super::config::SiteArgs;
+use super::caller::CallerArgs;
 use super::failure::Failure;
 use super::{date, print_line};
-
-const FILE_BYTES_MAX: usize = 64 << 10;
 
 /// `smqtt token`.
 #[derive(Subcommand)]
@@ -45,6 +37,12 @@ pub struct NewTokenArgs {
     /// For a bridge to another broker, not a device: its attributes say what it may bring and take; it has no keys
     #[arg(long, conflicts_with_all = ["broker", "policy"])]
     bridge: bool,
+    /// For a person who lets devices enrol, with `--as` the directory that `smqtt enrol` makes
+    #[arg(long, conflicts_with_all = ["attributes", "policy", "broker", "bridge"])]
+    enroller: bool,
+    /// For a person who reads devices, rules and the audit log, and changes nothing
+    #[arg(long, conflicts_with_all = ["attributes", "policy", "broker", "bridge", "enroller"])]
+    auditor: bool,
     /// A name or address under which clients reach that broker; may be repeated
     #[arg(long = "host", value_name = "HOST", requires = "broker")]
     hosts: Vec<String>,
@@ -52,7 +50,7 @@ pub struct NewTokenArgs {
     #[arg(long, value_name = "TIME", value_parser = seconds)]
     ttl: Option<u64>,
     #[command(flatten)]
-    site: SiteArgs,
+    site: CallerArgs,
 }
 
 /// `smqtt rule`.
@@ -87,7 +85,7 @@ pub struct SetRuleArgs {
     #[arg(long, value_name = "POLICY")]
     subscribers: Option<String>,
     #[command(flatten)]
-    site: SiteArgs,
+    site: CallerArgs,
 }
 
 /// Arguments of `smqtt rule remove`.
@@ -96,7 +94,7 @@ pub struct RemoveRuleArgs {
     /// The topic filter
     filter: String,
     #[command(flatten)]
-    site: SiteArgs,
+    site: CallerArgs,
 }
 
 /// Arguments of every `list`.
@@ -106,7 +104,7 @@ pub struct ListArgs {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    site: SiteArgs,
+    site: CallerArgs,
 }
 
 /// `smqtt device`.
@@ -130,7 +128,7 @@ pub struct ShowArgs {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    site: SiteArgs,
+    site: CallerArgs,
 }
 
 /// `smqtt epoch`.
@@ -140,37 +138,6 @@ pub enum EpochCommand {
     Rotate(ListArgs),
 }
 
-/// The authority whose administrator's certificate is in `data`.
-pub fn administrator(data: &Path) -> Result<Authority, Failure> {
-    #[derive(Deserialize)]
-    struct Where {
-        url: String,
-    }
-    let dir = data.join("admin");
-    let read = |name: &str| {
-        read_bounded(&dir.join(name), FILE_BYTES_MAX).map_err(|error| {
-            let hint = format!("`--data` names the directory of `smqtt up`; is it `{}`?", data.display());
-            Failure::new("cannot act as administrator").because(&error).hint(hint)
-        })
-    };
-    let damaged = |name: &str| Failure::new(format!("`{}` is damaged", dir.join(name).display()));
-    let place: Where =
-        serde_json::from_slice(&read("authority.json")?).map_err(|_| damaged("authority.json"))?;
-    let certificate = |name: &str| {
-        CertificateDer::from_pem_slice(&read(name)?).map(|der| der.to_vec()).map_err(|_| damaged(name))
-    };
-    let (root, own) = (certificate("root.pem")?, certificate("cert.pem")?);
-    let key = Zeroizing::new(read("key.pem")?);
-    let key = PrivatePkcs8KeyDer::from_pem_slice(&key).map_err(|_| damaged("key.pem"))?;
-    let tls = tls::authority_config(&[root], (&own, key.secret_pkcs8_der()))
-        .map_err(|error| Failure::new("cannot set up TLS").because(&error))?;
-    Ok(Authority::new(&place.url, tls)?)
-}
-
-fn of_site(site: &SiteArgs) -> Result<Authority, Failure> {
-    administrator(&site.load()?.1)
-}
-
 /// `smqtt token …`
 pub async fn token(command: &TokenCommand) -> Result<(), Failure> {
     let TokenCommand::New(args) = command;
@@ -178,20 +145,25 @@ pub async fn token(command: &TokenCommand) -> Result<(), Failure> {
     args.policy.as_deref().map(Policy::parse).transpose()?;
     let request = TokenRequest {
         name: args.name.clone(),
-        role: match (args.broker, args.bridge) {
-            (true, _) => "broker",
-            (_, true) => "bridge",
-            _ => "device",
-        }
-        .into(),
+        role: role(args).into(),
         attributes: args.attributes.clone(),
         policy: args.policy.clone(),
         ttl_seconds: args.ttl,
         hosts: args.hosts.clone(),
     };
-    let answer: NewToken = of_site(&args.site)?.post("/v1/tokens", &request).await?;
+    let answer: NewToken = args.site.authority().await?.post("/v1/tokens", &request).await?;
     eprintln!("token for `{}`, good for one enrolment until {}", args.name, date(answer.expires));
     print_line(Zeroizing::new(answer.token.clone()).as_bytes())
+}
+
+fn role(args: &NewTokenArgs) -> &'static str {
+    let asked = [
+        (args.broker, "broker"),
+        (args.bridge, "bridge"),
+        (args.enroller, "enroller"),
+        (args.auditor, "auditor"),
+    ];
+    asked.iter().find(|(asked, _)| *asked).map_or("device", |(_, role)| role)
 }
 
 /// Parsed here as well as by the authority, so that a slip is shown in place.
@@ -211,7 +183,7 @@ pub async fn rule(command: &RuleCommand) -> Result<(), Failure> {
     match command {
         RuleCommand::Set(args) => set_rule(args).await,
         RuleCommand::List(args) => {
-            let rules: Vec<Rule> = of_site(&args.site)?.get("/v1/rules").await?;
+            let rules: Vec<Rule> = args.site.authority().await?.get("/v1/rules").await?;
             if args.json {
                 return print_json(&rules);
             }
@@ -233,7 +205,7 @@ pub async fn rule(command: &RuleCommand) -> Result<(), Failure> {
         }
         RuleCommand::Remove(args) => {
             let path = format!("/v1/rules?filter={}", percent(&args.filter));
-            let answer: RuleSet = of_site(&args.site)?.delete(&path).await?;
+            let answer: RuleSet = args.site.authority().await?.delete(&path).await?;
             eprintln!("removed; bundle {} tells everyone", answer.bundle);
             Ok(())
         }
@@ -260,7 +232,7 @@ async fn set_rule(args: &SetRuleArgs) -> Result<(), Failure> {
         publishers: args.publishers.clone(),
         subscribers: args.subscribers.clone(),
     };
-    let answer: RuleSet = of_site(&args.site)?.put("/v1/rules", &rule).await?;
+    let answer: RuleSet = args.site.authority().await?.put("/v1/rules", &rule).await?;
     for warning in &answer.warnings {
         eprintln!("warning: {warning}");
     }
@@ -272,7 +244,7 @@ async fn set_rule(args: &SetRuleArgs) -> Result<(), Failure> {
 pub async fn device(command: &DeviceCommand) -> Result<(), Failure> {
     match command {
         DeviceCommand::List(args) => {
-            let devices = all_devices(&of_site(&args.site)?).await?;
+            let devices = all_devices(&args.site.authority().await?).await?;
             if args.json {
                 return print_json(&devices);
             }
@@ -291,7 +263,7 @@ pub async fn device(command: &DeviceCommand) -> Result<(), Failure> {
         }
         DeviceCommand::Show(args) => {
             let path = format!("/v1/devices/{}", percent(&args.device));
-            let device: Device = of_site(&args.site)?.get(&path).await?;
+            let device: Device = args.site.authority().await?.get(&path).await?;
             if args.json {
                 return print_json(&device);
             }
@@ -309,7 +281,7 @@ pub async fn device(command: &DeviceCommand) -> Result<(), Failure> {
         }
         DeviceCommand::Revoke(args) => {
             let path = format!("/v1/devices/{}/revoke", percent(&args.device));
-            let done: Revocation = of_site(&args.site)?.post(&path, &serde_json::json!({})).await?;
+            let done: Revocation = args.site.authority().await?.post(&path, &serde_json::json!({})).await?;
             if args.json {
                 return print_json(&done);
             }
@@ -341,7 +313,8 @@ fn or_nothing(text: &str) -> &str {
 /// `smqtt epoch …`
 pub async fn epoch(command: &EpochCommand) -> Result<(), Failure> {
     let EpochCommand::Rotate(args) = command;
-    let done: Rotation = of_site(&args.site)?.post("/v1/epoch/rotate", &serde_json::json!({})).await?;
+    let done: Rotation =
+        args.site.authority().await?.post("/v1/epoch/rotate", &serde_json::json!({})).await?;
     if args.json {
         return print_json(&done);
     }

@@ -14,8 +14,8 @@ use smqtt_core::policy::Policy;
 use smqtt_core::suite::SuiteId;
 use smqtt_core::target::Target;
 
-use super::admin::{administrator, percent};
-use super::config::SiteArgs;
+use super::admin::percent;
+use super::caller::CallerArgs;
 use super::failure::Failure;
 use super::publish::labels;
 use super::{KeyringArgs, inspect, print_line};
@@ -45,7 +45,7 @@ pub struct ExplainArgs {
     #[command(flatten)]
     keyring: KeyringArgs,
     #[command(flatten)]
-    site: SiteArgs,
+    site: CallerArgs,
 }
 
 /// What a device opens with.
@@ -126,7 +126,7 @@ async fn holder(args: &ExplainArgs, target: &Target, of_key: Option<Policy>) -> 
             Ok(Holder { attributes, policy: None, keyring: None })
         }
         (None, Some(name)) => {
-            let authority = administrator(&args.site.load()?.1)?;
+            let authority = args.site.authority().await?;
             let device: Device = authority.get(&format!("/v1/devices/{}", percent(name))).await?;
             let attributes = Attributes::parse(&device.attributes).map_err(|error| wrong(&error))?;
             let policy = device.policy.as_deref().map(Policy::parse).transpose()?;

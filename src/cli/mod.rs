@@ -6,6 +6,7 @@ mod bench;
 mod bridge;
 mod broker;
 mod broker_explain;
+mod caller;
 mod config;
 mod demo;
 mod doctor;

@@ -17,8 +17,8 @@ use smqtt_keysvc::Authority;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
-use super::admin::administrator;
 use super::authority::{self, stop_signal};
+use super::caller::administrator;
 use super::config::{BrokerConfig, SiteArgs};
 use super::failure::Failure;
 use super::monitor::LogArgs;

@@ -11,9 +11,8 @@ use std::sync::PoisonError;
 
 use smqtt_core::api::AuditRecord;
 use smqtt_core::crypto::{equal, sha256};
-use smqtt_core::identity::Role;
 
-use super::{Authority, Caller};
+use super::{Authority, Caller, Operation};
 use crate::error::Error;
 use crate::seal::SealKey;
 use crate::store::{AuditRow, StoreError, Tx};
@@ -102,12 +101,12 @@ fn bounded(text: &str) -> String {
 }
 
 impl Authority {
-    /// Up to 1,000 rows after number `after`. For administrators.
+    /// Up to 1,000 rows after number `after`. For administrators and auditors.
     ///
     /// # Errors
     /// Not allowed, or the store failed.
     pub async fn audit_log(&self, caller: &Caller, after: u64) -> Result<Vec<AuditRecord>, Error> {
-        self.authorise(caller, &[Role::Admin], "read the audit log").await?;
+        self.authorise(caller, Operation::ReadAudit).await?;
         let rows = self.store.read(move |tx| Ok(tx.audit_after(after, PAGE_MAX)?)).await?;
         Ok(rows.into_iter().map(record).collect())
     }

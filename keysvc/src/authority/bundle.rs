@@ -5,16 +5,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use smqtt_core::bundle::{BUNDLE_BYTES_MAX, Bundle};
-use smqtt_core::identity::Role;
 
-use super::{Authority, Caller, Secrets, rules};
+use super::{Authority, Caller, Operation, Secrets, rules};
 use crate::config::Config;
 use crate::error::Error;
 use crate::store::{StoreError, Tx};
 
 /// The longest wait for the next bundle.
 pub(crate) const WAIT_MAX: Duration = Duration::from_secs(60);
-const WHO_MAY: &[Role] = &[Role::Device, Role::Broker, Role::Bridge, Role::Admin];
 
 /// The newest bundle, as it is on disk.
 #[derive(Clone, Debug)]
@@ -79,14 +77,14 @@ impl Authority {
         after: u64,
         wait: Duration,
     ) -> Result<Option<Published>, Error> {
-        self.authorise(caller, WHO_MAY, "read the bundle").await?;
+        self.authorise(caller, Operation::ReadBundle).await?;
         let mut newest = self.bundle.subscribe();
         let waiting = newest.wait_for(|bundle| bundle.number > after);
         let waited = tokio::time::timeout(wait.min(WAIT_MAX), waiting).await;
         let published = waited.ok().and_then(Result::ok).map(|published| published.clone());
         if published.is_some() {
             // Somebody who was revoked meanwhile learns it now.
-            self.authorise(caller, WHO_MAY, "read the bundle").await?;
+            self.authorise(caller, Operation::ReadBundle).await?;
         }
         Ok(published)
     }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use smqtt_core::identity::{DeviceId, Role, read_certificate, verify_certificate};
 
-use super::Authority;
+use super::{Authority, Operation};
 use crate::error::Error;
 use crate::store::DeviceRow;
 
@@ -15,8 +15,15 @@ pub struct Caller {
     certificate: Option<Vec<u8>>,
 }
 
-/// A caller whose certificate and standing were checked.
+/// A caller whose standing was checked.
 pub(super) struct Known {
+    pub(super) role: Role,
+    /// Name and identifier, for the audit log.
+    pub(super) actor: String,
+}
+
+/// A caller whose certificate and standing were checked.
+pub(super) struct Holder {
     pub(super) device: DeviceRow,
     pub(super) public_key: [u8; 65],
     /// Name and identifier, for the audit log.
@@ -50,32 +57,27 @@ impl Caller {
 }
 
 impl Authority {
-    /// Checks certificate, standing and role, now: a revoked device is refused with its next request.
-    pub(super) async fn authorise(
-        &self,
-        caller: &Caller,
-        roles: &'static [Role],
-        action: &'static str,
-    ) -> Result<Known, Error> {
-        self.authorise_at(caller, roles, action, self.now()).await
+    /// Checks standing and role, now: a revoked device is refused with its next request. Refusals are written down.
+    pub(super) async fn authorise(&self, caller: &Caller, operation: Operation) -> Result<Known, Error> {
+        let holder = self.authorise_holder(caller, operation, self.now()).await?;
+        Ok(Known { role: holder.device.role, actor: holder.actor })
     }
 
-    /// As [`Self::authorise`], the certificate being valid at `at`.
-    pub(super) async fn authorise_at(
+    /// As [`Self::authorise`], of the holder of a certificate that was valid at `at`.
+    pub(super) async fn authorise_holder(
         &self,
         caller: &Caller,
-        roles: &'static [Role],
-        action: &'static str,
+        operation: Operation,
         at: u64,
-    ) -> Result<Known, Error> {
-        match self.check_caller(caller, roles, at).await {
-            Ok(known) => Ok(known),
+    ) -> Result<Holder, Error> {
+        match self.check_holder(caller, operation, at).await {
+            Ok(holder) => Ok(holder),
             Err(Error::Store(error)) => Err(error.into()),
-            Err(error) => Err(self.deny(caller.actor(), action, String::new(), error).await),
+            Err(error) => Err(self.deny(caller.actor(), operation.name(), String::new(), error).await),
         }
     }
 
-    async fn check_caller(&self, caller: &Caller, roles: &'static [Role], at: u64) -> Result<Known, Error> {
+    async fn check_holder(&self, caller: &Caller, operation: Operation, at: u64) -> Result<Holder, Error> {
         let certificate = caller.certificate.as_deref().ok_or(Error::CertificateRequired)?;
         let verified = verify_certificate(certificate, &self.roots(), at).map_err(Error::Certificate)?;
         let (id, role) = (verified.identity.id, verified.identity.role);
@@ -86,10 +88,10 @@ impl Authority {
         if device.role != role {
             return Err(Error::UnknownCaller);
         }
-        if !roles.contains(&role) {
+        if !operation.roles().contains(&role) {
             return Err(Error::Role { role });
         }
         let actor = format!("{} {id}", device.name);
-        Ok(Known { device, public_key: verified.public_key, actor })
+        Ok(Holder { device, public_key: verified.public_key, actor })
     }
 }

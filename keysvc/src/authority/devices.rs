@@ -9,41 +9,40 @@ use smqtt_core::identity::{DeviceId, Role};
 use smqtt_core::policy::Policy;
 
 use super::keys::texts;
-use super::{Authority, Caller};
+use super::{Authority, Caller, Operation};
 use crate::error::Error;
 use crate::store::{DeviceRow, RevocationRow, Tx};
 
 /// Most devices in one answer.
 pub(crate) const PAGE_MAX: usize = 1000;
-const WHO_MAY: &[Role] = &[Role::Broker, Role::Admin];
 
 impl Authority {
-    /// Up to 1,000 devices after identifier `after`. For brokers and administrators.
+    /// Up to 1,000 devices after identifier `after`.
     ///
     /// # Errors
     /// Not allowed, or the store failed.
     pub async fn devices(&self, caller: &Caller, after: Option<DeviceId>) -> Result<Vec<Device>, Error> {
-        self.authorise(caller, WHO_MAY, "list devices").await?;
+        self.authorise(caller, Operation::ListDevices).await?;
         let after = after.unwrap_or(DeviceId([0; 16]));
         let rows = self.store.read(move |tx| Ok(tx.devices(after, PAGE_MAX)?)).await?;
         Ok(rows.into_iter().map(device).collect())
     }
 
-    /// The device of this name or identifier. For brokers and administrators.
+    /// The device of this name or identifier.
     ///
     /// # Errors
     /// Not allowed, no such device, or the store failed.
     pub async fn device(&self, caller: &Caller, name_or_id: String) -> Result<Device, Error> {
-        self.authorise(caller, WHO_MAY, "read a device").await?;
+        self.authorise(caller, Operation::ShowDevice).await?;
         self.store.read(move |tx| find(tx, &name_or_id)).await.map(device)
     }
 
-    /// Up to 1,000 devices that are new or changed since `revision`. For brokers and administrators.
+    /// Up to 1,000 devices that are new or changed since `revision`.
     ///
     /// # Errors
     /// Not allowed, or the store failed.
     pub async fn directory(&self, caller: &Caller, revision: u64) -> Result<Directory, Error> {
-        self.authorise(caller, WHO_MAY, "read the directory").await?;
+        self.authorise(caller, Operation::ReadDirectory).await?;
         let rows = self.store.read(move |tx| Ok(tx.devices_after(revision, PAGE_MAX)?)).await?;
         let revision = rows.last().map_or(revision, |row| row.revision);
         Ok(Directory { revision, devices: rows.into_iter().map(device).collect() })
@@ -55,7 +54,7 @@ impl Authority {
     /// # Errors
     /// Not allowed, no such device, or the store failed.
     pub async fn revoke(self: &Arc<Self>, caller: &Caller, name_or_id: String) -> Result<Revocation, Error> {
-        let admin = self.authorise(caller, &[Role::Admin], "revoke").await?;
+        let admin = self.authorise(caller, Operation::Revoke).await?;
         let (this, now) = (self.clone(), self.now());
         self.store
             .write(move |tx| {

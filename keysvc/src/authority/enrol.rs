@@ -10,7 +10,7 @@ use smqtt_core::identity::{CERTIFICATE_BYTES_MAX, DeviceId, Identity, Role};
 use zeroize::Zeroizing;
 
 use super::keys::Plan;
-use super::{Authority, Caller};
+use super::{Authority, Caller, Operation};
 use crate::error::Error;
 use crate::hpke::SealTo;
 use crate::pki::{CSR_BYTES_MAX, CsrError, Host, Issued, Leaf, Point, Usage, csr_key, local_hosts};
@@ -168,8 +168,7 @@ impl Authority {
     pub async fn renew(self: &Arc<Self>, caller: &Caller, request: RenewRequest) -> Result<Enrolment, Error> {
         let now = self.now();
         let at = self.renewal_time(caller, now).await;
-        let known =
-            self.authorise_at(caller, &[Role::Device, Role::Broker, Role::Bridge], "renew", at).await?;
+        let known = self.authorise_holder(caller, Operation::Renew, at).await?;
         let keys = DeviceKeys::parse(&request.csr, &request.hpke_key)?;
         if at != now && keys.public_key != known.public_key {
             let error =

@@ -4,9 +4,8 @@ use std::sync::Arc;
 
 use smqtt_core::api::Rotation;
 use smqtt_core::bundle::Epoch;
-use smqtt_core::identity::Role;
 
-use super::{Authority, Caller};
+use super::{Authority, Caller, Operation};
 use crate::error::Error;
 use crate::store::Tx;
 
@@ -16,7 +15,7 @@ impl Authority {
     /// # Errors
     /// Not allowed, or the store failed.
     pub async fn rotate(self: &Arc<Self>, caller: &Caller) -> Result<Rotation, Error> {
-        let admin = self.authorise(caller, &[Role::Admin], "begin an epoch").await?;
+        let admin = self.authorise(caller, Operation::BeginEpoch).await?;
         let (this, now) = (self.clone(), self.now());
         self.store
             .write(move |tx| {

@@ -10,7 +10,7 @@ use smqtt_core::crypto::{Secret32, sha256};
 use smqtt_core::identity::{DeviceId, Role};
 use smqtt_core::suite::{Scope, SuiteId};
 
-use super::{Authority, Caller};
+use super::{Authority, Caller, Operation};
 use crate::error::Error;
 use crate::hpke::SealTo;
 use crate::store::{DeviceRow, StoreError, Tx};
@@ -88,7 +88,7 @@ impl Authority {
         caller: &Caller,
         known: impl Fn(&str) -> bool,
     ) -> Result<TaggedKeys, Error> {
-        let device = self.authorise(caller, &[Role::Device], "fetch keys").await?.device;
+        let device = self.authorise_holder(caller, Operation::FetchKeys, self.now()).await?.device;
         let (id, history, now) = (device.id, self.config.history_epochs, self.now());
         let read = move |tx: &Tx<'_>| {
             let device = tx.device(id)?.ok_or(Error::UnknownCaller)?;

@@ -5,12 +5,11 @@ use std::sync::Arc;
 
 use smqtt_core::api;
 use smqtt_core::attribute::{Attribute, Attributes, Value};
-use smqtt_core::identity::Role;
 use smqtt_core::policy::{Labelling, Policy, Template};
 use smqtt_core::rule::{Mode, RULES_MAX, Rule, RuleError};
 
 use super::tokens::policy_error;
-use super::{Authority, Caller};
+use super::{Authority, Caller, Operation};
 use crate::error::Error;
 use crate::store::{RuleRow, StoreError, Tx};
 
@@ -25,8 +24,7 @@ impl Authority {
     /// # Errors
     /// Not allowed, or the store failed.
     pub async fn rules(&self, caller: &Caller) -> Result<Vec<api::Rule>, Error> {
-        self.authorise(caller, &[Role::Device, Role::Broker, Role::Bridge, Role::Admin], "list rules")
-            .await?;
+        self.authorise(caller, Operation::ListRules).await?;
         let rows = self.store.read(|tx| Ok(tx.rules()?)).await?;
         Ok(rows.into_iter().map(api_rule).collect())
     }
@@ -36,7 +34,7 @@ impl Authority {
     /// # Errors
     /// Not allowed, the rule makes no sense, or the store failed.
     pub async fn set_rule(self: &Arc<Self>, caller: &Caller, rule: api::Rule) -> Result<api::RuleSet, Error> {
-        let admin = self.authorise(caller, &[Role::Admin], "set a rule").await?;
+        let admin = self.authorise(caller, Operation::SetRule).await?;
         let rule = parse(&rule)?;
         let (this, now) = (self.clone(), self.now());
         self.store
@@ -77,7 +75,7 @@ impl Authority {
         caller: &Caller,
         filter: String,
     ) -> Result<api::RuleSet, Error> {
-        let admin = self.authorise(caller, &[Role::Admin], "remove a rule").await?;
+        let admin = self.authorise(caller, Operation::RemoveRule).await?;
         let (this, now) = (self.clone(), self.now());
         self.store
             .write(move |tx| {

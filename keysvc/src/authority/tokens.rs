@@ -9,7 +9,7 @@ use smqtt_core::identity::{Role, check_name};
 use smqtt_core::policy::{ParseError, Policy};
 use smqtt_core::token::Token;
 
-use super::{Authority, Caller};
+use super::{Authority, Caller, Operation};
 use crate::config::HOSTS_MAX;
 use crate::error::Error;
 use crate::pki::Host;
@@ -19,9 +19,11 @@ use crate::store::TokenRow;
 const TTL_SECONDS_MAX: u64 = 366 * 86_400;
 /// Most bytes of a key's policy: a page of the directory must stay within what a broker reads.
 pub(super) const POLICY_BYTES_MAX: usize = 4096;
+/// The roles that enrol with a token.
+const WITH_TOKEN: [Role; 5] = [Role::Device, Role::Broker, Role::Bridge, Role::Enroller, Role::Auditor];
 
 impl Authority {
-    /// Makes a token. For administrators.
+    /// Makes a token. For administrators; enrollers make tokens for devices alone.
     ///
     /// # Errors
     /// Not allowed, the request makes no sense, the name is taken, or the store failed.
@@ -30,9 +32,15 @@ impl Authority {
         caller: &Caller,
         request: TokenRequest,
     ) -> Result<NewToken, Error> {
-        let admin = self.authorise(caller, &[Role::Admin], "make a token").await?;
+        let maker = self.authorise(caller, Operation::MakeToken).await?;
         let now = self.now();
         let wanted = Wanted::parse(&request)?;
+        if maker.role == Role::Enroller && wanted.role != Role::Device {
+            // Whoever could make more of their own kind would be revoked in vain.
+            let error = Error::Role { role: maker.role };
+            let subject = format!("{} ({})", request.name, wanted.role.name());
+            return Err(self.deny(maker.actor, Operation::MakeToken.name(), subject, error).await);
+        }
         let ttl = request.ttl_seconds.unwrap_or(self.config.token_ttl_seconds);
         if !(1..=TTL_SECONDS_MAX).contains(&ttl) {
             let detail = format!("a token can be good for 1 to {TTL_SECONDS_MAX} seconds, not {ttl}");
@@ -65,7 +73,7 @@ impl Authority {
                 tx.insert_token(&row)?;
                 let policy = row.policy.as_ref().map_or(String::new(), |policy| format!(" policy {policy}"));
                 let subject = format!("{} ({}) {}{policy}", row.name, row.role.name(), row.attributes);
-                this.audit(tx, &admin.actor, "make-token", &subject)?;
+                this.audit(tx, &maker.actor, "make-token", &subject)?;
                 tracing::info!(name = row.name, role = row.role.name(), "made a token");
                 Ok(())
             })
@@ -85,27 +93,28 @@ impl Wanted {
     fn parse(request: &TokenRequest) -> Result<Self, Error> {
         check_name(&request.name).map_err(|error| Error::invalid("name", error))?;
         let role = match Role::from_name(&request.role) {
-            Some(role @ (Role::Device | Role::Broker | Role::Bridge)) => role,
+            Some(role) if WITH_TOKEN.contains(&role) => role,
             _ => {
                 let detail = format!("there is no token for the role `{}`", request.role);
-                return Err(
-                    Error::invalid("role-name", detail).with_hint("it is `device`, `broker` or `bridge`")
-                );
+                return Err(Error::invalid("role-name", detail)
+                    .with_hint("it is `device`, `broker`, `bridge`, `enroller` or `auditor`"));
             }
         };
         let attributes = parse_attributes(&request.attributes)?;
-        if role == Role::Broker && !attributes.is_empty() {
-            let hint = "a broker carries what it cannot read: leave its attributes away";
-            return Err(Error::invalid("attributes", "a broker has no attributes").with_hint(hint));
+        if !matches!(role, Role::Device | Role::Bridge) && !attributes.is_empty() {
+            let (role, hint) = (role.name(), "it reads no messages: leave its attributes away");
+            return Err(
+                Error::invalid("attributes", format!("a role `{role}` has no attributes")).with_hint(hint)
+            );
         }
         let policy = request.policy.as_deref().map(parse_policy).transpose()?;
         if role != Role::Device && policy.is_some() {
-            let (role, hint) = (role.name(), "it carries what it cannot read: leave its policy away");
-            return Err(Error::invalid("policy", format!("a {role} has no keys")).with_hint(hint));
+            let (role, hint) = (role.name(), "it reads no messages: leave its policy away");
+            return Err(Error::invalid("policy", format!("a role `{role}` has no keys")).with_hint(hint));
         }
         if role != Role::Broker && !request.hosts.is_empty() {
             let (role, hint) = (role.name(), "hosts are for a broker's server certificate");
-            return Err(Error::invalid("hosts", format!("a {role} has no hosts")).with_hint(hint));
+            return Err(Error::invalid("hosts", format!("a role `{role}` has no hosts")).with_hint(hint));
         }
         if request.hosts.len() > HOSTS_MAX {
             return Err(Error::invalid("hosts", format!("more than {HOSTS_MAX} hosts")));

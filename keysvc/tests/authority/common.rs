@@ -152,6 +152,15 @@ impl Running {
         Device::new(keys, self.anonymous().post("/v1/enrol", &request).await.json())
     }
 
+    /// Somebody of a role that has nothing but its name.
+    pub async fn enrol_as(&self, name: &str, role: &str) -> Device {
+        let request = serde_json::json!({ "name": name, "role": role });
+        let token: NewToken = self.admin().post("/v1/tokens", &request).await.json();
+        let keys = DeviceKeys::generate();
+        let request = keys.request(&Token::parse(&token.token).unwrap());
+        Device::new(keys, self.anonymous().post("/v1/enrol", &request).await.json())
+    }
+
     pub async fn enrol_broker(&self, name: &str, hosts: &[&str]) -> Device {
         let request = serde_json::json!({ "name": name, "role": "broker", "hosts": hosts });
         let token: NewToken = self.admin().post("/v1/tokens", &request).await.json();

@@ -13,7 +13,7 @@ use smqtt_core::token::Token;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
-use crate::cli::admin::administrator;
+use crate::cli::caller::administrator;
 use crate::cli::failure::Failure;
 use crate::cli::publish::{CONNECT_TRIES, not_connected};
 

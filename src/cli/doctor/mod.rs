@@ -17,7 +17,7 @@ use smqtt_client::enrol::authority_of;
 use smqtt_client::keyring::Keyring;
 use smqtt_core::api::Health;
 
-use super::admin::administrator;
+use super::caller::administrator;
 use super::config::{BrokerConfig, SiteArgs};
 use super::failure::Failure;
 use super::print_line;

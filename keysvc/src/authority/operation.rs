@@ -1,0 +1,175 @@
+//! Every request there is: its name, method and path, and who may make it. HTTP makes its routes of this table, the
+//! API's description and reference are printed from it, and [`Authority::authorise`](super::Authority) asks nothing
+//! else.
+
+use smqtt_core::identity::Role::{self, Admin, Auditor, Bridge, Broker, Device, Enroller};
+
+/// The method of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Method {
+    /// Reads.
+    Get,
+    /// Sets.
+    Put,
+    /// Makes, or does.
+    Post,
+    /// Removes.
+    Delete,
+}
+
+impl Method {
+    /// As HTTP writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Get => "GET",
+            Self::Put => "PUT",
+            Self::Post => "POST",
+            Self::Delete => "DELETE",
+        }
+    }
+}
+
+/// Who may make a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Who {
+    /// Anybody.
+    Anyone,
+    /// Whoever has an enrolment token.
+    Token,
+    /// Whoever has one of these roles by certificate or by access token.
+    Roles(&'static [Role]),
+    /// Whoever has one of these roles by certificate: an access token will not do.
+    Holders(&'static [Role]),
+}
+
+/// A row of the table.
+struct Row {
+    name: &'static str,
+    method: Method,
+    path: &'static str,
+    who: Who,
+    summary: &'static str,
+}
+
+macro_rules! operations {
+    ($($operation:ident $name:literal $method:ident $path:literal $who:expr, $summary:literal;)*) => {
+        /// A request that can be made of the authority.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Operation {
+            $(#[doc = $summary] $operation,)*
+        }
+
+        impl Operation {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$operation,)*];
+
+            fn row(self) -> Row {
+                match self {
+                    $(Self::$operation => Row {
+                        name: $name, method: Method::$method, path: $path, who: $who, summary: $summary,
+                    },)*
+                }
+            }
+        }
+    };
+}
+
+/// Whoever enrolled.
+const ENROLLED: &[Role] = &[Device, Broker, Bridge, Admin, Enroller, Auditor];
+/// Whoever got a certificate by a token, and renews it. The administrator's is renewed by the authority itself.
+const RENEWS: &[Role] = &[Device, Broker, Bridge, Enroller, Auditor];
+/// Whoever looks after devices.
+const WATCHES: &[Role] = &[Broker, Admin, Enroller, Auditor];
+
+// Name, as the audit log has it; method and path; who may. A new request is a new row here, a handler in `http.rs` and
+// a sample in `tests/authority/roles.rs`: without these nothing compiles or the matrix fails.
+operations! {
+    Health "health" Get "/v1/health" Who::Anyone, "Whether the authority works";
+    Root "root" Get "/v1/root" Who::Anyone, "The root certificate, PEM";
+    Params "params" Get "/v1/params" Who::Anyone, "The public parameters, one for each suite";
+    Enrol "enrol" Post "/v1/enrol" Who::Token, "An identity and keys for a token";
+    Renew "renew" Post "/v1/renew" Who::Holders(RENEWS), "A new certificate for whoever the old one names";
+    FetchKeys "fetch-keys" Get "/v1/keys" Who::Holders(&[Device]), "The caller's user secret keys, sealed to it";
+    ReadBundle "read-bundle" Get "/v1/bundle" Who::Roles(ENROLLED), "The newest bundle, signed";
+    ListRules "list-rules" Get "/v1/rules" Who::Roles(ENROLLED), "All topic rules";
+    SetRule "set-rule" Put "/v1/rules" Who::Roles(&[Admin]), "Set the rule of a topic filter";
+    RemoveRule "remove-rule" Delete "/v1/rules" Who::Roles(&[Admin]), "Remove the rule of a topic filter";
+    MakeToken "make-token" Post "/v1/tokens" Who::Roles(&[Admin, Enroller]), "Leave for one device to enrol";
+    ListDevices "list-devices" Get "/v1/devices" Who::Roles(WATCHES), "Devices, a page at a time";
+    ShowDevice "show-device" Get "/v1/devices/{device}" Who::Roles(WATCHES), "One device, by name or identifier";
+    Revoke "revoke" Post "/v1/devices/{device}/revoke" Who::Roles(&[Admin]), "Revoke a device, for good";
+    ReadDirectory "read-directory" Get "/v1/directory" Who::Roles(&[Broker, Admin]), "Devices that are new or changed";
+    BeginEpoch "begin-epoch" Post "/v1/epoch/rotate" Who::Roles(&[Admin]), "Begin a new epoch now";
+    ReadAudit "read-audit" Get "/v1/audit" Who::Roles(&[Admin, Auditor]), "The audit log, a page at a time";
+}
+
+impl Operation {
+    /// Its name: one word for the audit log, for access tokens and for programs.
+    pub fn name(self) -> &'static str {
+        self.row().name
+    }
+
+    /// The operation of this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|operation| operation.name() == name)
+    }
+
+    /// The method of its request.
+    pub fn method(self) -> Method {
+        self.row().method
+    }
+
+    /// The path of its request, with `{variables}`.
+    pub fn path(self) -> &'static str {
+        self.row().path
+    }
+
+    /// Who may.
+    pub fn who(self) -> Who {
+        self.row().who
+    }
+
+    /// What it is, in a line.
+    pub fn summary(self) -> &'static str {
+        self.row().summary
+    }
+
+    /// The roles that may; none where no role is asked for.
+    pub fn roles(self) -> &'static [Role] {
+        match self.who() {
+            Who::Anyone | Who::Token => &[],
+            Who::Roles(roles) | Who::Holders(roles) => roles,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn names_and_requests_are_each_of_one_operation() {
+        let names: BTreeSet<_> = Operation::ALL.iter().map(|operation| operation.name()).collect();
+        let requests: BTreeSet<_> =
+            Operation::ALL.iter().map(|operation| (operation.path(), operation.method().name())).collect();
+        assert_eq!((names.len(), requests.len()), (Operation::ALL.len(), Operation::ALL.len()));
+        for operation in Operation::ALL {
+            assert_eq!(Operation::from_name(operation.name()), Some(*operation));
+            assert!(!operation.roles().contains(&Role::Authority), "{operation:?}");
+        }
+    }
+
+    #[test]
+    fn an_auditor_changes_nothing_and_an_enroller_nothing_but_tokens() {
+        for operation in Operation::ALL {
+            let (roles, reads) = (operation.roles(), operation.method() == Method::Get);
+            // A certificate of one's own is nobody else's business.
+            let own = *operation == Operation::Renew;
+            assert!(!roles.contains(&Auditor) || reads || own, "{operation:?}");
+            let enrols = *operation == Operation::MakeToken;
+            assert!(!roles.contains(&Enroller) || reads || own || enrols, "{operation:?}");
+        }
+    }
+}

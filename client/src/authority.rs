@@ -148,6 +148,18 @@ impl Authority {
         self.send(Method::PUT, path, body).await
     }
 
+    /// `PATCH path` with a JSON body, the answer as JSON.
+    ///
+    /// # Errors
+    /// [`RequestError`].
+    pub async fn patch<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, RequestError> {
+        self.send(Method::PATCH, path, body).await
+    }
+
     /// `DELETE path`, the answer as JSON.
     ///
     /// # Errors

@@ -4,7 +4,11 @@
 //! Binary fields are base64 (standard alphabet, padded); identifiers lower-case hexadecimal; times
 //! seconds since 1970.
 
+mod device;
+
 use serde::{Deserialize, Serialize};
+
+pub use device::{DeviceChange, DeviceChanged, Reset, ResetRequest, Resumption, Suspension};
 
 /// The media type of every error (RFC 9457).
 pub const PROBLEM_TYPE: &str = "application/problem+json";
@@ -118,7 +122,7 @@ pub struct Directory {
 }
 
 /// A device, a broker or an administrator as the authority knows it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Device {
     /// Its identifier.
     pub id: String,
@@ -131,12 +135,15 @@ pub struct Device {
     /// The policy of its key-policy keys.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<String>,
-    /// `active` or `revoked`.
+    /// `active`, `suspended` or `revoked`.
     pub status: String,
     /// When it enrolled.
     pub enrolled: u64,
     /// When its newest certificate expires.
     pub certificate_expires: u64,
+    /// When it was suspended, if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suspended: Option<u64>,
     /// When it was revoked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revoked: Option<u64>,

@@ -4,12 +4,14 @@ mod admin;
 mod audit;
 mod bundle;
 mod caller;
+mod change;
 mod devices;
 mod enrol;
 mod epochs;
 mod keys;
 mod operation;
 mod rules;
+mod standing;
 mod tokens;
 
 use std::path::{Path, PathBuf};

@@ -41,6 +41,9 @@ pub enum Error {
     /// The device was revoked.
     #[error("this device was revoked")]
     Revoked,
+    /// The device is suspended: it may come again later.
+    #[error("this device is suspended")]
+    Suspended,
     /// A certificate of ours for a device we do not know: the store is older than the certificate.
     #[error("this device is not known here")]
     UnknownCaller,
@@ -56,8 +59,14 @@ pub enum Error {
         /// What was asked for.
         filter: String,
     },
+    /// What was asked for is for devices that were not revoked.
+    #[error("the device `{name}` was revoked")]
+    DeviceRevoked {
+        /// Its name.
+        name: String,
+    },
     /// An administrator cannot be revoked: nobody could undo it.
-    #[error("an administrator cannot be revoked")]
+    #[error("an administrator cannot be revoked, suspended or reset")]
     NotRevocable,
     /// The list is full.
     #[error("no more than {max} {what} are possible")]
@@ -109,6 +118,8 @@ impl Error {
             Self::Certificate(_) => "certificate",
             Self::Role { .. } => "role",
             Self::Revoked => "revoked",
+            Self::Suspended => "suspended",
+            Self::DeviceRevoked { .. } => "device-revoked",
             Self::UnknownCaller => "unknown-device",
             Self::NoSuchDevice { .. } => "no-such-device",
             Self::NoSuchRule { .. } => "no-such-rule",
@@ -131,6 +142,8 @@ impl Error {
             Self::Certificate(IdentityError::NotValidThen) => "renew it, or enrol again",
             Self::Certificate(_) => "use the certificate this authority gave",
             Self::Role { .. } => "use the credential of somebody who may, such as the administrator's",
+            Self::Suspended => "it is let in again after `smqtt device resume`",
+            Self::DeviceRevoked { .. } => "that is final: make a token for a new one with `smqtt token new`",
             Self::Revoked | Self::UnknownCaller => "enrol again with a new token",
             Self::Busy => "try again in a few seconds",
             Self::Store(_) => "the authority's log says more; nothing was changed",

@@ -49,6 +49,7 @@ fn handler(operation: Operation) -> MethodRouter<Arc<Authority>> {
     let method = match operation.method() {
         Method::Get => MethodFilter::GET,
         Method::Put => MethodFilter::PUT,
+        Method::Patch => MethodFilter::PATCH,
         Method::Post => MethodFilter::POST,
         Method::Delete => MethodFilter::DELETE,
     };
@@ -66,6 +67,10 @@ fn handler(operation: Operation) -> MethodRouter<Arc<Authority>> {
         Operation::MakeToken => on(method, tokens::post),
         Operation::ListDevices => on(method, devices::list),
         Operation::ShowDevice => on(method, devices::get),
+        Operation::ChangeDevice => on(method, devices::patch),
+        Operation::Suspend => on(method, devices::suspend),
+        Operation::Resume => on(method, devices::resume),
+        Operation::Reset => on(method, devices::reset),
         Operation::Revoke => on(method, devices::revoke),
         Operation::ReadDirectory => on(method, directory::get),
         Operation::BeginEpoch => on(method, epoch::rotate),

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use super::caller::CallerArgs;
 use super::failure::Failure;
-use super::{date, print_line};
+use super::{date, device, print_line};
 
 /// `smqtt token`.
 #[derive(Subcommand)]
@@ -114,21 +114,29 @@ pub enum DeviceCommand {
     List(ListArgs),
     /// Show one
     Show(ShowArgs),
+    /// Change attributes or policy of one: its keys follow by themselves
+    Set(device::SetArgs),
+    /// Suspend one until it is resumed: no keys, no certificate, live session cut, versions of its attributes raised
+    Suspend(ShowArgs),
+    /// Let a suspended one in again
+    Resume(ShowArgs),
+    /// End one as `revoke` does, and make a token to enrol it anew under its name: the last line of standard output
+    Reset(device::ResetArgs),
     /// Revoke one, for good: no new keys or certificates, live session cut, versions of its attributes raised, and of
     /// those that its policy names
     Revoke(ShowArgs),
 }
 
-/// Arguments of `smqtt device show` and `revoke`.
+/// Arguments of `smqtt device show`, `revoke` and the like.
 #[derive(Args)]
 pub struct ShowArgs {
     /// Its name or identifier
-    device: String,
+    pub device: String,
     /// As JSON
     #[arg(long)]
-    json: bool,
+    pub json: bool,
     #[command(flatten)]
-    site: CallerArgs,
+    pub site: CallerArgs,
 }
 
 /// `smqtt epoch`.
@@ -167,7 +175,7 @@ fn role(args: &NewTokenArgs) -> &'static str {
 }
 
 /// Parsed here as well as by the authority, so that a slip is shown in place.
-fn check_attributes(texts: &[String]) -> Result<(), Failure> {
+pub fn check_attributes(texts: &[String]) -> Result<(), Failure> {
     let failure = |text: String, error: &AttributeError| match error.hint() {
         Some(hint) => Failure::new(text).hint(hint),
         None => Failure::new(text),
@@ -277,8 +285,15 @@ pub async fn device(command: &DeviceCommand) -> Result<(), Failure> {
             }
             print_line(format!("enrolled     {}", date(device.enrolled)))?;
             print_line(format!("certificate  until {}", date(device.certificate_expires)))?;
+            if let Some(at) = device.suspended {
+                print_line(format!("suspended    {}", date(at)))?;
+            }
             device.revoked.map_or(Ok(()), |at| print_line(format!("revoked      {}", date(at))))
         }
+        DeviceCommand::Set(args) => device::set(args).await,
+        DeviceCommand::Suspend(args) => device::suspend(args).await,
+        DeviceCommand::Resume(args) => device::resume(args).await,
+        DeviceCommand::Reset(args) => device::reset(args).await,
         DeviceCommand::Revoke(args) => {
             let path = format!("/v1/devices/{}/revoke", percent(&args.device));
             let done: Revocation = args.site.authority().await?.post(&path, &serde_json::json!({})).await?;
@@ -306,7 +321,7 @@ async fn all_devices(authority: &Authority) -> Result<Vec<Device>, Failure> {
     }
 }
 
-fn or_nothing(text: &str) -> &str {
+pub fn or_nothing(text: &str) -> &str {
     if text.is_empty() { "nothing: it had neither attributes nor a policy" } else { text }
 }
 
@@ -321,7 +336,7 @@ pub async fn epoch(command: &EpochCommand) -> Result<(), Failure> {
     print_line(format!("epoch {} has begun; bundle {} tells everyone", done.epoch, done.bundle))
 }
 
-fn print_json(value: &impl Serialize) -> Result<(), Failure> {
+pub fn print_json(value: &impl Serialize) -> Result<(), Failure> {
     let json = serde_json::to_string_pretty(value);
     print_line(json.map_err(|error| Failure::new("cannot print").because(&error))?)
 }
@@ -336,7 +351,7 @@ pub fn percent(text: &str) -> String {
 }
 
 /// `90`, `90s`, `30m`, `24h`, `7d` as seconds.
-fn seconds(text: &str) -> Result<u64, String> {
+pub fn seconds(text: &str) -> Result<u64, String> {
     let (number, unit) = match text.trim_end_matches(|c: char| c.is_ascii_alphabetic()) {
         number if number.len() + 1 >= text.len() => (number, &text[number.len()..]),
         _ => return Err("a number and s, m, h or d, such as 24h".into()),

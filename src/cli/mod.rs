@@ -9,6 +9,7 @@ mod broker_explain;
 mod caller;
 mod config;
 mod demo;
+mod device;
 mod doctor;
 mod enrol;
 mod explain;
@@ -61,7 +62,7 @@ enum Command {
     /// Set, list and remove topic rules
     #[command(subcommand)]
     Rule(admin::RuleCommand),
-    /// List, show and revoke devices
+    /// List, show, change, suspend, reset and revoke devices
     #[command(subcommand)]
     Device(admin::DeviceCommand),
     /// Begin a new epoch

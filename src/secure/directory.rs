@@ -76,11 +76,9 @@ impl Known {
             name: peer.name.clone(),
             role: peer.role.name().to_owned(),
             attributes: peer.attributes.iter().map(ToString::to_string).collect(),
-            policy: None,
             status: if peer.active { "active" } else { "revoked" }.to_owned(),
-            enrolled: 0,
             certificate_expires: self.until(*id).unwrap_or_default(),
-            revoked: None,
+            ..Device::default()
         };
         changed.then(|| Writing {
             path: dir.join(FILE),
@@ -179,11 +177,9 @@ mod tests {
             name: name.into(),
             role: "device".into(),
             attributes: vec!["role=nurse".into()],
-            policy: None,
             status: status.into(),
-            enrolled: 0,
             certificate_expires: expires,
-            revoked: None,
+            ..Device::default()
         }
     }
 

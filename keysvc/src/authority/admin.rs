@@ -137,7 +137,9 @@ fn create(opening: &Opening, secrets: &Secrets, dir: &Path, now: u64) -> Result<
             enrolled: now,
             certificate_expires: issued.not_after,
             revision: 0,
+            suspension: None,
             revocation: None,
+            is_reset: false,
         })?;
         tx.insert_certificate(identity.id, key.public_key(), &issued)?;
         audit::append(tx, &secrets.seal, now, "authority", "create-admin", &subject(&identity))

@@ -45,7 +45,9 @@ impl Denials {
         }
         let count = match error {
             Error::TokenUsed | Error::TokenExpired | Error::NameTaken { .. } => &mut self.of_holders,
-            Error::Role { .. } | Error::Revoked | Error::UnknownCaller => &mut self.of_holders,
+            Error::Role { .. } | Error::Revoked | Error::Suspended | Error::UnknownCaller => {
+                &mut self.of_holders
+            }
             _ => &mut self.of_anybody,
         };
         *count += 1;

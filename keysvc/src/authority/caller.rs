@@ -30,6 +30,17 @@ pub(super) struct Holder {
     pub(super) actor: String,
 }
 
+impl DeviceRow {
+    /// Whether it is let do anything at all: neither revoked nor suspended.
+    pub(super) fn stands(&self) -> Result<(), Error> {
+        match (&self.revocation, &self.suspension) {
+            (Some(_), _) => Err(Error::Revoked),
+            (None, Some(_)) => Err(Error::Suspended),
+            (None, None) => Ok(()),
+        }
+    }
+}
+
 impl Caller {
     /// A caller at `address` whose possession of `certificate` (DER) TLS has checked.
     pub fn new(address: IpAddr, certificate: Option<Vec<u8>>) -> Self {
@@ -82,9 +93,7 @@ impl Authority {
         let verified = verify_certificate(certificate, &self.roots(), at).map_err(Error::Certificate)?;
         let (id, role) = (verified.identity.id, verified.identity.role);
         let device = self.store.read(move |tx| Ok(tx.device(id)?)).await?.ok_or(Error::UnknownCaller)?;
-        if device.revocation.is_some() {
-            return Err(Error::Revoked);
-        }
+        device.stands()?;
         if device.role != role {
             return Err(Error::UnknownCaller);
         }

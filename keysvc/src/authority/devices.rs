@@ -58,54 +58,79 @@ impl Authority {
         let (this, now) = (self.clone(), self.now());
         self.store
             .write(move |tx| {
-                let device = find(tx, &name_or_id)?;
-                if device.role == Role::Admin {
-                    return Err(Error::NotRevocable);
-                }
-                if let Some(revocation) = device.revocation {
-                    return Ok(report(device.id, device.name, revocation));
-                }
-                tx.revoke_device(device.id, now)?;
-                let (raised, all) = raise_versions(tx, &device)?;
-                if !all {
-                    // Where no version can be raised, a new epoch shuts the device out as well.
-                    this.begin_epoch(tx, now, &admin.actor)?;
-                }
-                let bundle = this.publish(tx, now)?;
-                tx.set_revocation(device.id, &raised, bundle)?;
-                this.audit(tx, &admin.actor, "revoke", &format!("{} {}", device.name, device.id))?;
-                tracing::info!(device = %device.id, name = device.name, bundle, "revoked");
-                Ok(report(device.id, device.name, RevocationRow { at: now, raised, bundle }))
+                let mut device = find(tx, &name_or_id)?;
+                let revocation = match device.revocation.take() {
+                    Some(revocation) => revocation,
+                    None => this.end(tx, &device, "revoke", &admin.actor, now)?,
+                };
+                Ok(report(device.id, device.name, revocation))
             })
             .await
     }
+
+    /// Ends a device in this transaction, and tells everyone.
+    pub(super) fn end(
+        self: &Arc<Self>,
+        tx: &Tx<'_>,
+        device: &DeviceRow,
+        action: &'static str,
+        actor: &str,
+        now: u64,
+    ) -> Result<RevocationRow, Error> {
+        if device.role == Role::Admin {
+            return Err(Error::NotRevocable);
+        }
+        tx.revoke_device(device.id, now)?;
+        let raised = self.shut_out(tx, version_keys(device), actor, now)?;
+        let bundle = self.publish(tx, now)?;
+        tx.set_revocation(device.id, &raised, bundle)?;
+        self.audit(tx, actor, action, &format!("{} {}", device.name, device.id))?;
+        tracing::info!(device = %device.id, name = device.name, action, bundle, "revoked");
+        Ok(RevocationRow { at: now, raised, bundle })
+    }
+
+    /// Raises the versions of these attributes, so that keys that were given until now open nothing that is sealed from now
+    /// on and needs one of them. Says which could be raised.
+    pub(super) fn shut_out(
+        &self,
+        tx: &Tx<'_>,
+        keys: BTreeSet<Attribute>,
+        actor: &str,
+        now: u64,
+    ) -> Result<Vec<String>, Error> {
+        let mut versions = tx.versions()?;
+        let (mut raised, mut all) = (Vec::new(), true);
+        for key in &keys {
+            match versions.raise(key) {
+                Ok(version) => {
+                    tx.set_version(key, version)?;
+                    raised.push(key.to_string());
+                }
+                Err(AttributeError::TooManyVersions | AttributeError::VersionExhausted) => all = false,
+                Err(error) => return Err(Error::invalid("attributes", error)),
+            }
+        }
+        if !all {
+            // Where no version can be raised, a new epoch does the same, for everyone.
+            self.begin_epoch(tx, now, actor)?;
+        }
+        Ok(raised)
+    }
 }
 
-/// Raises the version of each attribute that the device has or its policy names, once where several share it. Says
-/// which, and whether that was all. A bridge has no keys: nobody need renew theirs because it is gone.
-fn raise_versions(tx: &Tx<'_>, device: &DeviceRow) -> Result<(Vec<String>, bool), Error> {
+/// What has a version among the attributes that the device has or its policy names, once where several share it. A bridge
+/// has no keys: nobody need renew theirs because it is gone.
+pub(super) fn version_keys(device: &DeviceRow) -> BTreeSet<Attribute> {
     if device.role != Role::Device {
-        return Ok((Vec::new(), true));
+        return BTreeSet::new();
     }
-    let mut versions = tx.versions()?;
     let mut keys: BTreeSet<_> = device.attributes.iter().map(Attribute::version_key).collect();
     keys.extend(device.policy.iter().flat_map(Policy::version_keys));
-    let (mut raised, mut all) = (Vec::new(), true);
-    for key in &keys {
-        match versions.raise(key) {
-            Ok(version) => {
-                tx.set_version(key, version)?;
-                raised.push(key.to_string());
-            }
-            Err(AttributeError::TooManyVersions | AttributeError::VersionExhausted) => all = false,
-            Err(error) => return Err(Error::invalid("attributes", error)),
-        }
-    }
-    Ok((raised, all))
+    keys
 }
 
-/// By identifier, or by name: the active device, else the one that was revoked last.
-fn find(tx: &Tx<'_>, name_or_id: &str) -> Result<DeviceRow, Error> {
+/// By identifier, or by name: the device that was not revoked, else the one that was revoked last.
+pub(super) fn find(tx: &Tx<'_>, name_or_id: &str) -> Result<DeviceRow, Error> {
     if let Ok(id) = name_or_id.parse::<DeviceId>()
         && let Some(device) = tx.device(id)?
     {
@@ -128,16 +153,22 @@ fn report(id: DeviceId, name: String, revocation: RevocationRow) -> Revocation {
     }
 }
 
-fn device(row: DeviceRow) -> Device {
+pub(super) fn device(row: DeviceRow) -> Device {
     Device {
         id: row.id.to_string(),
         name: row.name,
         role: row.role.name().to_owned(),
         attributes: texts(&row.attributes),
         policy: row.policy.as_ref().map(ToString::to_string),
-        status: if row.revocation.is_some() { "revoked" } else { "active" }.to_owned(),
+        status: match (&row.revocation, &row.suspension) {
+            (Some(_), _) => "revoked",
+            (None, Some(_)) => "suspended",
+            (None, None) => "active",
+        }
+        .to_owned(),
         enrolled: row.enrolled,
         certificate_expires: row.certificate_expires,
+        suspended: row.suspension.map(|suspension| suspension.at),
         revoked: row.revocation.map(|revocation| revocation.at),
     }
 }

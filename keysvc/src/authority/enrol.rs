@@ -113,7 +113,9 @@ impl Authority {
                 enrolled: now,
                 certificate_expires: 0,
                 revision: 0,
+                suspension: None,
                 revocation: None,
+                is_reset: false,
             };
             let issued = this.certify(&device, &keys.public_key, now);
             device.certificate_expires = issued.not_after;
@@ -152,9 +154,7 @@ impl Authority {
             return Err(Error::TokenExpired);
         }
         let device = tx.device(used.device)?.ok_or(Error::UnknownCaller)?;
-        if device.revocation.is_some() {
-            return Err(Error::Revoked);
-        }
+        device.stands()?;
         let certificate = tx.certificate(device.id, &keys.public_key)?.ok_or(Error::TokenExpired)?;
         let plan = Plan::new(tx, &device, self.config.history_epochs, now)?;
         Ok(Enrolled { device, certificate, plan })
@@ -179,9 +179,7 @@ impl Authority {
         let (this, id) = (self.clone(), known.device.id);
         let enrolled = self.store.write(move |tx| {
             let mut device = tx.device(id)?.ok_or(Error::UnknownCaller)?;
-            if device.revocation.is_some() {
-                return Err(Error::Revoked);
-            }
+            device.stands()?;
             let issued = this.certify(&device, &keys.public_key, now);
             device.hpke_key = keys.hpke_key.as_bytes().to_vec();
             device.certificate_expires = issued.not_after;

@@ -92,9 +92,7 @@ impl Authority {
         let (id, history, now) = (device.id, self.config.history_epochs, self.now());
         let read = move |tx: &Tx<'_>| {
             let device = tx.device(id)?.ok_or(Error::UnknownCaller)?;
-            if device.revocation.is_some() {
-                return Err(Error::Revoked);
-            }
+            device.stands()?;
             let plan = Plan::new(tx, &device, history, now)?;
             let policy = device.policy.as_ref().map(ToString::to_string);
             Ok((plan, texts(&device.attributes), policy))

@@ -11,6 +11,8 @@ pub enum Method {
     Get,
     /// Sets.
     Put,
+    /// Changes in part.
+    Patch,
     /// Makes, or does.
     Post,
     /// Removes.
@@ -23,6 +25,7 @@ impl Method {
         match self {
             Self::Get => "GET",
             Self::Put => "PUT",
+            Self::Patch => "PATCH",
             Self::Post => "POST",
             Self::Delete => "DELETE",
         }
@@ -97,6 +100,10 @@ operations! {
     MakeToken "make-token" Post "/v1/tokens" Who::Roles(&[Admin, Enroller]), "Leave for one device to enrol";
     ListDevices "list-devices" Get "/v1/devices" Who::Roles(WATCHES), "Devices, a page at a time";
     ShowDevice "show-device" Get "/v1/devices/{device}" Who::Roles(WATCHES), "One device, by name or identifier";
+    ChangeDevice "change-device" Patch "/v1/devices/{device}" Who::Roles(&[Admin]), "Other attributes or another policy for a device";
+    Suspend "suspend" Post "/v1/devices/{device}/suspend" Who::Roles(&[Admin]), "Suspend a device until it is resumed";
+    Resume "resume" Post "/v1/devices/{device}/resume" Who::Roles(&[Admin]), "Let a suspended device in again";
+    Reset "reset" Post "/v1/devices/{device}/reset" Who::Roles(&[Admin]), "End a device, and make a token to enrol it anew";
     Revoke "revoke" Post "/v1/devices/{device}/revoke" Who::Roles(&[Admin]), "Revoke a device, for good";
     ReadDirectory "read-directory" Get "/v1/directory" Who::Roles(&[Broker, Admin]), "Devices that are new or changed";
     BeginEpoch "begin-epoch" Post "/v1/epoch/rotate" Who::Roles(&[Admin]), "Begin a new epoch now";

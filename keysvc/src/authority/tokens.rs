@@ -41,18 +41,7 @@ impl Authority {
             let subject = format!("{} ({})", request.name, wanted.role.name());
             return Err(self.deny(maker.actor, Operation::MakeToken.name(), subject, error).await);
         }
-        let ttl = request.ttl_seconds.unwrap_or(self.config.token_ttl_seconds);
-        if !(1..=TTL_SECONDS_MAX).contains(&ttl) {
-            let detail = format!("a token can be good for 1 to {TTL_SECONDS_MAX} seconds, not {ttl}");
-            return Err(Error::invalid("ttl", detail));
-        }
-        let token = Token {
-            url: self.url.clone(),
-            fingerprint: self.fingerprint(),
-            id: random(),
-            secret: random(),
-            expires: now + ttl,
-        };
+        let token = self.draw_token(request.ttl_seconds, now)?;
         let row = TokenRow {
             id: token.id,
             secret_hash: sha256(&[&token.secret]),
@@ -79,6 +68,17 @@ impl Authority {
             })
             .await?;
         Ok(NewToken { token: token.expose().to_string(), expires: token.expires })
+    }
+
+    /// A token that nobody has yet, good for so long.
+    pub(super) fn draw_token(&self, ttl_seconds: Option<u64>, now: u64) -> Result<Token, Error> {
+        let ttl = ttl_seconds.unwrap_or(self.config.token_ttl_seconds);
+        if !(1..=TTL_SECONDS_MAX).contains(&ttl) {
+            let detail = format!("a token can be good for 1 to {TTL_SECONDS_MAX} seconds, not {ttl}");
+            return Err(Error::invalid("ttl", detail));
+        }
+        let (url, fingerprint) = (self.url.clone(), self.fingerprint());
+        Ok(Token { url, fingerprint, id: random(), secret: random(), expires: now + ttl })
     }
 }
 
@@ -128,7 +128,7 @@ impl Wanted {
 }
 
 /// The policy that keys will carry.
-fn parse_policy(text: &str) -> Result<Policy, Error> {
+pub(super) fn parse_policy(text: &str) -> Result<Policy, Error> {
     if text.len() > POLICY_BYTES_MAX {
         let detail = format!("a key's policy has at most {POLICY_BYTES_MAX} bytes, not {}", text.len());
         return Err(Error::invalid("policy", detail).with_hint("give the device a shorter one"));
@@ -146,7 +146,7 @@ pub(super) fn policy_error(key: &str, error: &ParseError) -> Error {
 }
 
 /// Attributes written one by one; the error shows which does not parse.
-fn parse_attributes(texts: &[String]) -> Result<Attributes, Error> {
+pub(super) fn parse_attributes(texts: &[String]) -> Result<Attributes, Error> {
     let invalid = |detail: String, error: &AttributeError| match error.hint() {
         Some(hint) => Error::invalid("attributes", detail).with_hint(hint),
         None => Error::invalid("attributes", detail),

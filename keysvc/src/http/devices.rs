@@ -1,14 +1,16 @@
-//! `/v1/devices`: who enrolled, and the end of one. Lists come in pages; `Link: <...>; rel="next"` names the next.
+//! `/v1/devices`: who enrolled, and what becomes of one. Lists come in pages; `Link: <...>; rel="next"` names the next.
 
 use axum::Json as Answer;
 use axum::extract::State;
 use axum::http::{HeaderMap, header};
 use serde::Deserialize;
-use smqtt_core::api::{Device, Revocation};
+use smqtt_core::api::{
+    Device, DeviceChange, DeviceChanged, Reset, ResetRequest, Resumption, Revocation, Suspension,
+};
 use smqtt_core::identity::DeviceId;
 
 use super::Shared;
-use super::extract::{Asked, From, Named};
+use super::extract::{Asked, From, Json, Named};
 use super::problem::Refused;
 use crate::authority::DEVICES_PAGE_MAX;
 
@@ -47,4 +49,38 @@ pub(super) async fn revoke(
     Named(name_or_id): Named,
 ) -> Result<Answer<Revocation>, Refused> {
     Ok(Answer(authority.revoke(&caller, name_or_id).await?))
+}
+
+pub(super) async fn patch(
+    State(authority): Shared,
+    From(caller): From,
+    Named(name_or_id): Named,
+    Json(change): Json<DeviceChange>,
+) -> Result<Answer<DeviceChanged>, Refused> {
+    Ok(Answer(authority.change_device(&caller, name_or_id, change).await?))
+}
+
+pub(super) async fn suspend(
+    State(authority): Shared,
+    From(caller): From,
+    Named(name_or_id): Named,
+) -> Result<Answer<Suspension>, Refused> {
+    Ok(Answer(authority.suspend(&caller, name_or_id).await?))
+}
+
+pub(super) async fn resume(
+    State(authority): Shared,
+    From(caller): From,
+    Named(name_or_id): Named,
+) -> Result<Answer<Resumption>, Refused> {
+    Ok(Answer(authority.resume(&caller, name_or_id).await?))
+}
+
+pub(super) async fn reset(
+    State(authority): Shared,
+    From(caller): From,
+    Named(name_or_id): Named,
+    Json(request): Json<ResetRequest>,
+) -> Result<Answer<Reset>, Refused> {
+    Ok(Answer(authority.reset(&caller, name_or_id, request).await?))
 }

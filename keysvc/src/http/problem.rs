@@ -41,12 +41,16 @@ impl From<Error> for Refused {
 fn status(error: &Error) -> StatusCode {
     match error {
         Error::TokenUnknown | Error::CertificateRequired => StatusCode::UNAUTHORIZED,
-        Error::Certificate(_) | Error::Role { .. } | Error::Revoked | Error::UnknownCaller => {
-            StatusCode::FORBIDDEN
-        }
-        Error::TokenUsed | Error::NameTaken { .. } | Error::NotRevocable | Error::Full { .. } => {
-            StatusCode::CONFLICT
-        }
+        Error::Certificate(_)
+        | Error::Role { .. }
+        | Error::Revoked
+        | Error::Suspended
+        | Error::UnknownCaller => StatusCode::FORBIDDEN,
+        Error::TokenUsed
+        | Error::NameTaken { .. }
+        | Error::NotRevocable
+        | Error::DeviceRevoked { .. }
+        | Error::Full { .. } => StatusCode::CONFLICT,
         Error::TokenExpired => StatusCode::GONE,
         Error::NoSuchDevice { .. } | Error::NoSuchRule { .. } => StatusCode::NOT_FOUND,
         Error::Invalid { .. } => StatusCode::BAD_REQUEST,

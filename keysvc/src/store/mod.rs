@@ -18,9 +18,9 @@ use crate::error::{Error, OpenError};
 use crate::files;
 
 /// The schema that this program writes.
-const SCHEMA_VERSION: u32 = 2;
+const SCHEMA_VERSION: u32 = 3;
 const MIGRATIONS: [&str; SCHEMA_VERSION as usize] =
-    [include_str!("schema.sql"), include_str!("schema-2.sql")];
+    [include_str!("schema.sql"), include_str!("schema-2.sql"), include_str!("schema-3-standing.sql")];
 /// `SQMT` as SQLite's application id.
 const APPLICATION_ID: i32 = 0x534d_5154;
 /// Most requests in one commit.

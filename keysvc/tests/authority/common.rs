@@ -397,6 +397,11 @@ impl Client {
         self.send(request, serde_json::to_vec(body).unwrap().into()).await
     }
 
+    pub async fn patch(&self, path: &str, body: &impl Serialize) -> Answer {
+        let request = Request::patch(path).header("content-type", "application/json");
+        self.send(request, serde_json::to_vec(body).unwrap().into()).await
+    }
+
     pub async fn put(&self, path: &str, body: &impl Serialize) -> Answer {
         let request = Request::put(path).header("content-type", "application/json");
         self.send(request, serde_json::to_vec(body).unwrap().into()).await

@@ -3,6 +3,7 @@
 mod common;
 
 mod bundles;
+mod changes;
 mod data_dir;
 mod enrolment;
 mod epochs;
@@ -10,3 +11,4 @@ mod http;
 mod policies;
 mod revocation;
 mod roles;
+mod standing;

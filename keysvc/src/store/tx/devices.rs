@@ -5,7 +5,7 @@ use smqtt_core::attribute::Attributes;
 use smqtt_core::identity::{DeviceId, Role};
 use smqtt_core::policy::Policy;
 
-use super::{Result, Tx, attributes, list, list_to_text, optional_list, policy, role};
+use super::{Result, StoreError, Tx, attributes, list, list_to_text, optional_list, policy, role};
 use crate::pki::Issued;
 
 /// A device, a broker or an administrator.
@@ -23,10 +23,13 @@ pub(crate) struct DeviceRow {
     pub(crate) certificate_expires: u64,
     /// Set by the store whenever the row changes.
     pub(crate) revision: u64,
+    pub(crate) suspension: Option<RevocationRow>,
     pub(crate) revocation: Option<RevocationRow>,
+    /// Whether the revocation was to make room for the same device anew.
+    pub(crate) is_reset: bool,
 }
 
-/// What a revocation did.
+/// What a revocation or a suspension did.
 #[derive(Clone, Debug)]
 pub(crate) struct RevocationRow {
     pub(crate) at: u64,
@@ -35,7 +38,7 @@ pub(crate) struct RevocationRow {
 }
 
 const DEVICE: &str = "id, name, role, attributes, hosts, hpke_key, enrolled, certificate_expires, revision, \
-                      revoked, raised, bundle, policy";
+                      revoked, raised, bundle, policy, suspended, reset";
 
 impl Tx<'_> {
     pub(crate) fn insert_device(&self, device: &DeviceRow) -> Result<()> {
@@ -60,7 +63,7 @@ impl Tx<'_> {
         self.one_device("id = ?", id.0)
     }
 
-    /// The active device of this name.
+    /// The device of this name that was not revoked.
     pub(crate) fn active_device(&self, name: &str) -> Result<Option<DeviceRow>> {
         self.one_device("name = ? AND revoked IS NULL", name)
     }
@@ -147,16 +150,52 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Keeps what a revocation did.
+    /// Says that the revocation was to make room for the same device anew.
+    pub(crate) fn set_reset(&self, id: DeviceId) -> Result<()> {
+        self.connection.prepare_cached("UPDATE devices SET reset = 1 WHERE id = ?")?.execute([id.0])?;
+        Ok(())
+    }
+
+    pub(crate) fn suspend_device(&self, id: DeviceId, at: u64) -> Result<()> {
+        let sql = "UPDATE devices SET suspended = ?, revision = ? WHERE id = ?";
+        let revision = self.bump("revision")?;
+        self.connection.prepare_cached(sql)?.execute(params![at, revision, id.0])?;
+        Ok(())
+    }
+
+    pub(crate) fn resume_device(&self, id: DeviceId) -> Result<()> {
+        let sql =
+            "UPDATE devices SET suspended = NULL, raised = NULL, bundle = NULL, revision = ? WHERE id = ?";
+        let revision = self.bump("revision")?;
+        self.connection.prepare_cached(sql)?.execute(params![revision, id.0])?;
+        Ok(())
+    }
+
+    /// Gives a device these attributes and this policy.
+    pub(crate) fn set_attributes(
+        &self,
+        id: DeviceId,
+        attributes: &Attributes,
+        policy: Option<&Policy>,
+    ) -> Result<()> {
+        let sql = "UPDATE devices SET attributes = ?, policy = ?, revision = ? WHERE id = ?";
+        let revision = self.bump("revision")?;
+        let policy = policy.map(Policy::encode);
+        self.connection.prepare_cached(sql)?.execute(params![attributes.encode(), policy, revision, id.0])?;
+        Ok(())
+    }
+
+    /// Keeps what a revocation or a suspension did.
     pub(crate) fn set_revocation(&self, id: DeviceId, raised: &[String], bundle: u64) -> Result<()> {
         let sql = "UPDATE devices SET raised = ?, bundle = ? WHERE id = ?";
         self.connection.prepare_cached(sql)?.execute(params![list_to_text(raised), bundle, id.0])?;
         Ok(())
     }
 
-    /// Everyone who was revoked, sorted; administrators, who seal nothing, left out.
+    /// Everyone who was revoked or is suspended, sorted; administrators, who seal nothing, left out.
     pub(crate) fn revoked_ids(&self) -> Result<Vec<DeviceId>> {
-        let sql = "SELECT id FROM devices WHERE revoked IS NOT NULL ORDER BY id";
+        let sql = "SELECT id FROM devices WHERE revoked IS NOT NULL \
+                   UNION SELECT id FROM devices WHERE suspended IS NOT NULL ORDER BY id";
         let mut statement = self.connection.prepare_cached(sql)?;
         let ids = statement.query_map([], |row| row.get(0).map(DeviceId))?;
         Ok(ids.collect::<rusqlite::Result<_>>()?)
@@ -185,13 +224,13 @@ impl Tx<'_> {
 }
 
 fn device_row(row: &Row<'_>) -> Result<DeviceRow> {
-    let revocation = match row.get::<_, Option<u64>>(9)? {
-        None => None,
-        Some(at) => Some(RevocationRow {
+    let act = |column| match row.get::<_, Option<u64>>(column)? {
+        None => Ok::<_, StoreError>(None),
+        Some(at) => Ok(Some(RevocationRow {
             at,
             raised: optional_list(row, 10)?,
             bundle: row.get::<_, Option<u64>>(11)?.unwrap_or(0),
-        }),
+        })),
     };
     Ok(DeviceRow {
         id: DeviceId(row.get(0)?),
@@ -204,6 +243,8 @@ fn device_row(row: &Row<'_>) -> Result<DeviceRow> {
         enrolled: row.get(6)?,
         certificate_expires: row.get(7)?,
         revision: row.get(8)?,
-        revocation,
+        suspension: act(13)?,
+        revocation: act(9)?,
+        is_reset: row.get::<_, Option<u64>>(14)?.is_some(),
     })
 }

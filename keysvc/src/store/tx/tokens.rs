@@ -72,6 +72,12 @@ impl Tx<'_> {
         }))
     }
 
+    /// Takes back the tokens for this name that nobody used.
+    pub(crate) fn delete_unused_tokens(&self, name: &str) -> Result<usize> {
+        let sql = "DELETE FROM tokens WHERE name = ? AND device IS NULL";
+        Ok(self.connection.prepare_cached(sql)?.execute([name])?)
+    }
+
     /// Marks a token as used, if nobody did so before: the one place where that is decided.
     pub(crate) fn use_token(&self, id: &[u8; 16], used: &Used) -> Result<bool> {
         let sql =

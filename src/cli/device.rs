@@ -1,0 +1,124 @@
+//! `smqtt device set`, `suspend`, `resume` and `reset`: what becomes of a device, short of the end.
+
+use clap::Args;
+use serde_json::json;
+use smqtt_core::api::{DeviceChange, DeviceChanged, Reset, Resumption, Suspension};
+use smqtt_core::policy::Policy;
+use zeroize::Zeroizing;
+
+use super::admin::{ShowArgs, check_attributes, or_nothing, percent, print_json, seconds};
+use super::caller::CallerArgs;
+use super::failure::Failure;
+use super::{date, print_line};
+
+/// Arguments of `smqtt device set`.
+#[derive(Args)]
+pub struct SetArgs {
+    /// Its name or identifier
+    device: String,
+    /// Attributes, `name=value`, in place of all it has of the same names
+    attributes: Vec<String>,
+    /// An attribute that it has besides those of the same name; may be repeated
+    #[arg(long, value_name = "ATTRIBUTE")]
+    add: Vec<String>,
+    /// An attribute that it has no more, `name=value`, or a name for all of that name; may be repeated
+    #[arg(long, value_name = "NAME")]
+    remove: Vec<String>,
+    /// The policy that its keys carry
+    #[arg(long)]
+    policy: Option<String>,
+    /// No policy any more
+    #[arg(long, conflicts_with = "policy")]
+    no_policy: bool,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    site: CallerArgs,
+}
+
+/// Arguments of `smqtt device reset`.
+#[derive(Args)]
+pub struct ResetArgs {
+    /// Its name or identifier
+    device: String,
+    /// How long the token is good for, such as 30m, 24h or 7d
+    #[arg(long, value_name = "TIME", value_parser = seconds)]
+    ttl: Option<u64>,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    site: CallerArgs,
+}
+
+/// `smqtt device set`
+pub async fn set(args: &SetArgs) -> Result<(), Failure> {
+    for attributes in [&args.attributes, &args.add, &args.remove] {
+        check_attributes(attributes)?;
+    }
+    args.policy.as_deref().map(Policy::parse).transpose()?;
+    let change = DeviceChange {
+        set: args.attributes.clone(),
+        add: args.add.clone(),
+        remove: args.remove.clone(),
+        policy: if args.no_policy { Some(None) } else { args.policy.clone().map(Some) },
+    };
+    if change == DeviceChange::default() {
+        return Err(
+            Failure::new("nothing to change").hint("name an attribute, `--remove NAME`, or `--policy`")
+        );
+    }
+    let path = format!("/v1/devices/{}", percent(&args.device));
+    let done: DeviceChanged = args.site.authority().await?.patch(&path, &change).await?;
+    if args.json {
+        return print_json(&done);
+    }
+    print_line(format!("attributes   {}", done.device.attributes.join(", ")))?;
+    if let Some(policy) = &done.device.policy {
+        print_line(format!("policy       {policy}"))?;
+    }
+    if !done.raised.is_empty() {
+        print_line(format!("versions     raised for {}", done.raised.join(", ")))?;
+    }
+    print_line(format!("bundle       {}; its keys follow when it sees that", done.bundle))
+}
+
+/// `smqtt device suspend`
+pub async fn suspend(args: &ShowArgs) -> Result<(), Failure> {
+    let path = format!("/v1/devices/{}/suspend", percent(&args.device));
+    let done: Suspension = args.site.authority().await?.post(&path, &json!({})).await?;
+    if args.json {
+        return print_json(&done);
+    }
+    print_line(format!("suspended    {} ({}) at {}", done.name, done.id, date(done.suspended)))?;
+    print_line(format!("versions     raised for {}", or_nothing(&done.raised.join(", "))))?;
+    print_line(format!("bundle       {} tells brokers and publishers", done.bundle))?;
+    print_line(format!("`smqtt device resume {}` lets it in again", done.name))
+}
+
+/// `smqtt device resume`
+pub async fn resume(args: &ShowArgs) -> Result<(), Failure> {
+    let path = format!("/v1/devices/{}/resume", percent(&args.device));
+    let done: Resumption = args.site.authority().await?.post(&path, &json!({})).await?;
+    if args.json {
+        return print_json(&done);
+    }
+    print_line(format!("active       {} ({})", done.name, done.id))?;
+    print_line(format!("bundle       {} tells brokers and publishers", done.bundle))
+}
+
+/// `smqtt device reset`
+pub async fn reset(args: &ResetArgs) -> Result<(), Failure> {
+    let path = format!("/v1/devices/{}/reset", percent(&args.device));
+    let request = smqtt_core::api::ResetRequest { ttl_seconds: args.ttl };
+    let done: Reset = args.site.authority().await?.post(&path, &request).await?;
+    if args.json {
+        return print_json(&done);
+    }
+    eprintln!("ended        {} ({}) at {}", done.name, done.id, date(done.revoked));
+    eprintln!("versions     raised for {}", or_nothing(&done.raised.join(", ")));
+    eprintln!("bundle       {} tells brokers and publishers", done.bundle);
+    eprintln!("token for `{}`, good for one enrolment until {}", done.name, date(done.expires));
+    print_line(Zeroizing::new(done.token.clone()).as_bytes())
+}

@@ -4,10 +4,12 @@
 //! Binary fields are base64 (standard alphabet, padded); identifiers lower-case hexadecimal; times
 //! seconds since 1970.
 
+mod access;
 mod device;
 
 use serde::{Deserialize, Serialize};
 
+pub use access::{Access, AccessRequest, NewAccess};
 pub use device::{DeviceChange, DeviceChanged, Reset, ResetRequest, Resumption, Suspension};
 
 /// The media type of every error (RFC 9457).

@@ -1,5 +1,6 @@
 //! The authority: every decision is made here and in the files below `authority/`, and none in HTTP.
 
+mod access;
 mod admin;
 mod audit;
 mod bundle;

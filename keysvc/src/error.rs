@@ -38,6 +38,24 @@ pub enum Error {
         /// The role the certificate names.
         role: Role,
     },
+    /// No such access token, or another secret: whoever asks learns not which.
+    #[error("the access token is not known here")]
+    AccessUnknown,
+    /// Too late.
+    #[error("the access token has expired")]
+    AccessExpired,
+    /// The access token is for something else.
+    #[error("the access token is not for `{operation}`")]
+    Scope {
+        /// What was asked for.
+        operation: &'static str,
+    },
+    /// Not in the list.
+    #[error("there is no access token `{id}`")]
+    NoSuchAccess {
+        /// What was asked for.
+        id: String,
+    },
     /// The device was revoked.
     #[error("this device was revoked")]
     Revoked,
@@ -117,6 +135,10 @@ impl Error {
             Self::Certificate(IdentityError::NotValidThen) => "certificate-expired",
             Self::Certificate(_) => "certificate",
             Self::Role { .. } => "role",
+            Self::AccessUnknown => "access-unknown",
+            Self::AccessExpired => "access-expired",
+            Self::Scope { .. } => "scope",
+            Self::NoSuchAccess { .. } => "no-such-access",
             Self::Revoked => "revoked",
             Self::Suspended => "suspended",
             Self::DeviceRevoked { .. } => "device-revoked",
@@ -144,6 +166,8 @@ impl Error {
             Self::Role { .. } => "use the credential of somebody who may, such as the administrator's",
             Self::Suspended => "it is let in again after `smqtt device resume`",
             Self::DeviceRevoked { .. } => "that is final: make a token for a new one with `smqtt token new`",
+            Self::AccessUnknown | Self::AccessExpired => "ask an administrator for a new one",
+            Self::Scope { .. } => "ask an administrator for a token that is for it as well",
             Self::Revoked | Self::UnknownCaller => "enrol again with a new token",
             Self::Busy => "try again in a few seconds",
             Self::Store(_) => "the authority's log says more; nothing was changed",

@@ -3,6 +3,7 @@
 //!
 //! Every error is a [`Problem`](smqtt_core::api::Problem).
 
+mod access;
 mod audit;
 mod bundle;
 mod devices;
@@ -74,6 +75,9 @@ fn handler(operation: Operation) -> MethodRouter<Arc<Authority>> {
         Operation::Revoke => on(method, devices::revoke),
         Operation::ReadDirectory => on(method, directory::get),
         Operation::BeginEpoch => on(method, epoch::rotate),
+        Operation::MakeAccess => on(method, access::post),
+        Operation::ListAccess => on(method, access::list),
+        Operation::RemoveAccess => on(method, access::delete),
         Operation::ReadAudit => on(method, audit::get),
     }
 }

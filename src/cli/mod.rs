@@ -1,5 +1,6 @@
 //! The command line. One file for each command; this one has the whole surface.
 
+mod access;
 mod admin;
 mod authority;
 mod bench;
@@ -65,6 +66,9 @@ enum Command {
     /// List, show, change, suspend, reset and revoke devices
     #[command(subcommand)]
     Device(admin::DeviceCommand),
+    /// Make, list and end access tokens for programs
+    #[command(subcommand)]
+    Access(access::AccessCommand),
     /// Begin a new epoch
     #[command(subcommand)]
     Epoch(admin::EpochCommand),
@@ -156,6 +160,7 @@ pub fn main() -> ExitCode {
             Command::Rule(command) => admin::rule(&command).await,
             Command::Device(command) => admin::device(&command).await,
             Command::Epoch(command) => admin::epoch(&command).await,
+            Command::Access(command) => access::run(&command).await,
             Command::Enrol(args) => enrol::run(&args).await,
             Command::Publish(args) => publish::run(&args).await,
             Command::Subscribe(args) => subscribe::run(&args).await,

@@ -48,6 +48,7 @@ impl Denials {
             Error::Role { .. } | Error::Revoked | Error::Suspended | Error::UnknownCaller => {
                 &mut self.of_holders
             }
+            Error::AccessExpired | Error::Scope { .. } => &mut self.of_holders,
             _ => &mut self.of_anybody,
         };
         *count += 1;

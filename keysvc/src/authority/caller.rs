@@ -4,15 +4,17 @@ use std::net::IpAddr;
 
 use smqtt_core::identity::{DeviceId, Role, read_certificate, verify_certificate};
 
+use super::access::Presented;
 use super::{Authority, Operation};
 use crate::error::Error;
 use crate::store::DeviceRow;
 
-/// Who asks: an address, and the certificate that TLS found, if there was one.
+/// Who asks: an address, the certificate that TLS found, if there was one, and the access token of the request.
 #[derive(Clone, Debug)]
 pub struct Caller {
     address: IpAddr,
     certificate: Option<Vec<u8>>,
+    access: Option<Presented>,
 }
 
 /// A caller whose standing was checked.
@@ -44,7 +46,12 @@ impl DeviceRow {
 impl Caller {
     /// A caller at `address` whose possession of `certificate` (DER) TLS has checked.
     pub fn new(address: IpAddr, certificate: Option<Vec<u8>>) -> Self {
-        Self { address, certificate }
+        Self { address, certificate, access: None }
+    }
+
+    /// The same with an access token: it counts instead of the certificate.
+    pub fn with_access(self, token: &str) -> Self {
+        Self { access: Some(Presented::parse(token)), ..self }
     }
 
     pub(super) fn address(&self) -> IpAddr {
@@ -57,8 +64,12 @@ impl Caller {
         read_certificate(certificate).ok().map(|read| read.identity.id)
     }
 
-    /// For the audit log: whom the certificate names, whether it holds or not, or the address.
+    /// For the audit log: which access token it says it is or whom the certificate names, whether they hold or not, or
+    /// the address.
     pub(super) fn actor(&self) -> String {
+        if let Some(access) = &self.access {
+            return access.actor().unwrap_or_else(|| self.address.to_string());
+        }
         let named = self.certificate.as_deref().and_then(|der| read_certificate(der).ok());
         match named {
             Some(named) => format!("{} {}", named.identity.name, named.identity.id),
@@ -70,8 +81,16 @@ impl Caller {
 impl Authority {
     /// Checks standing and role, now: a revoked device is refused with its next request. Refusals are written down.
     pub(super) async fn authorise(&self, caller: &Caller, operation: Operation) -> Result<Known, Error> {
-        let holder = self.authorise_holder(caller, operation, self.now()).await?;
-        Ok(Known { role: holder.device.role, actor: holder.actor })
+        match caller.access {
+            Some(presented) => {
+                let checked = self.check_access(presented, operation).await;
+                self.or_denied(caller, operation, checked).await
+            }
+            None => {
+                let holder = self.authorise_holder(caller, operation, self.now()).await?;
+                Ok(Known { role: holder.device.role, actor: holder.actor })
+            }
+        }
     }
 
     /// As [`Self::authorise`], of the holder of a certificate that was valid at `at`.
@@ -81,10 +100,27 @@ impl Authority {
         operation: Operation,
         at: u64,
     ) -> Result<Holder, Error> {
-        match self.check_holder(caller, operation, at).await {
-            Ok(holder) => Ok(holder),
-            Err(Error::Store(error)) => Err(error.into()),
-            Err(error) => Err(self.deny(caller.actor(), operation.name(), String::new(), error).await),
+        let checked = match caller.access {
+            Some(presented) => {
+                self.check_access(presented, operation).await.and(Err(Error::CertificateRequired))
+            }
+            None => self.check_holder(caller, operation, at).await,
+        };
+        self.or_denied(caller, operation, checked).await
+    }
+
+    /// The same; a refusal is written down.
+    async fn or_denied<T>(
+        &self,
+        caller: &Caller,
+        operation: Operation,
+        checked: Result<T, Error>,
+    ) -> Result<T, Error> {
+        match checked {
+            Err(error) if !matches!(error, Error::Store(_)) => {
+                Err(self.deny(caller.actor(), operation.name(), String::new(), error).await)
+            }
+            checked => checked,
         }
     }
 

@@ -107,6 +107,9 @@ operations! {
     Revoke "revoke" Post "/v1/devices/{device}/revoke" Who::Roles(&[Admin]), "Revoke a device, for good";
     ReadDirectory "read-directory" Get "/v1/directory" Who::Roles(&[Broker, Admin]), "Devices that are new or changed";
     BeginEpoch "begin-epoch" Post "/v1/epoch/rotate" Who::Roles(&[Admin]), "Begin a new epoch now";
+    MakeAccess "make-access" Post "/v1/access" Who::Holders(&[Admin]), "Leave for a program to make some requests";
+    ListAccess "list-access" Get "/v1/access" Who::Roles(&[Admin, Auditor]), "The access tokens, without their secrets";
+    RemoveAccess "remove-access" Delete "/v1/access/{id}" Who::Roles(&[Admin]), "End an access token";
     ReadAudit "read-audit" Get "/v1/audit" Who::Roles(&[Admin, Auditor]), "The audit log, a page at a time";
 }
 

@@ -40,9 +40,12 @@ impl From<Error> for Refused {
 
 fn status(error: &Error) -> StatusCode {
     match error {
-        Error::TokenUnknown | Error::CertificateRequired => StatusCode::UNAUTHORIZED,
+        Error::TokenUnknown | Error::CertificateRequired | Error::AccessUnknown | Error::AccessExpired => {
+            StatusCode::UNAUTHORIZED
+        }
         Error::Certificate(_)
         | Error::Role { .. }
+        | Error::Scope { .. }
         | Error::Revoked
         | Error::Suspended
         | Error::UnknownCaller => StatusCode::FORBIDDEN,
@@ -52,7 +55,9 @@ fn status(error: &Error) -> StatusCode {
         | Error::DeviceRevoked { .. }
         | Error::Full { .. } => StatusCode::CONFLICT,
         Error::TokenExpired => StatusCode::GONE,
-        Error::NoSuchDevice { .. } | Error::NoSuchRule { .. } => StatusCode::NOT_FOUND,
+        Error::NoSuchDevice { .. } | Error::NoSuchRule { .. } | Error::NoSuchAccess { .. } => {
+            StatusCode::NOT_FOUND
+        }
         Error::Invalid { .. } => StatusCode::BAD_REQUEST,
         Error::Busy | Error::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
     }
@@ -65,6 +70,9 @@ impl IntoResponse for Refused {
         let mut response = (status, body).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_TYPE));
+        if status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
         if status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
         }

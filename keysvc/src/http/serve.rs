@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::{HeaderValue, Request, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -180,6 +180,15 @@ async fn take_leave(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
     let _ = tokio::time::timeout(LEAVE_TIMEOUT, leave).await;
 }
 
+/// The access token of a request (RFC 6750, section 2.1). Of more than one header none is good.
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let mut all = headers.get_all(header::AUTHORIZATION).iter();
+    let credentials = all.next()?.to_str().ok()?;
+    let (scheme, token) = credentials.split_once(' ').unwrap_or((credentials, ""));
+    let bearer = scheme.eq_ignore_ascii_case("bearer");
+    bearer.then(|| if all.next().is_none() { token.trim() } else { "" })
+}
+
 async fn answer(
     mut router: Router,
     caller: Caller,
@@ -188,6 +197,10 @@ async fn answer(
     request: Request<Incoming>,
 ) -> Response {
     let mut request = request.map(Body::new);
+    let caller = match bearer(request.headers()) {
+        Some(token) => caller.with_access(token),
+        None => caller,
+    };
     request.extensions_mut().insert(caller);
     let work = tokio::time::timeout(ms(limits.request_timeout_ms) + BUNDLE_WAIT_MAX, router.call(request));
     let unavailable = |detail: &str| {

@@ -12,15 +12,20 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{mpsc, oneshot};
 
-pub(crate) use tx::{AuditRow, DeviceRow, RevocationRow, RuleRow, TokenRow, Tx, Used};
+pub(crate) use tx::{AccessRow, AuditRow, DeviceRow, RevocationRow, RuleRow, TokenRow, Tx, Used};
 
 use crate::error::{Error, OpenError};
 use crate::files;
 
+/// From each schema to the next: a new one is a new line.
+const MIGRATIONS: &[&str] = &[
+    include_str!("schema.sql"),
+    include_str!("schema-2.sql"),
+    include_str!("schema-3-standing.sql"),
+    include_str!("schema-4-access.sql"),
+];
 /// The schema that this program writes.
-const SCHEMA_VERSION: u32 = 3;
-const MIGRATIONS: [&str; SCHEMA_VERSION as usize] =
-    [include_str!("schema.sql"), include_str!("schema-2.sql"), include_str!("schema-3-standing.sql")];
+const SCHEMA_VERSION: u32 = MIGRATIONS.len() as u32;
 /// `SQMT` as SQLite's application id.
 const APPLICATION_ID: i32 = 0x534d_5154;
 /// Most requests in one commit.

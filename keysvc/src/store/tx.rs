@@ -1,5 +1,6 @@
 //! What can be asked of the store and changed in it, within one transaction. One file for each subject.
 
+mod access;
 mod audit;
 mod devices;
 mod epochs;
@@ -16,6 +17,7 @@ use smqtt_core::policy::Policy;
 
 use super::StoreError;
 
+pub(crate) use access::AccessRow;
 pub(crate) use audit::AuditRow;
 pub(crate) use devices::{DeviceRow, RevocationRow};
 pub(crate) use rules::RuleRow;
@@ -75,7 +77,8 @@ impl<'c> Tx<'c> {
         Ok(forget(
             "DELETE FROM certificates WHERE not_after < ? \
              AND device NOT IN (SELECT id FROM devices WHERE role = 'admin')",
-        )? + forget("DELETE FROM tokens WHERE expires < ?")?)
+        )? + forget("DELETE FROM tokens WHERE expires < ?")?
+            + forget("DELETE FROM access WHERE expires < ?")?)
     }
 }
 

@@ -321,6 +321,7 @@ impl Device {
 pub struct Client {
     address: SocketAddr,
     tls: Arc<ClientConfig>,
+    access: Option<String>,
 }
 
 pub struct Answer {
@@ -367,7 +368,12 @@ impl Client {
                 )
                 .unwrap(),
         };
-        Self { address: server.address, tls: Arc::new(tls) }
+        Self { address: server.address, tls: Arc::new(tls), access: None }
+    }
+
+    /// The same with an access token.
+    pub fn with_access(self, token: &str) -> Self {
+        Self { access: Some(token.to_owned()), ..self }
     }
 
     pub async fn stream(&self) -> std::io::Result<TlsStream<TcpStream>> {
@@ -409,6 +415,10 @@ impl Client {
 
     pub async fn send(&self, request: hyper::http::request::Builder, body: Bytes) -> Answer {
         let mut sender = self.connect().await;
+        let request = match &self.access {
+            Some(token) => request.header("authorization", format!("Bearer {token}")),
+            None => request,
+        };
         let request = request.header("host", "localhost").body(Full::new(body)).unwrap();
         answer(sender.send_request(request).await.unwrap()).await
     }

@@ -225,7 +225,7 @@ fn as_version_1(dir: &Path) {
     let store = rusqlite::Connection::open(dir.join("authority/authority.db")).unwrap();
     let undo = "DROP INDEX devices_suspended; ALTER TABLE devices DROP COLUMN suspended; \
                 ALTER TABLE devices DROP COLUMN reset; ALTER TABLE devices DROP COLUMN policy; ALTER TABLE tokens DROP COLUMN policy; \
-                ALTER TABLE rules DROP COLUMN labels; PRAGMA user_version = 1; \
+                ALTER TABLE rules DROP COLUMN labels; DROP TABLE access; PRAGMA user_version = 1; \
                 DELETE FROM documents WHERE name IN ('params/fabeo-kp', 'master/fabeo-kp')";
     store.execute_batch(undo).unwrap();
 }

@@ -2,6 +2,7 @@
 
 mod common;
 
+mod access;
 mod bundles;
 mod changes;
 mod data_dir;

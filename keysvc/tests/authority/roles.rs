@@ -45,17 +45,23 @@ fn decision(operation: Operation) -> (&'static str, String, &'static [Role]) {
         Operation::Revoke => ("/v1/devices/nobody/revoke", none(), &[Admin]),
         Operation::ReadDirectory => ("/v1/directory", none(), &[Broker, Admin]),
         Operation::BeginEpoch => ("/v1/epoch/rotate", none(), &[Admin]),
+        Operation::MakeAccess => {
+            let body = r#"{"name": "ci", "role": "auditor", "ttl_seconds": 60}"#;
+            ("/v1/access", body.into(), &[Admin])
+        }
+        Operation::ListAccess => ("/v1/access", none(), &[Admin, Auditor]),
+        Operation::RemoveAccess => ("/v1/access/nobody", none(), &[Admin]),
         Operation::ReadAudit => ("/v1/audit", none(), &[Admin, Auditor]),
     }
 }
 
-async fn ask(client: &Client, operation: Operation) -> Answer {
+pub async fn ask(client: &Client, operation: Operation) -> Answer {
     let (path, body, _) = decision(operation);
     let request = Request::builder().method(operation.method().name()).uri(path);
     client.send(request.header("content-type", "application/json"), body.into()).await
 }
 
-fn granted(answer: &Answer) -> bool {
+pub fn granted(answer: &Answer) -> bool {
     answer.status.is_success() || answer.status == StatusCode::NOT_FOUND
 }
 

@@ -1,0 +1,135 @@
+//! Access tokens: for what they say, as long as they say, and never for more.
+
+use hyper::StatusCode;
+use smqtt_core::api::{Access, AuditRecord, NewAccess};
+use smqtt_core::identity::Role;
+use smqtt_keysvc::{Operation, Who};
+
+use crate::common::*;
+use crate::roles::{ask, granted};
+
+async fn token(server: &Running, role: Role, operations: &[&str]) -> NewAccess {
+    let request = serde_json::json!({
+        "name": "ci", "role": role.name(), "operations": operations, "ttl_seconds": 3600
+    });
+    let answer = server.admin().post("/v1/access", &request).await;
+    assert_eq!(answer.status, StatusCode::CREATED, "{}", answer.text());
+    answer.json()
+}
+
+async fn bearer(server: &Running, role: Role, operations: &[&str]) -> Client {
+    server.anonymous().with_access(&token(server, role, operations).await.access_token)
+}
+
+const BY_TOKEN: [Role; 3] = [Role::Admin, Role::Enroller, Role::Auditor];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_is_for_what_its_role_may_and_no_certificate_is_asked_for() {
+    let server = Running::start().await;
+    for role in BY_TOKEN {
+        let client = bearer(&server, role, &[]).await;
+        for operation in Operation::ALL.iter().copied() {
+            let answer = ask(&client, operation).await;
+            match operation.who() {
+                Who::Anyone => assert_eq!(answer.status, StatusCode::OK),
+                Who::Token => drop(answer.problem(401, "token-unknown")),
+                Who::Holders(_) => drop(answer.problem(401, "certificate-required")),
+                Who::Roles(roles) if roles.contains(&role) => {
+                    assert!(granted(&answer), "{operation:?} as {role:?}: {}", answer.text());
+                }
+                Who::Roles(_) => drop(answer.problem(403, "role")),
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_for_one_operation_is_for_no_other() {
+    let server = Running::start().await;
+    for scope in Operation::ALL.iter().copied() {
+        let Who::Roles(roles) = scope.who() else { continue };
+        let role = *roles.iter().find(|role| BY_TOKEN.contains(role)).unwrap();
+        let client = bearer(&server, role, &[scope.name()]).await;
+        assert!(granted(&ask(&client, scope).await), "{scope:?}");
+        for operation in Operation::ALL.iter().copied().filter(|operation| *operation != scope) {
+            if let Who::Roles(may) = operation.who() {
+                let code = if may.contains(&role) { "scope" } else { "role" };
+                ask(&client, operation).await.problem(403, code);
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_ends_with_its_time_or_at_a_word_and_nothing_else_is_one() {
+    let server = Running::start().await;
+    let (a, b) = (token(&server, Role::Auditor, &[]).await, token(&server, Role::Auditor, &[]).await);
+    let with = |token: &str| server.anonymous().with_access(token);
+    let listed: Vec<Access> = with(&a.access_token).get("/v1/access").await.json();
+    assert_eq!(listed.len(), 2);
+    // The other's secret, half a secret, an enrolment token, another way to write it.
+    let (id, secret) = (a.access_token.rsplit_once('.').unwrap(), b.access_token.rsplit_once('.').unwrap().1);
+    let mixed = format!("{}.{secret}", id.0);
+    let upper = format!("{}.{}", id.0, id.1.to_uppercase());
+    for bad in ["", "x", &a.access_token[1..], &a.access_token[..100], &mixed, &upper] {
+        with(bad).get("/v1/access").await.problem(401, "access-unknown");
+    }
+    // What it presents counts, though the certificate would have done: nobody is more than they say.
+    server.admin().with_access(&mixed).get("/v1/audit").await.problem(401, "access-unknown");
+    server.admin().with_access(&a.access_token).post("/v1/epoch/rotate", &()).await.problem(403, "role");
+    server.admin().delete("/v1/access/nobody").await.problem(404, "no-such-access");
+    let removed: Access = server.admin().delete(&format!("/v1/access/{}", a.id)).await.json();
+    assert_eq!(removed.id, a.id);
+    with(&a.access_token).get("/v1/audit").await.problem(401, "access-unknown");
+    server.clock.advance(3599);
+    assert_eq!(with(&b.access_token).get("/v1/audit").await.status, StatusCode::OK);
+    server.clock.advance(1);
+    with(&b.access_token).get("/v1/audit").await.problem(401, "access-expired");
+    assert!(server.admin().get("/v1/access").await.json::<Vec<Access>>().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_that_cannot_be_meant_are_refused_and_no_token_makes_another() {
+    let server = Running::start().await;
+    let make = async |role: &str, operations: &[&str], ttl: u64| {
+        let request =
+            serde_json::json!({ "name": "ci", "role": role, "operations": operations, "ttl_seconds": ttl });
+        server.admin().post("/v1/access", &request).await
+    };
+    for role in ["device", "broker", "bridge", "authority", "root"] {
+        make(role, &[], 60).await.problem(400, "role-name");
+    }
+    make("auditor", &["revoke"], 60).await.problem(400, "operations");
+    make("admin", &["make-access"], 60).await.problem(400, "operations");
+    make("admin", &["renew"], 60).await.problem(400, "operations");
+    make("admin", &["revoke", "revoke"], 60).await.problem(400, "operations");
+    make("admin", &[], 0).await.problem(400, "ttl");
+    make("admin", &[], 367 * DAY).await.problem(400, "ttl");
+    let request = serde_json::json!({ "name": "ci", "role": "admin", "ttl_seconds": 60 });
+    let admin = bearer(&server, Role::Admin, &[]).await;
+    admin.post("/v1/access", &request).await.problem(401, "certificate-required");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_record_says_which_token_and_never_its_secret() {
+    let server = Running::start().await;
+    let made = token(&server, Role::Admin, &[]).await;
+    let client = server.anonymous().with_access(&made.access_token);
+    client.post("/v1/epoch/rotate", &()).await;
+    client.get("/v1/keys").await.problem(401, "certificate-required");
+    let rows: Vec<AuditRecord> = server.admin().get("/v1/audit").await.json();
+    let by: Vec<_> = rows.iter().filter(|row| row.actor.contains(&made.id)).collect();
+    let actions: Vec<_> = by.iter().map(|row| row.action.as_str()).collect();
+    assert_eq!(actions, ["begin-epoch", "refused fetch-keys: certificate-required"]);
+    assert_eq!(by[0].actor, format!("ci access {}", made.id));
+    // On disk there is its hash.
+    let secret = made.access_token.rsplit_once('.').unwrap().1.to_owned();
+    let (dir, ..) = server.stop().await;
+    let bytes: Vec<u8> =
+        (0..32).map(|n| u8::from_str_radix(&secret[2 * n..2 * n + 2], 16).unwrap()).collect();
+    for entry in std::fs::read_dir(dir.path().join("data/authority")).unwrap() {
+        let content = std::fs::read(entry.unwrap().path()).unwrap();
+        assert!(!content.windows(32).any(|window| window == bytes));
+        assert!(!content.windows(64).any(|window| window == secret.as_bytes()));
+    }
+}

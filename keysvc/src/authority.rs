@@ -12,6 +12,7 @@ mod epochs;
 mod keys;
 mod operation;
 mod rules;
+mod seal;
 mod standing;
 mod tokens;
 
@@ -22,7 +23,7 @@ use rustls::crypto::aws_lc_rs::default_provider;
 use smqtt_core::bundle::Epoch;
 use smqtt_core::crypto::{Secret32, SigningKey};
 use smqtt_core::header::Signer;
-use smqtt_core::identity::{DeviceId, Fingerprint, Identity, Role};
+use smqtt_core::identity::{DeviceId, Fingerprint, Identity, Role, fingerprint};
 use smqtt_core::suite::{Master, Params, SuiteId};
 use tokio::sync::{Semaphore, watch};
 
@@ -31,13 +32,15 @@ use crate::config::Config;
 use crate::error::{Error, OpenError};
 use crate::files;
 use crate::pki::{Host, Leaf, Root, Usage, local_hosts, point};
-use crate::seal::SealKey;
+use crate::seal::{Custodian, KeyFile, Seal, Unattended};
 use crate::store::{Opening, Store, StoreError, Tx};
+use crate::vault::Vault;
 
 pub(crate) use bundle::WAIT_MAX as BUNDLE_WAIT_MAX;
 pub use caller::Caller;
 pub(crate) use devices::PAGE_MAX as DEVICES_PAGE_MAX;
 pub use operation::{Method, Operation, Who};
+pub use seal::{Resealed, change_seal};
 
 /// How long the authority's own certificates are valid.
 const OWN_CERTIFICATE_SECONDS: u64 = 90 * 86_400;
@@ -65,7 +68,7 @@ pub struct Authority {
 
 /// What the store keeps sealed, opened.
 struct Secrets {
-    seal: SealKey,
+    vault: Vault,
     root: Root,
     suites: Vec<(Params, Master)>,
     /// Signs bundles; its certificate is renewed now and then.
@@ -84,6 +87,19 @@ impl Authority {
     /// # Errors
     /// [`OpenError`]: anything that would be noticed too late otherwise, such as a store that cannot be written.
     pub fn open(data_dir: &Path, config: Config, clock: Arc<dyn Clock>) -> Result<Arc<Self>, OpenError> {
+        Self::open_with(data_dir, config, clock, &mut Unattended)
+    }
+
+    /// As [`Self::open`], asking `custodian` for what the store is sealed under.
+    ///
+    /// # Errors
+    /// As [`Self::open`], and [`OpenError::Unseal`].
+    pub fn open_with(
+        data_dir: &Path,
+        config: Config,
+        clock: Arc<dyn Clock>,
+        custodian: &mut dyn Custodian,
+    ) -> Result<Arc<Self>, OpenError> {
         config.check()?;
         let dir = |name: &str| {
             let dir = data_dir.join(name);
@@ -95,11 +111,12 @@ impl Authority {
 
         let opening = Opening::new(&store_dir)?;
         let first_start = opening.transaction(|tx| tx.document("root"))?.is_none();
-        let seal = SealKey::open(&seal_dir.join("seal.key"), first_start)?;
         if first_start {
-            opening.transaction(|tx| create(tx, &config, &seal, now))?;
+            let seal = Seal::of_key_file(&KeyFile::open_or_make(&seal_dir)?);
+            opening.transaction(|tx| create(tx, &config, seal, now))?;
         }
-        let mut secrets = Secrets::load(&opening, seal, now)?;
+        let vault = open_vault(&opening, &seal_dir, custodian)?;
+        let mut secrets = Secrets::load(&opening, vault, now)?;
         let published = opening.transaction(|tx| {
             let added = secrets.add_suites(tx, now)?;
             match bundle::load(tx, &config)? {
@@ -278,28 +295,35 @@ fn own_identity(root: &Root) -> Identity {
     Identity { tenant: fingerprint.tenant(), role: Role::Authority, id, name: "authority".into() }
 }
 
+/// Opens what seals the secrets of a store that there is.
+fn open_vault(opening: &Opening, seal_dir: &Path, custodian: &mut dyn Custodian) -> Result<Vault, OpenError> {
+    let root = opening.transaction(|tx| tx.document("root")?.ok_or(StoreError::Corrupt("documents")))?;
+    let first = fingerprint(&root).map_err(|_| opening.failed(StoreError::Corrupt("root")))?;
+    Vault::open(opening, &first.to_string(), seal_dir, custodian)
+}
+
 /// Makes everything that an authority has from the beginning.
-fn create(tx: &Tx<'_>, config: &Config, seal: &SealKey, now: u64) -> Result<(), StoreError> {
+fn create(tx: &Tx<'_>, config: &Config, seal: Seal, now: u64) -> Result<(), StoreError> {
     let (root, certificate) = Root::generate(now);
+    let vault = Vault::create(tx, &root.fingerprint().to_string(), seal)?;
     tx.set_document("root", &certificate)?;
-    tx.set_document("root-key", &seal.seal("root-key", root.key().expose_pkcs8()))?;
+    vault.put(tx, "root-key", root.key().expose_pkcs8())?;
     for suite in SuiteId::ALL {
-        draw(tx, seal, suite)?;
+        draw(tx, &vault, suite)?;
     }
     let key = SigningKey::generate();
-    tx.set_document("signer-key", &seal.seal("signer-key", key.expose_pkcs8()))?;
+    vault.put(tx, "signer-key", key.expose_pkcs8())?;
     tx.set_document("signer", &signer_certificate(&root, &key, now))?;
     let epoch = Epoch { number: 1, begins: now, ends: now.saturating_add(config.epoch_seconds) };
     tx.begin_epoch(epoch, &smqtt_core::attribute::Versions::default(), 0)?;
-    audit::append(tx, seal, now, "authority", "create", &root.fingerprint().to_string())
+    audit::append(tx, &vault, now, "authority", "create", &root.fingerprint().to_string())
 }
 
 /// Draws public parameters and the master secret key of a suite.
-fn draw(tx: &Tx<'_>, seal: &SealKey, suite: SuiteId) -> Result<(Params, Master), StoreError> {
+fn draw(tx: &Tx<'_>, vault: &Vault, suite: SuiteId) -> Result<(Params, Master), StoreError> {
     let (params, master) = suite.suite().setup(&Secret32::random());
     tx.set_document(&params_name(suite), &params.encode())?;
-    let name = master_name(suite);
-    tx.set_document(&name, &seal.seal(&name, master.expose().expose()))?;
+    vault.put(tx, &master_name(suite), master.expose().expose())?;
     Ok((params, master))
 }
 
@@ -324,14 +348,12 @@ fn signer_certificate(root: &Root, key: &SigningKey, now: u64) -> Vec<u8> {
 }
 
 impl Secrets {
-    fn load(opening: &Opening, seal: SealKey, now: u64) -> Result<Self, OpenError> {
+    fn load(opening: &Opening, vault: Vault, now: u64) -> Result<Self, OpenError> {
         let document =
             |name: &str| opening.transaction(|tx| tx.document(name)?.ok_or(StoreError::Corrupt("documents")));
-        let sealed = |name: &str| {
-            let record = document(name)?;
-            seal.open_record(name, &record).ok_or_else(|| seal.wrong())
-        };
-        let key = |name: &str| SigningKey::from_pkcs8(&sealed(name)?).ok_or_else(|| seal.wrong());
+        let sealed = |name: &str| opening.transaction(|tx| vault.get(tx, name));
+        let corrupt = |what| opening.failed(StoreError::Corrupt(what));
+        let key = |name: &'static str| SigningKey::from_pkcs8(&sealed(name)?).ok_or_else(|| corrupt(name));
         let (root_key, signer_key) = (key("root-key")?, key("signer-key")?);
         let mut suites = Vec::new();
         for suite in SuiteId::ALL {
@@ -341,8 +363,8 @@ impl Secrets {
                 continue;
             }
             let secret = sealed(&master_name(suite))?;
-            let secret: [u8; 32] = secret.as_slice().try_into().map_err(|_| seal.wrong())?;
-            let params = Params::decode(&document(&params_name(suite))?).map_err(|_| seal.wrong())?;
+            let secret: [u8; 32] = secret.as_slice().try_into().map_err(|_| corrupt("master"))?;
+            let params = Params::decode(&document(&params_name(suite))?).map_err(|_| corrupt("params"))?;
             let master = Master::new(&params, Secret32::new(secret));
             suites.push((params, master));
         }
@@ -352,8 +374,8 @@ impl Secrets {
             certificate = signer_certificate(&root, &signer_key, now);
             opening.transaction(|tx| tx.set_document("signer", &certificate))?;
         }
-        let signer = Signer::new(signer_key, certificate).map_err(|_| seal.wrong())?;
-        Ok(Self { seal, root, suites, signer: RwLock::new(Arc::new(signer)) })
+        let signer = Signer::new(signer_key, certificate).map_err(|_| corrupt("signer"))?;
+        Ok(Self { vault, root, suites, signer: RwLock::new(Arc::new(signer)) })
     }
 
     /// Draws what an authority of an earlier version does not have yet. Says whether there was anything.
@@ -361,8 +383,8 @@ impl Secrets {
         let had = self.suites.len();
         for suite in SuiteId::ALL {
             if self.suites.iter().all(|(params, _)| params.suite() != suite) {
-                self.suites.push(draw(tx, &self.seal, suite)?);
-                audit::append(tx, &self.seal, now, "authority", "add-suite", suite.name())?;
+                self.suites.push(draw(tx, &self.vault, suite)?);
+                audit::append(tx, &self.vault, now, "authority", "add-suite", suite.name())?;
                 tracing::info!(suite = suite.name(), "drew the parameters of a new suite");
             }
         }

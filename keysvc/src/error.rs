@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use smqtt_core::identity::{IdentityError, Role};
 
 use crate::config::ConfigError;
+use crate::seal::UnsealError;
 use crate::store::StoreError;
 
 /// Why a request is not granted. HTTP makes a status of it, and nothing else looks at HTTP.
@@ -202,6 +203,12 @@ pub enum OpenError {
         /// The directory.
         path: PathBuf,
     },
+    /// No authority was made there.
+    #[error("there is no authority in `{}`", .path.display())]
+    NoAuthority {
+        /// The directory.
+        path: PathBuf,
+    },
     /// The store cannot be read or written.
     #[error("the store `{}` cannot be used", .path.display())]
     Store {
@@ -223,6 +230,9 @@ pub enum OpenError {
         /// The file.
         path: PathBuf,
     },
+    /// What opens the seal is missing or wrong.
+    #[error(transparent)]
+    Unseal(#[from] UnsealError),
     /// The administrator's files are damaged or from another authority.
     #[error("`{}` is not the administrator's certificate of this authority", .path.display())]
     Admin {
@@ -240,6 +250,7 @@ impl OpenError {
         match self {
             Self::Config(_) => "correct that setting",
             Self::File { .. } => "check owner, permissions and free space",
+            Self::NoAuthority { .. } => "`--data` names the directory of `smqtt authority`",
             Self::InUse { .. } => "stop the other process, or choose another directory",
             Self::Store { source: StoreError::Newer { .. }, .. } => {
                 "use the version that wrote it, or a newer one"
@@ -250,6 +261,7 @@ impl OpenError {
             Self::SealKeyMissing { .. } | Self::SealKeyWrong { .. } => {
                 "put the seal key back from its backup: without it the secrets cannot be read"
             }
+            Self::Unseal(error) => error.hint(),
             Self::Admin { .. } => "move that directory away to have a new administrator made",
             Self::Tls(_) => "this is a fault of the program: please report it",
         }

@@ -40,10 +40,26 @@ pub(crate) fn write_secret(path: &Path, bytes: &[u8]) -> Result<(), OpenError> {
         file.write_all(bytes)?;
         file.sync_all()?;
         std::fs::rename(temporary, path)?;
-        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        File::open(dir)?.sync_all()
+        sync_parent(path)
     };
     write().map_err(|source| OpenError::File { verb: "write", path: path.to_owned(), source })
+}
+
+/// Renames a file, synced: a crash leaves it under one name or the other.
+pub(crate) fn rename(from: &Path, to: &Path) -> Result<(), OpenError> {
+    let renamed = std::fs::rename(from, to).and_then(|()| sync_parent(to));
+    renamed.map_err(|source| OpenError::File { verb: "rename", path: from.to_owned(), source })
+}
+
+/// Removes a file, synced.
+pub(crate) fn remove(path: &Path) -> Result<(), OpenError> {
+    let removed = std::fs::remove_file(path).and_then(|()| sync_parent(path));
+    removed.map_err(|source| OpenError::File { verb: "remove", path: path.to_owned(), source })
+}
+
+fn sync_parent(path: &Path) -> std::io::Result<()> {
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(dir)?.sync_all()
 }
 
 /// Reads a file; `None` where there is none.

@@ -7,7 +7,8 @@
 //! http/       one file for each resource: parses, calls the authority, prints. Decides nothing
 //! authority   decides. Knows no HTTP
 //! store       SQLite behind one writer: many requests, one synced commit
-//! pki, hpke, seal, files      certificates, sealing to a device, secrets at rest
+//! pki, hpke, files            certificates, sealing to a device, files that only the owner reads
+//! vault, seal/                secrets at rest: data keys, the root key, and what that is sealed under
 //! ```
 #![forbid(unsafe_code)]
 
@@ -21,10 +22,15 @@ mod http;
 mod pki;
 mod seal;
 mod store;
+mod vault;
 
-pub use authority::{Authority, Caller, Method, Operation, Who};
+pub use authority::{Authority, Caller, Method, Operation, Resealed, Who, change_seal};
 pub use clock::{Clock, SystemClock};
 pub use config::{Config, ConfigError, Limits};
 pub use error::{Error, OpenError};
 pub use http::{BODY_BYTES_MAX, serve};
+pub use seal::{
+    CREDENTIAL_BYTES_MIN, Custodian, NewSeal, PASSPHRASE_BYTES_MIN, SECRET_BYTES_MAX, SHARES_MAX, Share,
+    ShareError, Unattended, UnsealError,
+};
 pub use store::StoreError;

@@ -4,19 +4,24 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use smqtt_keysvc::{Authority, SystemClock};
 use tokio::net::TcpListener;
 
 use super::broker::stdin_end;
 use super::config::{Config, SiteArgs};
+use super::custodian::CustodianArgs;
 use super::failure::Failure;
 use super::monitor::LogArgs;
 use super::print_line;
+use super::seal::{self, SealArgs};
 
 /// Arguments of `smqtt authority`.
 #[derive(Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct AuthorityArgs {
+    #[command(subcommand)]
+    command: Option<AuthorityCommand>,
     #[command(flatten)]
     site: SiteArgs,
     /// Where HTTPS listens; port 0 takes a free one
@@ -26,14 +31,27 @@ pub struct AuthorityArgs {
     #[arg(long, hide = true)]
     until_stdin_ends: bool,
     #[command(flatten)]
+    custodian: CustodianArgs,
+    #[command(flatten)]
     pub log: LogArgs,
+}
+
+/// What else there is to do with an authority.
+#[derive(Subcommand)]
+enum AuthorityCommand {
+    /// Seal its secrets under something else: a key file, a passphrase, a systemd credential, shares. While it is stopped
+    Seal(SealArgs),
 }
 
 /// Runs until Ctrl-C.
 pub async fn run(args: &AuthorityArgs) -> Result<(), Failure> {
+    match &args.command {
+        Some(AuthorityCommand::Seal(args)) => return seal::run(args),
+        None => {}
+    }
     let (mut config, data) = args.site.load()?;
     config.authority.listen = args.listen.unwrap_or(config.authority.listen);
-    let (listener, authority) = open(&mut config, &data).await?;
+    let (listener, authority) = open(&mut config, &data, &args.custodian).await?;
     print_line(format!("authority    {}", authority.url()))?;
     print_line(format!("fingerprint  {}", authority.fingerprint()))?;
     let stop = async {
@@ -47,11 +65,16 @@ pub async fn run(args: &AuthorityArgs) -> Result<(), Failure> {
 }
 
 /// Binds the socket and opens the authority in `data`.
-pub async fn open(config: &mut Config, data: &Path) -> Result<(TcpListener, Arc<Authority>), Failure> {
+pub async fn open(
+    config: &mut Config,
+    data: &Path,
+    custodian: &CustodianArgs,
+) -> Result<(TcpListener, Arc<Authority>), Failure> {
     let listener = bind(config.authority.listen).await?;
     config.authority.listen =
         listener.local_addr().map_err(|e| cannot_listen(config.authority.listen, &e))?;
-    let authority = Authority::open(data, config.authority.clone(), Arc::new(SystemClock))?;
+    let clock = Arc::new(SystemClock);
+    let authority = Authority::open_with(data, config.authority.clone(), clock, &mut custodian.people())?;
     Ok((listener, authority))
 }
 

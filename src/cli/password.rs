@@ -1,6 +1,5 @@
 //! `smqtt broker password`: the file of names and hashes that `--passwords` lets in.
 
-use std::io::{IsTerminal, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -10,7 +9,7 @@ use smqtt_client::files::{FileError, read_secret, write_private};
 use zeroize::Zeroizing;
 
 use super::failure::Failure;
-use super::print_line;
+use super::{print_line, secret_line};
 
 /// Longest password that is taken.
 const PASSWORD_BYTES_MAX: usize = 1024;
@@ -53,26 +52,7 @@ pub fn run(args: &PasswordArgs) -> Result<(), Failure> {
 
 /// The first line of standard input. (Never an argument: those show in process lists.)
 fn read_password() -> Result<Zeroizing<Vec<u8>>, Failure> {
-    let mut stdin = std::io::stdin().lock();
-    if stdin.is_terminal() {
-        eprintln!("password (it shows as you type):");
-    }
-    let mut password = Zeroizing::new(Vec::with_capacity(PASSWORD_BYTES_MAX + 1));
-    let mut byte = Zeroizing::new([0]);
-    loop {
-        let read = stdin.read(&mut *byte);
-        match read.map_err(|error| Failure::new("cannot read standard input").because(&error))? {
-            0 => break,
-            _ if byte[0] == b'\n' => break,
-            _ => password.push(byte[0]),
-        }
-        if password.len() > PASSWORD_BYTES_MAX {
-            return Err(Failure::new(format!("a password has at most {PASSWORD_BYTES_MAX} bytes")));
-        }
-    }
-    if password.last() == Some(&b'\r') {
-        password.pop();
-    }
+    let password = secret_line::read("password", PASSWORD_BYTES_MAX)?.unwrap_or_default();
     if password.is_empty() {
         return Err(Failure::new("no password").hint("give it on standard input, or make a `--token`"));
     }

@@ -20,6 +20,7 @@ use tokio::process::{Child, Command};
 use super::authority::{self, stop_signal};
 use super::caller::administrator;
 use super::config::{BrokerConfig, SiteArgs};
+use super::custodian::CustodianArgs;
 use super::failure::Failure;
 use super::monitor::LogArgs;
 use super::print_line;
@@ -42,6 +43,8 @@ pub struct UpArgs {
     #[arg(long, value_name = "ADDRESS:PORT")]
     admin: Option<SocketAddr>,
     #[command(flatten)]
+    custodian: CustodianArgs,
+    #[command(flatten)]
     pub log: LogArgs,
 }
 
@@ -52,7 +55,7 @@ pub async fn run(args: &UpArgs) -> Result<(), Failure> {
     config.broker.listen = args.broker.unwrap_or(config.broker.listen);
     config.broker.plain = args.plain.or(config.broker.plain);
     config.broker.admin = args.admin.or(config.broker.admin);
-    let (listener, authority) = authority::open(&mut config, &data).await?;
+    let (listener, authority) = authority::open(&mut config, &data, &args.custodian).await?;
     if config.authority.broker_url.is_none() && config.broker.listen.port() != 0 {
         authority.set_broker_url(broker_url(&config.broker, config.broker.listen));
     }

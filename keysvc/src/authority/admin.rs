@@ -90,7 +90,7 @@ impl Renewal {
         }
         tx.insert_certificate(self.identity.id, &self.public_key, &self.issued)?;
         tx.renew_device(self.identity.id, &[], self.issued.not_after)?;
-        audit::append(tx, &secrets.seal, now, "authority", "renew", &subject(&self.identity))
+        audit::append(tx, &secrets.vault, now, "authority", "renew", &subject(&self.identity))
     }
 
     pub(super) fn write(&self, dir: &Path) -> Result<(), OpenError> {
@@ -142,7 +142,7 @@ fn create(opening: &Opening, secrets: &Secrets, dir: &Path, now: u64) -> Result<
             is_reset: false,
         })?;
         tx.insert_certificate(identity.id, key.public_key(), &issued)?;
-        audit::append(tx, &secrets.seal, now, "authority", "create-admin", &subject(&identity))
+        audit::append(tx, &secrets.vault, now, "authority", "create-admin", &subject(&identity))
     })?;
     let key = Zeroizing::new(pem("PRIVATE KEY", key.expose_pkcs8()));
     files::write_secret(&dir.join(KEY), key.as_bytes())?;

@@ -14,8 +14,8 @@ use smqtt_core::crypto::{equal, sha256};
 
 use super::{Authority, Caller, Operation};
 use crate::error::Error;
-use crate::seal::SealKey;
 use crate::store::{AuditRow, StoreError, Tx};
+use crate::vault::Vault;
 
 /// Most bytes of an actor or subject.
 const TEXT_BYTES_MAX: usize = 512;
@@ -59,7 +59,7 @@ impl Denials {
 /// Appends a row to the log.
 pub(super) fn append(
     tx: &Tx<'_>,
-    seal: &SealKey,
+    vault: &Vault,
     at: u64,
     actor: &str,
     action: &str,
@@ -76,7 +76,7 @@ pub(super) fn append(
     };
     row.hash = hash(&previous, &row);
     tx.append_audit(&row)?;
-    tx.set_document(HEAD, &head(seal, &row))
+    tx.set_document(HEAD, &head(vault, &row))
 }
 
 fn hash(previous: &[u8; 32], row: &AuditRow) -> [u8; 32] {
@@ -94,8 +94,8 @@ fn hash(previous: &[u8; 32], row: &AuditRow) -> [u8; 32] {
     ])
 }
 
-fn head(seal: &SealKey, row: &AuditRow) -> [u8; 32] {
-    seal.tag(HEAD, &[&row.number.to_be_bytes()[..], &row.hash].concat())
+fn head(vault: &Vault, row: &AuditRow) -> [u8; 32] {
+    vault.tag(HEAD, &[&row.number.to_be_bytes()[..], &row.hash].concat())
 }
 
 fn bounded(text: &str) -> String {
@@ -131,12 +131,12 @@ impl Authority {
                     return Ok(Err(number + 1));
                 }
                 (number, previous) = (row.number, row.hash);
-                tag = Some(head(&self.secrets.seal, &row));
+                tag = Some(head(&self.secrets.vault, &row));
             }
             if last_page {
                 let tag = match tag {
                     Some(tag) => tag,
-                    None => self.secrets.seal.tag(HEAD, &[&number.to_be_bytes()[..], &previous].concat()),
+                    None => self.secrets.vault.tag(HEAD, &[&number.to_be_bytes()[..], &previous].concat()),
                 };
                 let whole = stored.is_some_and(|stored| equal(&stored, &tag));
                 return Ok(if whole { Ok(number) } else { Err(number + 1) });
@@ -151,7 +151,7 @@ impl Authority {
         action: &str,
         subject: &str,
     ) -> Result<(), StoreError> {
-        append(tx, &self.secrets.seal, self.now(), actor, action, subject)
+        append(tx, &self.secrets.vault, self.now(), actor, action, subject)
     }
 
     /// Writes down that something was refused, and gives the refusal back.
@@ -167,12 +167,12 @@ impl Authority {
         let now = self.now();
         let counted = self.denials.lock().unwrap_or_else(PoisonError::into_inner).count(now, &error);
         let Some(unwritten) = counted else { return error };
-        let seal = self.secrets.seal.clone();
+        let vault = self.secrets.vault.clone();
         let write = self.store.write(move |tx| {
             if unwritten > 0 {
-                append(tx, &seal, now, "authority", "refusals not written", &unwritten.to_string())?;
+                append(tx, &vault, now, "authority", "refusals not written", &unwritten.to_string())?;
             }
-            append(tx, &seal, now, &actor, &format!("refused {action}: {code}"), &subject)?;
+            append(tx, &vault, now, &actor, &format!("refused {action}: {code}"), &subject)?;
             Ok(())
         });
         if let Err(error) = write.await {

@@ -23,6 +23,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("schema-2.sql"),
     include_str!("schema-3-standing.sql"),
     include_str!("schema-4-access.sql"),
+    include_str!("schema-5-keys.sql"),
 ];
 /// The schema that this program writes.
 const SCHEMA_VERSION: u32 = MIGRATIONS.len() as u32;
@@ -45,6 +46,9 @@ pub enum StoreError {
     /// Something was read that this program does not write.
     #[error("`{0}` in the database cannot be read")]
     Corrupt(&'static str),
+    /// A secret that its key does not open.
+    #[error("the secret `{0}` in the database does not open: it was altered, or its key was")]
+    Secret(String),
     /// Written by a newer program.
     #[error("the store has schema {found}, newer than {SCHEMA_VERSION}")]
     Newer {
@@ -104,6 +108,11 @@ impl Opening {
             Ok(result)
         };
         run().map_err(|source| OpenError::Store { path: self.path.clone(), source })
+    }
+
+    /// The error for something in it that cannot be used.
+    pub(crate) fn failed(&self, source: StoreError) -> OpenError {
+        OpenError::Store { path: self.path.clone(), source }
     }
 
     /// Starts the threads.

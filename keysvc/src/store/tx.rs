@@ -4,6 +4,7 @@ mod access;
 mod audit;
 mod devices;
 mod epochs;
+mod keys;
 mod rules;
 mod tokens;
 

@@ -76,23 +76,19 @@ async fn the_store_holds_no_secret_in_the_clear() {
     let store = server.path("authority");
     let (dir, _, _) = server.stop().await;
     // What is sealed, opened as the authority does it.
-    let connection = rusqlite::Connection::open(store.join("authority.db")).unwrap();
-    let mut secrets = vec![seal.clone(), token.secret.to_vec(), key.encode().to_vec()];
+    let mut canaries = vec![seal.clone(), token.secret.to_vec(), key.encode().to_vec()];
+    let (root, data_keys) = keys_at_rest(&dir.path().join("data"));
+    canaries.push(root);
+    canaries.extend(data_keys.into_iter().map(|(_, key)| key));
+    let kept = secrets(&dir.path().join("data"));
     for name in ["root-key", "signer-key", "master/fabeo-cp", "master/fabeo-kp"] {
-        let sealed: Vec<u8> = connection
-            .query_row("SELECT bytes FROM documents WHERE name = ?", [name], |row| row.get(0))
-            .unwrap();
-        let (nonce, sealed) = sealed.split_at(12);
-        let aad = format!("SMQTT-V01 at rest {name}");
-        let key = smqtt_core::crypto::AeadKey::new(seal.as_slice().try_into().unwrap());
-        let secret = key.open(nonce.try_into().unwrap(), aad.as_bytes(), sealed).unwrap();
+        let (_, secret) = kept.iter().find(|(kept, _)| kept == name).unwrap();
         // Of a PKCS #8 key the secret is bytes 36 to 68.
-        secrets.push(if secret.len() == 32 { secret } else { secret[36..68].to_vec() });
+        canaries.push(if secret.len() == 32 { secret.clone() } else { secret[36..68].to_vec() });
     }
-    drop(connection);
     for path in files(&store).into_iter().filter(|path| path.is_file()) {
         let bytes = std::fs::read(&path).unwrap();
-        for secret in &secrets {
+        for secret in &canaries {
             let found = bytes.windows(secret.len()).any(|window| window == secret);
             assert!(!found, "{}", path.display());
         }
@@ -222,10 +218,11 @@ async fn an_altered_audit_log_is_noticed() {
 
 /// Takes from a store what the first version of the program did not write.
 fn as_version_1(dir: &Path) {
+    crate::seals::as_before_data_keys(dir);
     let store = rusqlite::Connection::open(dir.join("authority/authority.db")).unwrap();
     let undo = "DROP INDEX devices_suspended; ALTER TABLE devices DROP COLUMN suspended; \
                 ALTER TABLE devices DROP COLUMN reset; ALTER TABLE devices DROP COLUMN policy; ALTER TABLE tokens DROP COLUMN policy; \
-                ALTER TABLE rules DROP COLUMN labels; DROP TABLE access; PRAGMA user_version = 1; \
+                ALTER TABLE rules DROP COLUMN labels; DROP TABLE access; DROP TABLE data_keys; PRAGMA user_version = 1; \
                 DELETE FROM documents WHERE name IN ('params/fabeo-kp', 'master/fabeo-kp')";
     store.execute_batch(undo).unwrap();
 }

@@ -12,4 +12,5 @@ mod http;
 mod policies;
 mod revocation;
 mod roles;
+mod seals;
 mod standing;

@@ -1,0 +1,113 @@
+//! The authority's keys from the command line: what they are sealed under.
+
+mod common;
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use common::process::{Ended, Running, run};
+use common::site::smqtt;
+use common::{TempDir, files_below};
+
+const PASSPHRASE: &str = "correct horse battery staple";
+
+/// An authority that was started once, and stopped.
+fn made() -> TempDir {
+    let home = TempDir::new();
+    start(home.path(), &[]).0.end().success();
+    home
+}
+
+/// Starts an authority and waits until it serves; gives its fingerprint.
+fn start(home: &Path, arguments: &[&str]) -> (Running, String) {
+    let mut command = smqtt(home);
+    command.args(["authority", "--listen", "127.0.0.1:0", "--data", "site"]).args(arguments);
+    let running = Running::spawn(command.arg("--until-stdin-ends"));
+    let line = running.out.line("fingerprint");
+    (running, line.split_whitespace().nth(1).unwrap().to_owned())
+}
+
+fn authority(home: &Path, arguments: &[&str], input: &str) -> Ended {
+    run(smqtt(home).arg("authority").args(arguments).args(["--data", "site"]), input.as_bytes())
+}
+
+fn contains_anywhere(dir: &Path, secret: &str) -> bool {
+    let mut files = files_below(dir).into_iter().map(|file| std::fs::read(file).unwrap());
+    files.any(|bytes| common::contains(&bytes, secret.as_bytes()))
+}
+
+#[test]
+fn a_passphrase_comes_from_standard_input_or_a_file_and_is_nowhere_to_be_found() {
+    let home = made();
+    let refused = authority(home.path(), &["seal", "--to", "passphrase"], "short\n");
+    refused.failure(&["a passphrase has 12 to"]);
+    let done = authority(home.path(), &["seal", "--to", "passphrase"], &format!("{PASSPHRASE}\n"));
+    done.success();
+    assert!(done.err.contains("sealed under: passphrase (before: file)"), "{}", done.err);
+    assert!(!home.path().join("site/seal/seal.key").exists());
+    let none = authority(home.path(), &["--listen", "127.0.0.1:0"], "");
+    none.failure(&["sealed under a passphrase", "--passphrase-file"]);
+    let wrong = authority(home.path(), &["--listen", "127.0.0.1:0"], "Correct horse battery staple\n");
+    let text = wrong.failure(&["the passphrase is wrong"]);
+    assert!(!text.contains("horse"));
+
+    std::fs::write(home.path().join("pass"), format!("{PASSPHRASE}\n")).unwrap();
+    std::fs::set_permissions(home.path().join("pass"), std::fs::Permissions::from_mode(0o644)).unwrap();
+    authority(home.path(), &["--passphrase-file", "pass"], "").failure(&["others may use it"]);
+    std::fs::set_permissions(home.path().join("pass"), std::fs::Permissions::from_mode(0o600)).unwrap();
+    let (running, fingerprint) = start(home.path(), &["--passphrase-file", "pass"]);
+    running.end().success();
+    assert!(!contains_anywhere(&home.path().join("site"), "horse"));
+    // The present passphrase, then the next: line by line.
+    let lines = format!("{PASSPHRASE}\nanother one, just as long\n");
+    authority(home.path(), &["seal", "--to", "passphrase"], &lines).success();
+    let back = authority(home.path(), &["seal", "--to", "file", "--json"], "another one, just as long\n");
+    assert_eq!(back.success().trim(), r#"{"from":"passphrase","to":"file"}"#);
+    let (running, again) = start(home.path(), &[]);
+    running.end().success();
+    assert_eq!(fingerprint, again);
+}
+
+#[test]
+fn shares_go_out_as_files_or_lines_and_come_back_one_by_one() {
+    let home = made();
+    let seal = ["seal", "--to", "shares", "--threshold", "2", "--count", "3", "--out", "shares"];
+    authority(home.path(), &seal, "").success();
+    let share = |n: u8| home.path().join(format!("shares/share-{n}.txt"));
+    assert_eq!(std::fs::metadata(share(1)).unwrap().permissions().mode() & 0o777, 0o600);
+    let (running, _) =
+        start(home.path(), &["--share", "shares/share-3.txt", "--share", "shares/share-1.txt"]);
+    running.end().success();
+    let text = |n| std::fs::read_to_string(share(n)).unwrap();
+    let twice = authority(home.path(), &["--listen", "127.0.0.1:0"], &(text(2) + &text(2)));
+    twice.failure(&["share 2 was given already"]);
+    let short = authority(home.path(), &["--listen", "127.0.0.1:0", "--share", "shares/share-1.txt"], "");
+    short.failure(&["sealed under 2 shares, and 1 were given"]);
+    // One from a file, one from standard input; new ones are printed.
+    let again =
+        ["seal", "--to", "shares", "--threshold", "2", "--count", "2", "--share", "shares/share-1.txt"];
+    let printed = authority(home.path(), &again, &text(3)).success();
+    assert_eq!(printed.lines().filter(|line| line.starts_with("smqtt-share1.")).count(), 2, "{printed}");
+    let old = authority(home.path(), &["--share", "shares/share-1.txt"], "");
+    old.failure(&["of the set", "this store is sealed under the set"]);
+    authority(home.path(), &["seal", "--to", "file"], &printed).success();
+}
+
+#[test]
+fn a_credential_is_what_systemd_gives() {
+    let home = made();
+    std::fs::create_dir(home.path().join("credentials")).unwrap();
+    authority(home.path(), &["seal", "--to", "credential"], "").failure(&["not among those of this process"]);
+    std::fs::write(home.path().join("credentials/smqtt-seal"), [7; 32]).unwrap();
+    let with = |arguments: &[&str]| {
+        let mut command = smqtt(home.path());
+        command.arg("authority").args(arguments).args(["--data", "site"]);
+        command.env("CREDENTIALS_DIRECTORY", home.path().join("credentials"));
+        run(&mut command, b"")
+    };
+    with(&["seal", "--to", "credential"]).success();
+    authority(home.path(), &["--listen", "127.0.0.1:0"], "")
+        .failure(&["smqtt-seal", "LoadCredentialEncrypted"]);
+    with(&["seal", "--to", "file"]).success();
+    start(home.path(), &[]).0.end().success();
+}

@@ -342,7 +342,7 @@ async fn a_certificate_is_renewed_for_whoever_it_names() {
         lab.as_holder(&forged).post::<Enrolment>("/v1/renew", &request).await.unwrap_err().code().is_none()
     );
 
-    lab.advance(21 * DAY);
+    lab.advance(26 * DAY);
     assert!(nurse.refresh().await.unwrap().certificate);
 }
 

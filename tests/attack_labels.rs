@@ -213,7 +213,7 @@ async fn whoever_cannot_open_labels_learns_why() {
     let sealed = full(&header, &key.seal(TOPIC, b"36.6").unwrap());
     assert_eq!(why(&late, TOPIC, &sealed), "newer");
     let refused = late.with(|k| smqtt_client::opener::why_not(&header, k));
-    assert_eq!(refused.to_string(), "sealed in epoch 9; my keys are for epochs 1 to 2");
+    assert_eq!(refused.to_string(), "sealed in epoch 9, my keys end at 2");
 }
 
 #[tokio::test]

@@ -414,8 +414,7 @@ fn explain_tells_what_is_in_the_way() {
     assert!(rotated.contains("epoch 2 has begun"), "{rotated}");
     site.publish(&sensor, "a/1", "x", &[]).success();
     let second = file(&site, "second", &seal(&sensor, "a/1", "36.7"));
-    site.run_as(&behind, &["explain", &second], b"")
-        .failure(&["epoch: sealed in epoch 2; my keys are for epoch 1"]);
+    site.run_as(&behind, &["explain", &second], b"").failure(&["epoch: sealed in epoch 2, my keys end at 1"]);
     explain(&behind, &second).failure(&["newer: ", "hint: "]);
     let listened = site.run_as(&nurse, &["subscribe", "-t", "a/+", "-W", "1"], b"");
     listened.success();
@@ -462,7 +461,7 @@ fn keys_begin_where_the_authority_says() {
     site.run(&["epoch", "rotate"]).success();
     let nurse = site.enrol("nurse-1", &["role=nurse"]);
     let late = site.run_as(&nurse, &["explain", &envelope, "-t", "a/1"], b"");
-    late.failure(&["epoch: sealed in epoch 1; my keys are for epoch 2"]);
+    late.failure(&["epoch: sealed in epoch 1, my keys begin at 2"]);
 }
 
 #[test]

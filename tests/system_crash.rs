@@ -108,7 +108,8 @@ async fn works(home: &Path, number: usize, listed: &Device) {
     assert_eq!((&keyring.place().name, &keyring.id().to_string()), (&name, &listed.id));
     assert_eq!((listed.status.as_str(), &listed.attributes), ("active", &vec![format!("number={number}")]));
     assert!(listed.certificate_expires > system_now());
-    let keys: Keys = authority_of(&keyring).unwrap().get("/v1/keys").await.unwrap();
+    let keys: Keys =
+        authority_of(&keyring, smqtt_client::system_now()).unwrap().get("/v1/keys").await.unwrap();
     assert_eq!((keys.keys.len(), &keys.attributes), (1, &listed.attributes));
     let mut keyring = keyring;
     keyring.take_keys(&keys.keys).unwrap();

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::{Method, Request, StatusCode};
+use hyper::{HeaderMap, Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
-use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
+use rustls::{AlertDescription, ClientConfig};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use smqtt_core::api::Problem;
+use smqtt_core::api::{Problem, REVISION_HEADER};
 use smqtt_core::bundle::BUNDLE_BYTES_MAX;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -48,6 +48,9 @@ pub enum RequestError {
         #[source]
         source: std::io::Error,
     },
+    /// In TLS already it does not take our certificate.
+    #[error("the authority does not take this certificate")]
+    Certificate(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The connection broke.
     #[error("the connection to the authority broke")]
     Broken(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -68,6 +71,7 @@ impl RequestError {
             Self::WrongServer { .. } => {
                 Some("the token or keyring is for another authority, or somebody is in between".into())
             }
+            Self::Certificate(_) => Some("enrol again with a new token".into()),
             Self::Problem(problem) => problem.hint.clone(),
             _ => None,
         }
@@ -89,6 +93,15 @@ impl RequestError {
             _ => None,
         }
     }
+}
+
+/// What was new, if anything.
+#[derive(Clone, Debug)]
+pub struct News {
+    /// A newer bundle, signed bytes.
+    pub bundle: Option<Bytes>,
+    /// At which revision the caller is; `None`: the authority does not say.
+    pub revision: Option<u64>,
 }
 
 /// An authority's address, and as whom to go there.
@@ -121,7 +134,7 @@ impl Authority {
     /// # Errors
     /// [`RequestError`].
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, RequestError> {
-        json(&self.request(Method::GET, path, None, Duration::ZERO).await?.1)
+        json(&self.request(Method::GET, path, None).await?)
     }
 
     /// `POST path` with a JSON body, the answer as JSON.
@@ -165,7 +178,7 @@ impl Authority {
     /// # Errors
     /// [`RequestError`].
     pub async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, RequestError> {
-        json(&self.request(Method::DELETE, path, None, Duration::ZERO).await?.1)
+        json(&self.request(Method::DELETE, path, None).await?)
     }
 
     /// The newest bundle above number `after`, signed bytes; waits up to `wait` for one. `None` if there is none.
@@ -174,8 +187,19 @@ impl Authority {
     /// [`RequestError`].
     pub async fn bundle(&self, after: u64, wait: Duration) -> Result<Option<Bytes>, RequestError> {
         let path = format!("/v1/bundle?after={after}&wait={}", wait.as_secs());
-        let (status, body) = self.request(Method::GET, &path, None, wait).await?;
+        let (status, _, body) = self.exchange(Method::GET, &path, None, wait).await?;
         Ok((status == StatusCode::OK).then_some(body))
+    }
+
+    /// As [`Self::bundle`], and waits no longer than the revision of the caller is not above `revision`.
+    ///
+    /// # Errors
+    /// [`RequestError`].
+    pub async fn news(&self, after: u64, revision: u64, wait: Duration) -> Result<News, RequestError> {
+        let path = format!("/v1/bundle?after={after}&wait={}&revision={revision}", wait.as_secs());
+        let (status, headers, body) = self.exchange(Method::GET, &path, None, wait).await?;
+        let revision = headers.get(REVISION_HEADER).and_then(|value| value.to_str().ok()?.parse().ok());
+        Ok(News { bundle: (status == StatusCode::OK).then_some(body), revision })
     }
 
     async fn send<T: DeserializeOwned>(
@@ -185,16 +209,20 @@ impl Authority {
         body: &impl Serialize,
     ) -> Result<T, RequestError> {
         let body = serde_json::to_vec(body).map_err(|e| RequestError::Answer(e.into()))?;
-        json(&self.request(method, path, Some(body.into()), Duration::ZERO).await?.1)
+        json(&self.request(method, path, Some(body.into())).await?)
     }
 
-    async fn request(
+    async fn request(&self, method: Method, path: &str, body: Option<Bytes>) -> Result<Bytes, RequestError> {
+        Ok(self.exchange(method, path, body, Duration::ZERO).await?.2)
+    }
+
+    async fn exchange(
         &self,
         method: Method,
         path: &str,
         body: Option<Bytes>,
         wait: Duration,
-    ) -> Result<(StatusCode, Bytes), RequestError> {
+    ) -> Result<(StatusCode, HeaderMap, Bytes), RequestError> {
         let stream = self.connect().await?;
         let exchange = async {
             let (mut sender, connection) =
@@ -209,17 +237,17 @@ impl Authority {
             }
             let request = request.body(Full::new(body.unwrap_or_default()))?;
             let response = sender.send_request(request).await?;
-            let status = response.status();
+            let (status, headers) = (response.status(), response.headers().clone());
             let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await?.to_bytes();
             driver.abort();
-            Ok::<_, Box<dyn std::error::Error + Send + Sync>>((status, body))
+            Ok::<_, Box<dyn std::error::Error + Send + Sync>>((status, headers, body))
         };
-        let (status, body) = match tokio::time::timeout(ANSWER_TIMEOUT + wait, exchange).await {
+        let (status, headers, body) = match tokio::time::timeout(ANSWER_TIMEOUT + wait, exchange).await {
             Ok(answer) => answer.map_err(|error| self.broken(error))?,
             Err(elapsed) => return Err(RequestError::Broken(elapsed.into())),
         };
         if status.is_success() {
-            return Ok((status, body));
+            return Ok((status, headers, body));
         }
         let problem = serde_json::from_slice(&body).unwrap_or_else(|_| Problem {
             kind: "about:blank".into(),
@@ -231,8 +259,18 @@ impl Authority {
         Err(RequestError::Problem(problem))
     }
 
-    /// In TLS 1.3 a server refuses a client's certificate after the handshake: say so, too.
+    /// In TLS 1.3 a server refuses a client's certificate after the handshake, by an alert.
     fn broken(&self, error: Box<dyn std::error::Error + Send + Sync>) -> RequestError {
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&*error);
+        while let Some(one) = cause {
+            let io = one.downcast_ref::<std::io::Error>().and_then(|io| io.get_ref());
+            if let Some(rustls::Error::AlertReceived(alert)) = io.and_then(|e| e.downcast_ref())
+                && is_about_certificates(*alert)
+            {
+                return RequestError::Certificate(error);
+            }
+            cause = one.source();
+        }
         RequestError::Broken(error)
     }
 
@@ -259,6 +297,20 @@ impl Authority {
             Err(_) => Err(unreachable(std::io::ErrorKind::TimedOut.into())),
         }
     }
+}
+
+fn is_about_certificates(alert: AlertDescription) -> bool {
+    use AlertDescription as Alert;
+    matches!(
+        alert,
+        Alert::BadCertificate
+            | Alert::UnsupportedCertificate
+            | Alert::CertificateRevoked
+            | Alert::CertificateExpired
+            | Alert::CertificateUnknown
+            | Alert::UnknownCA
+            | Alert::AccessDenied
+    )
 }
 
 fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, RequestError> {

@@ -4,7 +4,10 @@
 //! device.key  hpke.key     made on the device, never sent            certificate.pem  root.pem
 //! identity.json            who, and where authority and broker are  bundle.cose  params.json
 //! keys.json                user secret keys                         replay.log
+//! revision                 that of the device when they were issued certificate.next.pem, on trial
 //! ```
+
+mod next;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -38,6 +41,7 @@ const IDENTITY: &str = "identity.json";
 const BUNDLE: &str = "bundle.cose";
 const PARAMS: &str = "params.json";
 const KEYS: &str = "keys.json";
+const REVISION: &str = "revision";
 
 /// Why a keyring cannot be used or changed.
 #[derive(Debug, thiserror::Error)]
@@ -181,6 +185,11 @@ pub struct Keyring {
     keys: Vec<UserKey>,
     policy: Option<Policy>,
     key_generation: usize,
+    revision: u64,
+    /// A certificate on trial.
+    next: Option<Vec<u8>>,
+    /// Before then none is asked for, as the last one did not work.
+    renewal_not_before: u64,
 }
 
 impl Keyring {
@@ -212,6 +221,12 @@ impl Keyring {
             let decode = |t: &Zeroizing<String>| STANDARD.decode(t.as_bytes()).map(Zeroizing::new);
             texts.iter().map(decode).collect::<Result<Vec<_>, _>>().map_err(|_| damaged(file))
         };
+        // Without it the keys are fetched once more.
+        let revision = read_if_any(&dir.join(REVISION), 64)?.and_then(|bytes| {
+            let text = std::str::from_utf8(&bytes).ok()?;
+            text.trim().parse::<u64>().ok()
+        });
+        let next = next::load(dir, &signer)?;
         let params = texts(PARAMS)?.iter().map(|b| Params::decode(b)).collect::<Result<_, _>>();
         let keys = texts(KEYS)?.iter().map(|b| UserKey::decode(b)).collect::<Result<_, _>>();
         Ok(Self {
@@ -226,6 +241,9 @@ impl Keyring {
             keys: keys.map_err(|_| damaged(KEYS))?,
             policy: policy.map_err(|_| damaged(IDENTITY))?,
             key_generation: 0,
+            revision: revision.unwrap_or_default(),
+            next,
+            renewal_not_before: 0,
         })
     }
 
@@ -282,12 +300,16 @@ impl Keyring {
             keys: Vec::new(),
             policy: policy.map_err(|_| KeyringError::Answer)?,
             key_generation: 0,
+            revision: 0,
+            next: None,
+            renewal_not_before: 0,
         };
         write_private(&dir.join(CERTIFICATE), pem("CERTIFICATE", &certificate).as_bytes())?;
         write_private(&dir.join(ROOT), pem("CERTIFICATE", &root).as_bytes())?;
         keyring.write_params()?;
         write_private(&dir.join(BUNDLE), &keyring.bundle_bytes)?;
         keyring.take_keys(&enrolment.keys)?;
+        keyring.take_revision(enrolment.revision)?;
         let place = serde_json::to_vec_pretty(&keyring.place).map_err(|_| KeyringError::Answer)?;
         write_private(&dir.join(IDENTITY), &place)?;
         Ok(keyring)
@@ -320,7 +342,7 @@ impl Keyring {
 
     /// Adds user secret keys that the authority sealed to this device, and forgets those of epochs
     /// long past. A key for other labels of the same epoch stays: it opens what was sealed before a
-    /// version was raised.
+    /// version was raised. One that is there already stays as well, as it has been seen to work.
     ///
     /// # Errors
     /// [`KeyringError`]; the keyring is then as it was.
@@ -329,13 +351,17 @@ impl Keyring {
             sealed.iter().map(|key| self.hpke.unseal(self.id(), key)).collect::<Result<Vec<_>, _>>()?;
         let mut keys = self.keys.clone();
         for key in fresh {
-            keys.retain(|old| {
+            let is_same = |old: &UserKey| {
                 (old.suite(), old.epoch(), old.scope(), old.params_id())
-                    != (key.suite(), key.epoch(), key.scope(), key.params_id())
-            });
-            keys.push(key);
+                    == (key.suite(), key.epoch(), key.scope(), key.params_id())
+            };
+            if !keys.iter().any(is_same) {
+                keys.push(key);
+            }
         }
-        let oldest = self.bundle.epoch.number.saturating_sub(PAST_EPOCHS_KEPT);
+        // After a long sleep keys come before the bundle that tells of their epochs.
+        let newest = keys.iter().map(UserKey::epoch).chain([self.bundle.epoch.number]).max();
+        let oldest = newest.unwrap_or_default().saturating_sub(PAST_EPOCHS_KEPT);
         keys.retain(|key| key.epoch() >= oldest);
         let texts: Vec<String> = keys.iter().map(|k| STANDARD.encode(&*k.encode())).collect();
         let texts = Zeroizing::new(texts);
@@ -344,6 +370,39 @@ impl Keyring {
         self.keys = keys;
         self.key_generation += 1;
         Ok(())
+    }
+
+    /// Notes the policy that its key-policy keys carry from now on.
+    ///
+    /// # Errors
+    /// [`KeyringError::Answer`] where it is none, or a file error; the keyring is then as it was.
+    pub fn take_policy(&mut self, policy: Option<&str>) -> Result<(), KeyringError> {
+        if policy == self.place.policy.as_deref() {
+            return Ok(());
+        }
+        let parsed = policy.map(Policy::parse).transpose().map_err(|_| KeyringError::Answer)?;
+        let place = Place { policy: policy.map(str::to_owned), ..self.place.clone() };
+        let json = serde_json::to_vec_pretty(&place).map_err(|_| KeyringError::Answer)?;
+        write_private(&self.dir.join(IDENTITY), &json)?;
+        (self.place, self.policy) = (place, parsed);
+        Ok(())
+    }
+
+    /// Notes the revision of the device at which the authority issued these keys.
+    ///
+    /// # Errors
+    /// A file error.
+    pub fn take_revision(&mut self, revision: u64) -> Result<(), KeyringError> {
+        if revision != self.revision {
+            write_private(&self.dir.join(REVISION), revision.to_string().as_bytes())?;
+            self.revision = revision;
+        }
+        Ok(())
+    }
+
+    /// The revision of the device, as the authority counts, at which its keys were issued.
+    pub fn revision(&self) -> u64 {
+        self.revision
     }
 
     /// Takes a newer bundle; an older one is refused, one with the same number changes nothing.
@@ -363,23 +422,6 @@ impl Keyring {
         self.bundle_bytes = bytes.to_vec();
         self.bundle = bundle;
         Ok(true)
-    }
-
-    /// Takes a renewed certificate for the device's key.
-    ///
-    /// # Errors
-    /// [`KeyringError::Certificate`] where it is not this device's, or a file error.
-    pub fn take_certificate(&mut self, certificate: Vec<u8>, now: u64) -> Result<(), KeyringError> {
-        let checked =
-            verify_certificate(&certificate, &self.roots, now).map_err(KeyringError::Certificate)?;
-        if checked.identity != *self.signer.identity() {
-            return Err(KeyringError::Certificate(IdentityError::OtherUse));
-        }
-        let signing = SigningKey::from_pkcs8(self.hpke.signing.expose_pkcs8()).ok_or(KeyringError::Answer)?;
-        let signer = Signer::new(signing, certificate.clone()).map_err(KeyringError::Certificate)?;
-        write_private(&self.dir.join(CERTIFICATE), pem("CERTIFICATE", &certificate).as_bytes())?;
-        self.signer = signer;
-        Ok(())
     }
 
     /// Where it is.

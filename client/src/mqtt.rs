@@ -229,7 +229,7 @@ pub fn connect(keyring: SharedKeyring, options: &Options) -> Result<(Client, Inb
             None => return Err(MqttError::Address(url)),
         },
     };
-    let tls = encrypted.then(|| tls_config(&keyring, options)).transpose()?;
+    let tls = encrypted.then(|| OwnTls::new(&keyring, options)).transpose()?.map(Mutex::new);
     let client_id = options.client_id.clone().unwrap_or_else(|| {
         let random: [u8; 4] = smqtt_core::crypto::random();
         format!("{}/{:08x}", place.name, u32::from_be_bytes(random))
@@ -254,7 +254,8 @@ pub fn connect(keyring: SharedKeyring, options: &Options) -> Result<(Client, Inb
     mqtt.set_incoming_packet_size_limit(IncomingPacketSizeLimit::Bytes(PACKET_BYTES_MAX));
     let holder = keyring.clone();
     mqtt.set_socket_connector(move |_, _| {
-        let (host, tls, holder) = (host.clone(), tls.clone(), holder.clone());
+        let tls = tls.as_ref().map(|tls| lock(tls).current(&holder));
+        let (host, holder) = (host.clone(), holder.clone());
         async move { stream::connect(host, port, tls, &holder).await.map(|(stream, _)| stream) }
     });
     let built = AsyncClient::builder(mqtt).capacity(64).try_build();
@@ -272,12 +273,39 @@ pub fn connect(keyring: SharedKeyring, options: &Options) -> Result<(Client, Inb
     Ok((client, inbox))
 }
 
-fn tls_config(keyring: &SharedKeyring, options: &Options) -> Result<Arc<ClientConfig>, MqttError> {
-    keyring.with(|k| {
-        let signer = k.signer();
-        let roots = options.roots.as_deref().unwrap_or(k.roots());
-        Ok(tls::client_config(roots, Some((signer.certificate(), signer.key().expose_pkcs8())))?)
-    })
+/// TLS as the holder of the keyring's certificate: anew when that was renewed.
+struct OwnTls {
+    roots: Option<Vec<Vec<u8>>>,
+    certificate: Vec<u8>,
+    config: Arc<ClientConfig>,
+}
+
+impl OwnTls {
+    fn new(keyring: &SharedKeyring, options: &Options) -> Result<Self, MqttError> {
+        let roots = options.roots.clone();
+        let (certificate, config) = Self::config(keyring, roots.as_deref())?;
+        Ok(Self { roots, certificate, config })
+    }
+
+    fn config(
+        keyring: &SharedKeyring,
+        roots: Option<&[Vec<u8>]>,
+    ) -> Result<(Vec<u8>, Arc<ClientConfig>), rustls::Error> {
+        keyring.with(|k| {
+            let signer = k.signer();
+            let own = (signer.certificate(), signer.key().expose_pkcs8());
+            Ok((own.0.to_vec(), tls::client_config(roots.unwrap_or(k.roots()), Some(own))?))
+        })
+    }
+
+    fn current(&mut self, keyring: &SharedKeyring) -> Arc<ClientConfig> {
+        if keyring.with(|k| k.signer().certificate() != self.certificate)
+            && let Ok((certificate, config)) = Self::config(keyring, self.roots.as_deref())
+        {
+            (self.certificate, self.config) = (certificate, config);
+        }
+        self.config.clone()
+    }
 }
 
 impl Client {

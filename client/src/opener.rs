@@ -84,11 +84,11 @@ pub enum NotForMe {
         fits: String,
     },
     /// No key of that epoch.
-    #[error("sealed in epoch {sealed}; my keys are for {mine}")]
+    #[error("sealed in epoch {sealed}, {mine}")]
     Epoch {
         /// The header's.
         sealed: u64,
-        /// Which there are.
+        /// What there is instead, in words.
         mine: String,
     },
     /// Other public parameters.
@@ -381,12 +381,14 @@ pub fn why_not(header: &Header, keyring: &Keyring) -> NotForMe {
     epochs.sort_unstable();
     epochs.dedup();
     if of_epoch.clone().next().is_none() {
-        let mine = match (epochs.first(), epochs.last()) {
-            (Some(first), Some(last)) if first == last => format!("epoch {first}"),
-            (Some(first), Some(last)) => format!("epochs {first} to {last}"),
-            _ => "no epoch at all".into(),
+        let sealed = header.epoch();
+        let mine = match (epochs.iter().find(|epoch| **epoch > sealed), epochs.last()) {
+            (Some(next), _) if epochs.first() == Some(next) => format!("my keys begin at {next}"),
+            (Some(next), _) => format!("my keys begin again at {next}"),
+            (None, Some(last)) => format!("my keys end at {last}"),
+            (None, None) => "I have no keys at all".into(),
         };
-        return NotForMe::Epoch { sealed: header.epoch(), mine };
+        return NotForMe::Epoch { sealed, mine };
     }
     // Would it fit if versions did not count? Then that is the reason.
     let scope = header.scope();

@@ -1,11 +1,13 @@
 //! TLS towards authority and broker: their root, and nobody else's, is what counts.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
+use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use smqtt_core::identity::{Fingerprint, Role, fingerprint, read_certificate};
 
@@ -37,9 +39,29 @@ pub fn client_config(
 /// # Errors
 /// [`Error`] where a root, the certificate or its key (PKCS #8) cannot be used.
 pub fn authority_config(roots: &[Vec<u8>], certificate: (&[u8], &[u8])) -> Result<Arc<ClientConfig>, Error> {
+    authority_by(roots, certificate, Arc::new(DefaultTimeProvider))
+}
+
+/// As [`authority_config`], by a clock that says `now`: for connections that are made at once.
+///
+/// # Errors
+/// As there.
+pub fn authority_config_at(
+    roots: &[Vec<u8>],
+    certificate: (&[u8], &[u8]),
+    now: u64,
+) -> Result<Arc<ClientConfig>, Error> {
+    authority_by(roots, certificate, Arc::new(Standing(now)))
+}
+
+fn authority_by(
+    roots: &[Vec<u8>],
+    certificate: (&[u8], &[u8]),
+    time: Arc<dyn TimeProvider>,
+) -> Result<Arc<ClientConfig>, Error> {
     let verifier = AuthorityOnly { trust: Trust::Roots(verifier(root_store(roots)?)?), provider: provider() };
     let (certificate, key) = certificate;
-    let config = ClientConfig::builder_with_provider(provider())
+    let config = ClientConfig::builder_with_details(provider(), time)
         .with_safe_default_protocol_versions()?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))
@@ -52,7 +74,19 @@ pub fn authority_config(roots: &[Vec<u8>], certificate: (&[u8], &[u8])) -> Resul
 /// # Errors
 /// [`Error`] from the TLS library's set-up alone.
 pub fn pinned_config(pin: Fingerprint) -> Result<Arc<ClientConfig>, Error> {
-    let config = ClientConfig::builder_with_provider(provider())
+    pinned_by(pin, Arc::new(DefaultTimeProvider))
+}
+
+/// As [`pinned_config`], by a clock that says `now`: for connections that are made at once.
+///
+/// # Errors
+/// As there.
+pub fn pinned_config_at(pin: Fingerprint, now: u64) -> Result<Arc<ClientConfig>, Error> {
+    pinned_by(pin, Arc::new(Standing(now)))
+}
+
+fn pinned_by(pin: Fingerprint, time: Arc<dyn TimeProvider>) -> Result<Arc<ClientConfig>, Error> {
+    let config = ClientConfig::builder_with_details(provider(), time)
         .with_safe_default_protocol_versions()?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(AuthorityOnly {
@@ -61,6 +95,16 @@ pub fn pinned_config(pin: Fingerprint) -> Result<Arc<ClientConfig>, Error> {
         }))
         .with_no_client_auth();
     Ok(Arc::new(config))
+}
+
+/// A clock that says what it was told.
+#[derive(Debug)]
+struct Standing(u64);
+
+impl TimeProvider for Standing {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(UnixTime::since_unix_epoch(Duration::from_secs(self.0)))
+    }
 }
 
 fn root_store(roots: &[Vec<u8>]) -> Result<RootCertStore, Error> {

@@ -17,6 +17,10 @@ pub const PROBLEM_TYPE: &str = "application/problem+json";
 /// HPKE `info` of a sealed user secret key (RFC 9180, DHKEM P-256, HKDF-SHA-256, AES-256-GCM).
 pub const KEY_HPKE_INFO: &[u8] = b"SMQTT-V01 user key";
 
+/// The header of every answer to `GET /v1/bundle` that says at which revision the caller is: it changes with the
+/// caller's own attributes, and with those of all devices for brokers and administrators.
+pub const REVISION_HEADER: &str = "smqtt-revision";
+
 /// `GET /v1/health`, where the authority works.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Health {
@@ -80,6 +84,9 @@ pub struct Enrolment {
     pub policy: Option<String>,
     /// Where the broker is, `mqtts://host:port`, if the authority was told.
     pub broker: Option<String>,
+    /// The revision at which the keys are those of the device.
+    #[serde(default)]
+    pub revision: u64,
 }
 
 /// `GET /v1/params`: public parameters, one for each suite.
@@ -102,13 +109,17 @@ pub struct SealedKey {
     pub ciphertext: String,
 }
 
-/// `GET /v1/keys`: user secret keys of the current epoch, the last ones, and the next when it is near.
+/// `GET /v1/keys`: user secret keys of the current epoch, the last ones, and the next when it is near; with `?since=EPOCH`
+/// none of earlier epochs.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Keys {
     /// Newest epoch last.
     pub keys: Vec<SealedKey>,
     /// The device's attributes as the authority has them.
     pub attributes: Vec<String>,
+    /// The revision at which they are so.
+    #[serde(default)]
+    pub revision: u64,
     /// The policy of its key-policy keys.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<String>,

@@ -11,6 +11,7 @@ mod enrol;
 mod epochs;
 mod keys;
 mod operation;
+mod polls;
 mod rules;
 mod seal;
 mod standing;
@@ -60,6 +61,7 @@ pub struct Authority {
     denials: Mutex<audit::Denials>,
     /// When the hourly work was done.
     tidied: Mutex<u64>,
+    polls: polls::Polls,
     admin_dir: PathBuf,
     url: String,
     broker_url: RwLock<Option<String>>,
@@ -126,6 +128,7 @@ impl Authority {
         })?;
         let url = config.url();
         admin::ensure(&opening, &secrets, &admin_dir, &url, now)?;
+        let revision = opening.transaction(|tx| tx.counter("revision"))?;
 
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let authority = Self {
@@ -138,6 +141,7 @@ impl Authority {
             keygen: Semaphore::new(cores),
             denials: Mutex::default(),
             tidied: Mutex::new(now),
+            polls: polls::Polls::new(revision),
             admin_dir,
             url,
             first_start,

@@ -39,17 +39,16 @@ impl CallerArgs {
         if !is_keyring(&dir) && self.own.is_none() {
             return administrator(&dir);
         }
-        let keyring = Keyring::load(&dir)?;
+        let (keyring, now) = (Keyring::load(&dir)?, smqtt_client::system_now());
         let Some((from, until)) = validity(keyring.signer().certificate()) else {
-            return Ok(authority_of(&keyring)?);
+            return Ok(authority_of(&keyring, now)?);
         };
-        let now = smqtt_client::system_now();
         if now < from + until.saturating_sub(from) / 3 * 2 {
-            return Ok(authority_of(&keyring)?);
+            return Ok(authority_of(&keyring, now)?);
         }
         let keyring = SharedKeyring::new(keyring);
         refresh(&keyring, now, Duration::ZERO).await?;
-        Ok(keyring.with(|keyring| authority_of(keyring))?)
+        Ok(keyring.with(|keyring| authority_of(keyring, now))?)
     }
 }
 

@@ -20,6 +20,8 @@ use crate::mqtt::ReasonCode;
 
 /// Longest pause after a failure.
 const PAUSE_MAX: Duration = Duration::from_secs(10);
+/// Pause between two questions of which the last brought no newer bundle, and at once.
+const DIRECTORY_PAUSE: Duration = Duration::from_millis(200);
 /// How often it is looked who has run out. A client is cut within a second of that.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 /// How often a directory that changes is written down.
@@ -47,6 +49,7 @@ impl SecurePublish {
         self.cut_revoked(broker, &self.view.bundle().revoked);
         let mut review = Review(self.review(broker));
         loop {
+            let begun = Instant::now();
             let asked = self.view.ask().await;
             // Also where something failed after the bundle was there.
             if let Some(gone) = self.view.take_bundle() {
@@ -67,6 +70,10 @@ impl SecurePublish {
                     self.view.heard();
                     if done.certificate {
                         renewed();
+                    }
+                    // Where many devices change one after the other, they are asked for together.
+                    if !done.bundle && begun.elapsed() < DIRECTORY_PAUSE {
+                        self.view.pause(DIRECTORY_PAUSE).await;
                     }
                 }
                 Err(error) => {
@@ -145,7 +152,8 @@ impl SecurePublish {
         let past = self.expiries.past(self.view.now());
         if !past.is_empty() {
             let text = "the certificate of this connection has run out: connect with the newer one";
-            let why = Refused::new("expired", ReasonCode::NotAuthorized, text);
+            // Not `NotAuthorized`, at which a client gives up.
+            let why = Refused::new("expired", ReasonCode::AdministrativeAction, text);
             let connected = |session: &SessionInfo<'_>| {
                 session.client.is_some_and(|client| past.contains(&client.connection))
             };

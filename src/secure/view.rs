@@ -7,7 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use smqtt_client::authority::{Authority, RequestError};
-use smqtt_client::enrol::{EnrolError, Refreshed, authority_of, refresh};
+use smqtt_client::enrol::{EnrolError, Refreshed, authority_of, refresh_after};
 use smqtt_client::files::{read_if_any, write_private};
 use smqtt_client::keyring::SharedKeyring;
 use smqtt_core::api::Directory;
@@ -72,6 +72,8 @@ pub struct View {
     failing: AtomicBool,
     /// Whether this process heard it at all.
     met: AtomicBool,
+    /// Up to which revision of the directory it was asked.
+    revision: AtomicU64,
     hurry: Notify,
 }
 
@@ -103,6 +105,7 @@ impl View {
             written: std::sync::Mutex::new(0),
             failing: AtomicBool::new(false),
             met: AtomicBool::new(false),
+            revision: AtomicU64::new(0),
             hurry: Notify::new(),
         })
     }
@@ -200,7 +203,7 @@ impl View {
 
     fn authority(&self) -> Result<Authority, RequestError> {
         let unusable = || RequestError::Url(self.keyring.with(|k| k.place().authority.clone()));
-        self.keyring.with(|k| authority_of(k)).map_err(|_| unusable())
+        self.keyring.with(|k| authority_of(k, self.now())).map_err(|_| unusable())
     }
 
     // ---- how fresh it is
@@ -243,7 +246,11 @@ impl View {
                 if !expired {
                     asked.map_err(|error| error.to_string())?;
                 }
-                refresh(&self.keyring, self.now(), wait).await.map_err(|error: EnrolError| error.to_string())
+                let revision = read(&self.known).revision.max(self.revision.load(Ordering::Relaxed));
+                let asked = refresh_after(&self.keyring, self.now(), wait, revision).await;
+                let done = asked.map_err(|error: EnrolError| error.to_string())?;
+                self.revision.fetch_max(done.revision.unwrap_or_default(), Ordering::Relaxed);
+                Ok(done)
             };
             let hurry = async {
                 loop {

@@ -141,7 +141,7 @@ impl Lab {
 
     /// The authority, for whoever holds this certificate and key.
     pub fn as_holder(&self, (certificate, key): &(Vec<u8>, Vec<u8>)) -> Authority {
-        let tls = tls::authority_config(&self.roots(), (certificate, key)).unwrap();
+        let tls = tls::authority_config_at(&self.roots(), (certificate, key), now()).unwrap();
         Authority::new(self.authority.url(), tls).unwrap()
     }
 

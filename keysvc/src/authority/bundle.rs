@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use smqtt_core::bundle::{BUNDLE_BYTES_MAX, Bundle};
+use smqtt_core::identity::{DeviceId, Role};
 
 use super::{Authority, Caller, Operation, Secrets, rules};
 use crate::config::Config;
 use crate::error::Error;
-use crate::store::{StoreError, Tx};
+use crate::store::{DeviceRow, StoreError, Tx};
 
 /// The longest wait for the next bundle.
 pub(crate) const WAIT_MAX: Duration = Duration::from_secs(60);
@@ -66,8 +67,17 @@ pub(super) fn load(tx: &Tx<'_>, config: &Config) -> Result<Option<Published>, St
     Ok(bundle.map(|bundle| Published::new(&bundle, bytes)))
 }
 
+/// The answer to whoever asked for news.
+pub(crate) struct News {
+    /// A newer bundle.
+    pub(crate) bundle: Option<Published>,
+    /// Of devices and bridges their own revision, which changes with their attributes; of all others the directory's.
+    pub(crate) revision: u64,
+}
+
 impl Authority {
-    /// The newest bundle, if its number is above `after`; waits for one up to `wait` and at most a minute.
+    /// The newest bundle, if its number is above `after`; waits for one up to `wait` and at most a minute, and no longer
+    /// than there is no revision above `revision`.
     ///
     /// # Errors
     /// Not allowed, or the store failed.
@@ -75,18 +85,72 @@ impl Authority {
         &self,
         caller: &Caller,
         after: u64,
+        revision: Option<u64>,
         wait: Duration,
-    ) -> Result<Option<Published>, Error> {
-        self.authorise(caller, Operation::ReadBundle).await?;
+    ) -> Result<News, Error> {
+        let mut directory = self.polls.directory();
+        let before = *directory.borrow_and_update();
+        let mut asker = self.asker(caller).await?;
+        let is_own = asker.as_ref().is_some_and(|of| matches!(of.role, Role::Device | Role::Bridge));
         let mut newest = self.bundle.subscribe();
-        let waiting = newest.wait_for(|bundle| bundle.number > after);
-        let waited = tokio::time::timeout(wait.min(WAIT_MAX), waiting).await;
-        let published = waited.ok().and_then(Result::ok).map(|published| published.clone());
-        if published.is_some() {
+        let polling = asker.as_ref().map(|of| self.polls.begin(of.id));
+        let changed = polling.as_ref().map_or_else(Arc::default, |polling| polling.changed.clone());
+        let news = async {
+            loop {
+                let mut told = std::pin::pin!(changed.notified());
+                told.as_mut().enable();
+                // It may have changed between the answer of the store and this.
+                if self.polls.revision() != before {
+                    asker = self.asker(caller).await?;
+                }
+                let now_at = self.revision_of(asker.as_ref());
+                if revision.is_some_and(|revision| revision < now_at) {
+                    let published = newest.borrow().clone();
+                    return Ok(Some(published).filter(|published| published.number > after));
+                }
+                tokio::select! {
+                    biased;
+                    published = newest.wait_for(|bundle| bundle.number > after) => {
+                        return Ok::<_, Error>(published.ok().map(|published| published.clone()));
+                    }
+                    () = told, if is_own && revision.is_some() => {}
+                    Ok(()) = directory.changed(), if !is_own && revision.is_some() => {}
+                }
+            }
+        };
+        let bundle = match tokio::time::timeout(wait.min(WAIT_MAX), news).await {
+            Ok(news) => news?,
+            Err(_) => None,
+        };
+        drop(polling);
+        if self.polls.revision() != before || bundle.is_some() {
             // Somebody who was revoked meanwhile learns it now.
-            self.authorise(caller, Operation::ReadBundle).await?;
+            asker = self.asker(caller).await?;
         }
-        Ok(published)
+        Ok(News { bundle, revision: self.revision_of(asker.as_ref()) })
+    }
+
+    /// Who asks for the bundle, if by a certificate.
+    async fn asker(&self, caller: &Caller) -> Result<Option<DeviceRow>, Error> {
+        if !caller.shows_certificate() {
+            return self.authorise(caller, Operation::ReadBundle).await.map(|_| None);
+        }
+        let holder = self.authorise_holder(caller, Operation::ReadBundle, self.now()).await?;
+        Ok(Some(holder.device))
+    }
+
+    fn revision_of(&self, asker: Option<&DeviceRow>) -> u64 {
+        match asker {
+            Some(of) if matches!(of.role, Role::Device | Role::Bridge) => of.revision,
+            _ => self.polls.revision(),
+        }
+    }
+
+    /// Has whoever waits for news told, when this transaction is on disk, that the device changed in it.
+    pub(super) fn tell(self: &Arc<Self>, tx: &Tx<'_>, device: DeviceId) -> Result<(), Error> {
+        let (this, revision) = (self.clone(), tx.counter("revision")?);
+        tx.after_commit(move || this.polls.changed(device, revision));
+        Ok(())
     }
 
     /// Signs the bundle of this transaction; whoever waits is woken when it is on disk.

@@ -64,6 +64,11 @@ impl Caller {
         read_certificate(certificate).ok().map(|read| read.identity.id)
     }
 
+    /// Whether a certificate, and no access token, says who asks.
+    pub(super) fn shows_certificate(&self) -> bool {
+        self.access.is_none() && self.certificate.is_some()
+    }
+
     /// For the audit log: which access token it says it is or whom the certificate names, whether they hold or not, or
     /// the address.
     pub(super) fn actor(&self) -> String {

@@ -44,6 +44,7 @@ impl Authority {
                     let (device, bundle) = (devices::device(device), tx.counter("bundle")?);
                     return Ok(DeviceChanged { device, raised: Vec::new(), bundle });
                 }
+                this.tell(tx, device.id)?;
                 let raised = this.shut_out(tx, lost, &admin.actor, now)?;
                 let bundle = this.publish(tx, now)?;
                 let under = policy.as_ref().map_or(String::new(), |policy| format!(" policy {policy}"));

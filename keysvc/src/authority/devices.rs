@@ -81,6 +81,7 @@ impl Authority {
             return Err(Error::NotRevocable);
         }
         tx.revoke_device(device.id, now)?;
+        self.tell(tx, device.id)?;
         let raised = self.shut_out(tx, version_keys(device), actor, now)?;
         let bundle = self.publish(tx, now)?;
         tx.set_revocation(device.id, &raised, bundle)?;
@@ -111,8 +112,9 @@ impl Authority {
             }
         }
         if !all {
-            // Where no version can be raised, a new epoch does the same, for everyone.
-            self.begin_epoch(tx, now, actor)?;
+            // Where no version can be raised, a new epoch does the same, for everyone. Keys of the next one may be out
+            // already, and for a while brokers take what was sealed in the one before: it is the one after the next.
+            self.begin_epoch(tx, now, actor, 2)?;
         }
         Ok(raised)
     }

@@ -128,6 +128,8 @@ impl Authority {
                 return Err(Error::TokenUsed);
             }
             tx.insert_device(&device)?;
+            device.revision = tx.counter("revision")?;
+            this.tell(tx, device.id)?;
             tx.insert_certificate(device.id, &keys.public_key, &issued)?;
             let subject = format!("{} {} ({})", device.name, device.id, device.role.name());
             this.audit(tx, &address.to_string(), "enrol", &subject)?;
@@ -184,6 +186,8 @@ impl Authority {
             device.hpke_key = keys.hpke_key.as_bytes().to_vec();
             device.certificate_expires = issued.not_after;
             tx.renew_device(id, &device.hpke_key, issued.not_after)?;
+            device.revision = tx.counter("revision")?;
+            this.tell(tx, id)?;
             tx.insert_certificate(id, &keys.public_key, &issued)?;
             this.audit(tx, &known.actor, "renew", "")?;
             tracing::info!(device = %id, "renewed");
@@ -244,6 +248,7 @@ impl Authority {
             bundle: STANDARD.encode(&self.bundle.borrow().bytes),
             keys,
             policy: enrolled.device.policy.as_ref().map(ToString::to_string),
+            revision: enrolled.device.revision,
             broker: self.broker_url.read().unwrap_or_else(PoisonError::into_inner).clone(),
         })
     }

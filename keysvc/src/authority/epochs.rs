@@ -19,7 +19,7 @@ impl Authority {
         let (this, now) = (self.clone(), self.now());
         self.store
             .write(move |tx| {
-                let epoch = this.begin_epoch(tx, now, &admin.actor)?;
+                let epoch = this.begin_epoch(tx, now, &admin.actor, 1)?;
                 Ok(Rotation { epoch, bundle: this.publish(tx, now)? })
             })
             .await
@@ -31,7 +31,7 @@ impl Authority {
         self.store
             .write(move |tx| {
                 if now >= tx.current_epoch()?.ends {
-                    this.begin_epoch(tx, now, "authority")?;
+                    this.begin_epoch(tx, now, "authority", 1)?;
                     this.publish(tx, now)?;
                 }
                 Ok(())
@@ -39,8 +39,9 @@ impl Authority {
             .await
     }
 
-    pub(super) fn begin_epoch(&self, tx: &Tx<'_>, now: u64, actor: &str) -> Result<u64, Error> {
-        let number = tx.current_epoch()?.number + 1;
+    /// Ends the current epoch and begins the one that is `on` after it.
+    pub(super) fn begin_epoch(&self, tx: &Tx<'_>, now: u64, actor: &str, on: u64) -> Result<u64, Error> {
+        let number = tx.current_epoch()?.number + on;
         let epoch = Epoch { number, begins: now, ends: now.saturating_add(self.config.epoch_seconds) };
         tx.begin_epoch(epoch, &tx.versions()?, number.saturating_sub(self.config.history_epochs))?;
         self.audit(tx, actor, "begin-epoch", &number.to_string())?;

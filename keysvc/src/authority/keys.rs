@@ -79,13 +79,14 @@ pub(crate) struct TaggedKeys {
 }
 
 impl Authority {
-    /// The caller's user secret keys, unless `known` is their tag. For devices.
+    /// The caller's user secret keys of epochs from `since` on, unless `known` is their tag. For devices.
     ///
     /// # Errors
     /// Not allowed, busy, or the store failed.
     pub(crate) async fn keys(
         self: &Arc<Self>,
         caller: &Caller,
+        since: u64,
         known: impl Fn(&str) -> bool,
     ) -> Result<TaggedKeys, Error> {
         let device = self.authorise_holder(caller, Operation::FetchKeys, self.now()).await?.device;
@@ -93,17 +94,18 @@ impl Authority {
         let read = move |tx: &Tx<'_>| {
             let device = tx.device(id)?.ok_or(Error::UnknownCaller)?;
             device.stands()?;
-            let plan = Plan::new(tx, &device, history, now)?;
+            let mut plan = Plan::new(tx, &device, history, now)?;
+            plan.keys.retain(|(epoch, ..)| *epoch >= since);
             let policy = device.policy.as_ref().map(ToString::to_string);
-            Ok((plan, texts(&device.attributes), policy))
+            Ok((plan, texts(&device.attributes), policy, device.revision))
         };
-        let (plan, attributes, policy) = self.store.read(read).await?;
+        let (plan, attributes, policy, revision) = self.store.read(read).await?;
         let tag = plan.tag();
         if known(&tag) {
             return Ok(TaggedKeys { tag, keys: None });
         }
         let keys = self.derive(plan).await?;
-        Ok(TaggedKeys { tag, keys: Some(Keys { keys, attributes, policy }) })
+        Ok(TaggedKeys { tag, keys: Some(Keys { keys, attributes, revision, policy }) })
     }
 
     /// Derives and seals the keys of a plan. Each label costs about half a millisecond, so the work is counted.

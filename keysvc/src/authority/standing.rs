@@ -30,6 +30,7 @@ impl Authority {
                     return Ok(report(device, suspension));
                 }
                 tx.suspend_device(device.id, now)?;
+                this.tell(tx, device.id)?;
                 let raised = this.shut_out(tx, version_keys(&device), &admin.actor, now)?;
                 let bundle = this.publish(tx, now)?;
                 tx.set_revocation(device.id, &raised, bundle)?;
@@ -59,6 +60,7 @@ impl Authority {
                     None => tx.counter("bundle")?,
                     Some(_) => {
                         tx.resume_device(device.id)?;
+                        this.tell(tx, device.id)?;
                         let bundle = this.publish(tx, now)?;
                         this.audit(
                             tx,

@@ -1,5 +1,5 @@
-//! `GET /v1/bundle?after=N&wait=SECONDS`: the newest bundle above number N, as it was signed; 204 where there is none
-//! in time.
+//! `GET /v1/bundle?after=N&wait=SECONDS&revision=R`: the newest bundle above number N, as it was signed; 204 where there
+//! is none in time, or as soon as the caller's revision is above R. Every answer says which that is.
 
 use std::time::Duration;
 
@@ -7,6 +7,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
+use smqtt_core::api::REVISION_HEADER;
 
 use super::Shared;
 use super::extract::{Asked, From};
@@ -18,6 +19,7 @@ use super::problem::Refused;
 pub(super) struct Question {
     after: u64,
     wait: u64,
+    revision: Option<u64>,
 }
 
 pub(super) async fn get(
@@ -26,14 +28,16 @@ pub(super) async fn get(
     Asked(question): Asked<Question>,
 ) -> Result<Response, Refused> {
     let wait = Duration::from_secs(question.wait);
-    Ok(match authority.bundle(&caller, question.after, wait).await? {
+    let news = authority.bundle(&caller, question.after, question.revision, wait).await?;
+    let revision = [(REVISION_HEADER, news.revision.to_string())];
+    Ok(match news.bundle {
         Some(bundle) => {
             let headers = [
                 (header::CONTENT_TYPE, "application/cose; cose-type=\"cose-sign1\"".to_owned()),
                 (header::ETAG, format!("\"{}\"", bundle.number)),
             ];
-            (headers, bundle.bytes).into_response()
+            (revision, headers, bundle.bytes).into_response()
         }
-        None => StatusCode::NO_CONTENT.into_response(),
+        None => (StatusCode::NO_CONTENT, revision).into_response(),
     })
 }

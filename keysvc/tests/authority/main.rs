@@ -9,6 +9,7 @@ mod data_dir;
 mod enrolment;
 mod epochs;
 mod http;
+mod news;
 mod policies;
 mod revocation;
 mod roles;

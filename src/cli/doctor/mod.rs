@@ -118,7 +118,7 @@ async fn keyring(dir: &Path) -> Vec<Finding> {
                 findings.extend(machine::descriptors(Limits::default().connections_max));
                 findings.extend(rules::look(&keyring.bundle().rules));
             }
-            findings.extend(authority(authority_of(&keyring).map_err(Failure::from), now).await);
+            findings.extend(authority(authority_of(&keyring, now).map_err(Failure::from), now).await);
         }
     }
     findings

@@ -18,7 +18,9 @@ use super::view::Ruled;
 use crate::broker::{Attachment, Client, DeliverVerdict, Delivery, Dropped, Message};
 
 /// What goes along with a message, for as long as any queued or retained copy of it. Those of one connection that have all
-/// of it in common share it.
+/// of it in common share it. Aligned, so that what is read of it for each message does not lie beside the count of who shares
+/// it, which publisher and readers change from different processors.
+#[repr(align(64))]
 pub(super) struct Carried {
     what: What,
     judged: Judged,

@@ -111,7 +111,7 @@ fn steps(plan: &Plan) -> u64 {
             Subject::Throughput => SHAPES.len() as u32 * 2 * 3,
             Subject::Engine => SHAPES.len() as u32 * 2 * 2,
             Subject::Durable => 4,
-            Subject::Hook => 8,
+            Subject::Hook => return u64::from(plan.hook_rounds) * 8,
             Subject::Scale => 8,
             Subject::Memory => return 3,
             Subject::Latency => return u64::from(plan.latency_rounds) * 6,
@@ -191,7 +191,7 @@ impl Bench<'_> {
                 let setup = Setup { publishers, subscribers, qos, ..base() };
                 let sides: Vec<_> =
                     brokers.iter().map(|(name, broker)| (*name, broker, setup.clone())).collect();
-                let rounds = self.streams(&shape, sides).await?;
+                let rounds = self.streams(&shape, self.plan.rounds, sides).await?;
                 self.told(&rounds, &shape);
                 let times = if subscribers > 1 { 6.0 } else { 2.0 };
                 if let Some((peer, _)) = self.peer() {
@@ -226,7 +226,7 @@ impl Bench<'_> {
                 let shape = format!("{publishers} to {subscribers}, QoS {qos}");
                 let setup = Setup { publishers, subscribers, qos, ..base() };
                 let sides = brokers.iter().map(|(name, broker)| (*name, broker, setup.clone())).collect();
-                let rounds = self.streams(&shape, sides).await?;
+                let rounds = self.streams(&shape, self.plan.rounds, sides).await?;
                 self.told(&rounds, &shape);
             }
         }
@@ -246,7 +246,7 @@ impl Bench<'_> {
                 let shape = format!("hook, {what}, QoS {qos}");
                 let setup = Setup { qos, keyring: keyring.clone(), ..base() };
                 let sides = brokers.iter().map(|(name, broker)| (*name, broker, setup.clone())).collect();
-                let rounds = self.streams(&shape, sides).await?;
+                let rounds = self.streams(&shape, self.plan.hook_rounds, sides).await?;
                 self.told(&rounds, &shape);
                 let rates = rounds.ratios(OURS, OPEN, |one| Some(one.rate()));
                 let name = format!("throughput with the hook against without, {what}, QoS {qos}");
@@ -272,7 +272,7 @@ impl Bench<'_> {
             let shape = format!("durable, {publishers} to {subscribers}, QoS 1");
             let setup = Setup { publishers, subscribers, qos: 1, kept: true, ..base() };
             let sides = brokers.iter().map(|(name, broker)| (*name, broker, setup.clone())).collect();
-            let rounds = self.streams(&shape, sides).await?;
+            let rounds = self.streams(&shape, self.plan.rounds, sides).await?;
             self.told(&rounds, &shape);
             if brokers.len() > 1 {
                 let rates = rounds.ratios(OURS, MOSQUITTO_SAVING, |one| Some(one.rate()));
@@ -306,7 +306,7 @@ impl Bench<'_> {
                 .zip([few, many])
                 .map(|((name, broker), setup)| (*name, broker, setup))
                 .collect();
-            let rounds = self.streams(&what, sides).await;
+            let rounds = self.streams(&what, self.plan.rounds, sides).await;
             stop(brokers).await;
             let rounds = rounds?;
             self.told(&rounds, &what);
@@ -417,10 +417,11 @@ impl Bench<'_> {
         }
     }
 
-    /// Streams of all sides in turn.
+    /// Streams of all sides in turn, `count` rounds of them.
     async fn streams(
         &mut self,
         what: &str,
+        count: u32,
         sides: Vec<(&'static str, &Broker, Setup)>,
     ) -> Result<Rounds, MqttBenchError> {
         let mut running = Vec::with_capacity(sides.len());
@@ -429,7 +430,7 @@ impl Bench<'_> {
         }
         let order = Order::Stream { warm_up_seconds: self.plan.warm_up_seconds, seconds: self.plan.seconds };
         let mut rounds = Rounds::new(running.iter().map(|side| side.name));
-        self.turns(what, running, self.plan.rounds, &order, |at, answer| {
+        self.turns(what, running, count, &order, |at, answer| {
             let Answer::Streamed(streamed) = answer else { return false };
             rounds.add(at, streamed);
             true

@@ -43,6 +43,8 @@ pub struct Plan {
     pub subjects: Vec<Subject>,
     /// Rounds of each comparison.
     pub rounds: u32,
+    /// Rounds of what the hook takes: a tenth is less than rounds differ by, and needs many of them.
+    pub hook_rounds: u32,
     /// Of a stream, before what counts.
     pub warm_up_seconds: f64,
     /// What counts of a stream.
@@ -68,6 +70,7 @@ impl Plan {
         Self {
             subjects,
             rounds: 5,
+            hook_rounds: 15,
             warm_up_seconds: 0.05,
             seconds: 0.2,
             latency_block: 20,
@@ -84,6 +87,7 @@ impl Plan {
         Self {
             subjects: Subject::ALL.to_vec(),
             rounds: 20,
+            hook_rounds: 80,
             warm_up_seconds: 0.1,
             seconds: 0.3,
             latency_rounds: 50,
@@ -98,6 +102,7 @@ impl Plan {
         Self {
             subjects: Subject::ALL.to_vec(),
             rounds: 1,
+            hook_rounds: 1,
             warm_up_seconds: 0.0,
             seconds: 0.02,
             latency_block: 2,

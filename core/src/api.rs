@@ -23,6 +23,7 @@ pub const REVISION_HEADER: &str = "smqtt-revision";
 
 /// `GET /v1/health`, where the authority works.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Health {
     /// `ok`.
     pub status: String,
@@ -32,6 +33,7 @@ pub struct Health {
 
 /// `POST /v1/enrol`: what a device sends with its token. No client certificate.
 #[derive(Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct EnrolRequest {
     /// The token's id, hexadecimal.
@@ -52,6 +54,7 @@ impl std::fmt::Debug for EnrolRequest {
 
 /// `POST /v1/renew`: a new certificate for whoever the client certificate names.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct RenewRequest {
     /// PKCS #10, DER, for the same key or another.
@@ -62,6 +65,7 @@ pub struct RenewRequest {
 
 /// The answer to enrolment and renewal.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Enrolment {
     /// The device's identifier.
     pub id: String,
@@ -91,6 +95,7 @@ pub struct Enrolment {
 
 /// `GET /v1/params`: public parameters, one for each suite.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Params {
     /// As core encodes them.
     pub params: Vec<String>,
@@ -98,6 +103,7 @@ pub struct Params {
 
 /// A user secret key, sealed to the device's HPKE key with the device's id (16 bytes) as associated data.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SealedKey {
     /// The suite.
     pub suite: String,
@@ -112,6 +118,7 @@ pub struct SealedKey {
 /// `GET /v1/keys`: user secret keys of the current epoch, the last ones, and the next when it is near; with `?since=EPOCH`
 /// none of earlier epochs.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Keys {
     /// Newest epoch last.
     pub keys: Vec<SealedKey>,
@@ -127,6 +134,7 @@ pub struct Keys {
 
 /// `GET /v1/directory?after=REVISION`: who the devices are. For brokers and administrators.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Directory {
     /// To ask for what comes after.
     pub revision: u64,
@@ -136,6 +144,7 @@ pub struct Directory {
 
 /// A device, a broker or an administrator as the authority knows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Device {
     /// Its identifier.
     pub id: String,
@@ -164,6 +173,7 @@ pub struct Device {
 
 /// `POST /v1/tokens`: leave for one device to enrol.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct TokenRequest {
     /// The name it will have.
@@ -191,6 +201,7 @@ fn device_role() -> String {
 
 /// The answer to [`TokenRequest`]: a secret.
 #[derive(Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct NewToken {
     /// The token as text.
     pub token: String,
@@ -207,6 +218,7 @@ impl std::fmt::Debug for NewToken {
 /// A topic rule. `PUT /v1/rules` sets the rule of its filter, `GET /v1/rules` lists them,
 /// `DELETE /v1/rules?filter=F` removes one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Rule {
     /// The topic filter.
@@ -229,6 +241,7 @@ pub struct Rule {
 
 /// The answer to `PUT /v1/rules`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RuleSet {
     /// The bundle that carries it.
     pub bundle: u64,
@@ -238,6 +251,7 @@ pub struct RuleSet {
 
 /// The answer to `POST /v1/devices/NAME-OR-ID/revoke`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Revocation {
     /// Which device.
     pub id: String,
@@ -253,6 +267,7 @@ pub struct Revocation {
 
 /// The answer to `POST /v1/epoch/rotate`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Rotation {
     /// The epoch that began.
     pub epoch: u64,
@@ -262,6 +277,7 @@ pub struct Rotation {
 
 /// A line of the audit log.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct AuditRecord {
     /// Its number, without gaps.
     pub number: u64,
@@ -279,6 +295,7 @@ pub struct AuditRecord {
 
 /// An error (RFC 9457).
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Problem {
     /// A URI reference that names the kind, `/problems/CODE`.
     #[serde(rename = "type")]

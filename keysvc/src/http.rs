@@ -13,6 +13,7 @@ mod epoch;
 mod extract;
 mod health;
 mod keys;
+mod openapi;
 mod params;
 mod problem;
 mod renew;
@@ -58,6 +59,7 @@ fn handler(operation: Operation) -> MethodRouter<Arc<Authority>> {
         Operation::Health => on(method, health::get),
         Operation::Root => on(method, root::get),
         Operation::Params => on(method, params::get),
+        Operation::Describe => on(method, openapi::get),
         Operation::Enrol => on(method, enrol::post),
         Operation::Renew => on(method, renew::post),
         Operation::FetchKeys => on(method, keys::get),

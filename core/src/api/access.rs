@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// `POST /v1/access`: a new access token.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct AccessRequest {
     /// What the audit log will call whoever uses it.
@@ -19,6 +20,7 @@ pub struct AccessRequest {
 
 /// The answer to [`AccessRequest`]: a secret.
 #[derive(Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct NewAccess {
     /// Its identifier.
     pub id: String,
@@ -36,6 +38,7 @@ impl std::fmt::Debug for NewAccess {
 
 /// An access token without its secret: `GET /v1/access` lists those that have not expired, `DELETE /v1/access/ID` ends one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Access {
     /// Its identifier.
     pub id: String,

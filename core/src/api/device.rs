@@ -4,6 +4,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 /// The answer to `POST /v1/devices/NAME-OR-ID/suspend`: no keys, no certificate and no session until it is resumed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Suspension {
     /// Which device.
     pub id: String,
@@ -19,6 +20,7 @@ pub struct Suspension {
 
 /// The answer to `POST /v1/devices/NAME-OR-ID/resume`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Resumption {
     /// Which device.
     pub id: String,
@@ -30,6 +32,7 @@ pub struct Resumption {
 
 /// `POST /v1/devices/NAME-OR-ID/reset`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ResetRequest {
     /// How long the new token is good for; the authority's default if absent.
@@ -39,6 +42,7 @@ pub struct ResetRequest {
 
 /// The answer to [`ResetRequest`]: what the device was is over, and a token to begin anew under the same name.
 #[derive(Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Reset {
     /// Which device there was.
     pub id: String,
@@ -64,6 +68,7 @@ impl std::fmt::Debug for Reset {
 
 /// `PATCH /v1/devices/NAME-OR-ID`: other attributes, another policy. What is absent stays.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct DeviceChange {
     /// Attributes that take the place of all those of the same names.
@@ -82,6 +87,7 @@ pub struct DeviceChange {
 
 /// The answer to [`DeviceChange`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct DeviceChanged {
     /// The device as it is now.
     pub device: super::Device,

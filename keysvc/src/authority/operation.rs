@@ -90,6 +90,7 @@ operations! {
     Health "health" Get "/v1/health" Who::Anyone, "Whether the authority works";
     Root "root" Get "/v1/root" Who::Anyone, "The root certificate, PEM";
     Params "params" Get "/v1/params" Who::Anyone, "The public parameters, one for each suite";
+    Describe "describe" Get "/v1/openapi.json" Who::Anyone, "This API, as OpenAPI 3.1";
     Enrol "enrol" Post "/v1/enrol" Who::Token, "An identity and keys for a token";
     Renew "renew" Post "/v1/renew" Who::Holders(RENEWS), "A new certificate for whoever the old one names";
     FetchKeys "fetch-keys" Get "/v1/keys" Who::Holders(&[Device]), "The caller's user secret keys, sealed to it";

@@ -10,6 +10,7 @@ mod enrolment;
 mod epochs;
 mod http;
 mod news;
+mod openapi;
 mod policies;
 mod revocation;
 mod roles;

@@ -18,6 +18,7 @@ fn decision(operation: Operation) -> (&'static str, String, &'static [Role]) {
         Operation::Health => ("/v1/health", none(), &[]),
         Operation::Root => ("/v1/root", none(), &[]),
         Operation::Params => ("/v1/params", none(), &[]),
+        Operation::Describe => ("/v1/openapi.json", none(), &[]),
         Operation::Enrol => {
             let token = "00".repeat(16);
             let keys = DeviceKeys::generate().renewal();

@@ -126,11 +126,8 @@ async fn killed_in_the_middle(told: usize, later: Duration) {
     for number in 0..DEVICES {
         let request = TokenRequest {
             name: name(number),
-            role: "device".into(),
             attributes: vec![format!("number={number}")],
-            policy: None,
-            ttl_seconds: None,
-            hosts: Vec::new(),
+            ..TokenRequest::default()
         };
         let made: NewToken = admin.post("/v1/tokens", &request).await.unwrap();
         tokens.push(Token::parse(&made.token).unwrap());

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use smqtt_core::api::{EnrolRequest, Enrolment, Keys, Params, RenewRequest};
+use serde::Deserialize;
+use smqtt_core::api::{EnrolRequest, Enrolment, Keys, Params, RenewRequest, Waiting};
 use smqtt_core::attribute::Label;
 use smqtt_core::bundle::Bundle;
 use smqtt_core::crypto::{SigningKey, sha256};
@@ -49,6 +50,9 @@ pub enum EnrolError {
     /// The token was good until then.
     #[error("the enrolment token has expired")]
     Expired,
+    /// A person has to approve: the same call again, after a while, gets the answer.
+    #[error("the enrolment of `{}` waits for approval", .0.name)]
+    Waits(Waiting),
     /// The certificate request could not be made.
     #[error("cannot make a certificate request")]
     Csr(#[from] rcgen::Error),
@@ -69,6 +73,9 @@ impl EnrolError {
             Self::Taken { .. } => Some("choose another directory with `--dir`".into()),
             Self::WrongRoot => Some("ask for a new token; somebody may be in between".into()),
             Self::RanOut(_) => Some("enrol again into another directory, with a new token".into()),
+            Self::Waits(waiting) => {
+                Some(format!("an administrator says `smqtt device approve {}`", waiting.name))
+            }
             Self::Expired => Some("ask for a new one: `smqtt token new NAME attribute=value…`".into()),
             _ => None,
         }
@@ -85,6 +92,14 @@ impl EnrolError {
     }
 }
 
+/// What the authority answers to whoever presents a token.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Answer {
+    Waits(Waiting),
+    Enrolled(Box<Enrolment>),
+}
+
 /// Enrols with `token` into `dir`: makes the device's keys there, sends a certificate request over
 /// HTTPS pinned to the token's fingerprint, stores what comes back. May be called again with the same
 /// token after a failure: the keys stay, and the authority gives the same answer.
@@ -92,6 +107,19 @@ impl EnrolError {
 /// # Errors
 /// [`EnrolError`]; nothing but the device's own keys is then stored.
 pub async fn enrol(token: &Token, dir: &Path, now: u64) -> Result<Keyring, EnrolError> {
+    enrol_as(token, None, dir, now).await
+}
+
+/// The same for a device that says which `serial` it has, as a token with a list of them wants to know.
+///
+/// # Errors
+/// As [`enrol`].
+pub async fn enrol_as(
+    token: &Token,
+    serial: Option<&str>,
+    dir: &Path,
+    now: u64,
+) -> Result<Keyring, EnrolError> {
     match Keyring::load(dir) {
         Err(KeyringError::NotEnrolled(_)) => {}
         Err(error) => return Err(error.into()),
@@ -105,13 +133,18 @@ pub async fn enrol(token: &Token, dir: &Path, now: u64) -> Result<Keyring, Enrol
         secret: hex(&token.secret),
         csr: STANDARD.encode(csr(&own.signing)?),
         hpke_key: STANDARD.encode(&own.hpke_public),
+        serial: serial.map(str::to_owned),
     };
-    let enrolment: Enrolment = match authority.post("/v1/enrol", &request).await {
+    let answer: Answer = match authority.post("/v1/enrol", &request).await {
         // The clock that counts is the authority's; ours may be wrong.
         Err(RequestError::Problem(problem)) if problem.code() == "token-expired" => {
             return Err(EnrolError::Expired);
         }
         answer => answer?,
+    };
+    let enrolment = match answer {
+        Answer::Enrolled(enrolment) => enrolment,
+        Answer::Waits(waiting) => return Err(EnrolError::Waits(waiting)),
     };
     let root = STANDARD.decode(&enrolment.root).map_err(|_| KeyringError::Answer)?;
     if fingerprint(&root).map_err(KeyringError::Certificate)? != token.fingerprint {

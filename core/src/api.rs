@@ -6,11 +6,13 @@
 
 mod access;
 mod device;
+mod token;
 
 use serde::{Deserialize, Serialize};
 
 pub use access::{Access, AccessRequest, NewAccess};
 pub use device::{DeviceChange, DeviceChanged, Reset, ResetRequest, Resumption, Suspension};
+pub use token::{Applicant, NewToken, TokenInfo, TokenRequest, TokenUse, Waiting};
 
 /// The media type of every error (RFC 9457).
 pub const PROBLEM_TYPE: &str = "application/problem+json";
@@ -44,6 +46,9 @@ pub struct EnrolRequest {
     pub csr: String,
     /// The device's HPKE public key, P-256, uncompressed.
     pub hpke_key: String,
+    /// The device's serial, where the token has a list of serials.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serial: Option<String>,
 }
 
 impl std::fmt::Debug for EnrolRequest {
@@ -152,6 +157,9 @@ pub struct Device {
     pub name: String,
     /// `device`, `broker` or `admin`.
     pub role: String,
+    /// The serial it enrolled with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serial: Option<String>,
     /// Its attributes.
     pub attributes: Vec<String>,
     /// The policy of its key-policy keys.
@@ -169,50 +177,6 @@ pub struct Device {
     /// When it was revoked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revoked: Option<u64>,
-}
-
-/// `POST /v1/tokens`: leave for one device to enrol.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(deny_unknown_fields)]
-pub struct TokenRequest {
-    /// The name it will have.
-    pub name: String,
-    /// `device` (the default) or `broker`.
-    #[serde(default = "device_role")]
-    pub role: String,
-    /// The attributes it will have, `name=value`.
-    #[serde(default)]
-    pub attributes: Vec<String>,
-    /// The policy that its key-policy keys will carry: it opens what is labelled so that the policy holds.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub policy: Option<String>,
-    /// How long the token is good for; the authority's default if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ttl_seconds: Option<u64>,
-    /// Names and addresses for a broker's server certificate.
-    #[serde(default)]
-    pub hosts: Vec<String>,
-}
-
-fn device_role() -> String {
-    "device".to_owned()
-}
-
-/// The answer to [`TokenRequest`]: a secret.
-#[derive(Clone, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-pub struct NewToken {
-    /// The token as text.
-    pub token: String,
-    /// When it expires.
-    pub expires: u64,
-}
-
-impl std::fmt::Debug for NewToken {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "NewToken(.., expires {})", self.expires)
-    }
 }
 
 /// A topic rule. `PUT /v1/rules` sets the rule of its filter, `GET /v1/rules` lists them,

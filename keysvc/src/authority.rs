@@ -2,6 +2,7 @@
 
 mod access;
 mod admin;
+mod approval;
 mod audit;
 mod bundle;
 mod caller;
@@ -40,8 +41,10 @@ use crate::vault::Vault;
 pub(crate) use bundle::WAIT_MAX as BUNDLE_WAIT_MAX;
 pub use caller::Caller;
 pub(crate) use devices::PAGE_MAX as DEVICES_PAGE_MAX;
+pub use enrol::EnrolAnswer;
 pub use operation::{Method, Operation, Who};
 pub use seal::{Resealed, change_seal};
+pub(crate) use tokens::PAGE_MAX as TOKENS_PAGE_MAX;
 
 /// How long the authority's own certificates are valid.
 const OWN_CERTIFICATE_SECONDS: u64 = 90 * 86_400;

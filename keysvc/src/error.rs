@@ -21,6 +21,35 @@ pub enum Error {
     /// Too late.
     #[error("the enrolment token has expired")]
     TokenExpired,
+    /// It was taken back.
+    #[error("the enrolment token was taken back")]
+    TokenRemoved,
+    /// Not one of the token's serials.
+    #[error("the enrolment token is not for this serial")]
+    SerialUnknown,
+    /// A person said no.
+    #[error("this enrolment was denied")]
+    Denied,
+    /// Not in the list.
+    #[error("there is no token `{id}`")]
+    NoSuchToken {
+        /// What was asked for.
+        id: String,
+    },
+    /// Not in the list.
+    #[error("nobody waits for approval as `{name}`")]
+    NoSuchEnrolment {
+        /// What was asked for.
+        name: String,
+    },
+    /// It was answered otherwise before.
+    #[error("the enrolment of `{name}` was {answer} already")]
+    Answered {
+        /// Who.
+        name: String,
+        /// Approved or denied.
+        answer: &'static str,
+    },
     /// An active device has this name.
     #[error("there is a device `{name}` already")]
     NameTaken {
@@ -131,6 +160,12 @@ impl Error {
             Self::TokenUnknown => "token-unknown",
             Self::TokenUsed => "token-used",
             Self::TokenExpired => "token-expired",
+            Self::TokenRemoved => "token-removed",
+            Self::SerialUnknown => "serial-unknown",
+            Self::Denied => "denied",
+            Self::NoSuchToken { .. } => "no-such-token",
+            Self::NoSuchEnrolment { .. } => "no-such-enrolment",
+            Self::Answered { .. } => "answered",
             Self::NameTaken { .. } => "name-taken",
             Self::CertificateRequired => "certificate-required",
             Self::Certificate(IdentityError::NotValidThen) => "certificate-expired",
@@ -159,7 +194,8 @@ impl Error {
         let hint = match self {
             Self::TokenUnknown => "copy the whole token, or ask for a new one",
             Self::TokenUsed => "ask for a new token; if you did not enrol before, somebody else has this one",
-            Self::TokenExpired => "ask for a new token",
+            Self::TokenExpired | Self::TokenRemoved | Self::Denied => "ask for a new token",
+            Self::SerialUnknown => "check the serial, or ask for a token that has it",
             Self::NameTaken { .. } => "choose another name, or revoke that device first",
             Self::CertificateRequired => "enrol first, or use the administrator's certificate",
             Self::Certificate(IdentityError::NotValidThen) => "renew it, or enrol again",

@@ -9,6 +9,7 @@ mod bundle;
 mod devices;
 mod directory;
 mod enrol;
+mod enrolments;
 mod epoch;
 mod extract;
 mod health;
@@ -68,6 +69,12 @@ fn handler(operation: Operation) -> MethodRouter<Arc<Authority>> {
         Operation::SetRule => on(method, rules::put),
         Operation::RemoveRule => on(method, rules::delete),
         Operation::MakeToken => on(method, tokens::post),
+        Operation::ListTokens => on(method, tokens::list),
+        Operation::ShowToken => on(method, tokens::get),
+        Operation::RemoveToken => on(method, tokens::delete),
+        Operation::ListApplicants => on(method, enrolments::list),
+        Operation::Approve => on(method, enrolments::approve),
+        Operation::Deny => on(method, enrolments::deny),
         Operation::ListDevices => on(method, devices::list),
         Operation::ShowDevice => on(method, devices::get),
         Operation::ChangeDevice => on(method, devices::patch),

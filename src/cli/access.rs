@@ -4,9 +4,10 @@ use clap::{Args, Subcommand};
 use smqtt_core::api::{Access, AccessRequest, NewAccess};
 use zeroize::Zeroizing;
 
-use super::admin::{percent, print_json, seconds};
+use super::admin::{percent, print_json};
 use super::caller::CallerArgs;
 use super::failure::Failure;
+use super::token::seconds;
 use super::{date, print_line};
 
 /// `smqtt access`.

@@ -1,57 +1,16 @@
-//! `smqtt token`, `rule`, `device`, `epoch`: administration, over HTTPS like anybody.
+//! `smqtt rule`, `device`, `epoch`: administration, over HTTPS like anybody.
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use smqtt_client::authority::Authority;
-use smqtt_core::api::{Device, NewToken, Revocation, Rotation, Rule, RuleSet, TokenRequest};
-use smqtt_core::attribute::{Attribute, AttributeError, Attributes};
+use smqtt_core::api::{Device, Revocation, Rotation, Rule, RuleSet};
 use smqtt_core::policy::{Labelling, Policy, Template};
 use smqtt_core::rule::Mode;
 use smqtt_core::topic::Filter;
-use zeroize::Zeroizing;
 
 use super::caller::CallerArgs;
 use super::failure::Failure;
 use super::{date, device, print_line};
-
-/// `smqtt token`.
-#[derive(Subcommand)]
-pub enum TokenCommand {
-    /// Make a token for one device: the last line of standard output
-    New(NewTokenArgs),
-}
-
-/// Arguments of `smqtt token new`.
-#[derive(Args)]
-pub struct NewTokenArgs {
-    /// The name it will have
-    name: String,
-    /// Its attributes, `name=value`
-    attributes: Vec<String>,
-    /// The policy that its keys carry, besides or instead of attributes: it opens what is labelled so that this holds
-    #[arg(long)]
-    policy: Option<String>,
-    /// For a broker, not a device
-    #[arg(long, conflicts_with_all = ["attributes", "policy"])]
-    broker: bool,
-    /// For a bridge to another broker, not a device: its attributes say what it may bring and take; it has no keys
-    #[arg(long, conflicts_with_all = ["broker", "policy"])]
-    bridge: bool,
-    /// For a person who lets devices enrol, with `--as` the directory that `smqtt enrol` makes
-    #[arg(long, conflicts_with_all = ["attributes", "policy", "broker", "bridge"])]
-    enroller: bool,
-    /// For a person who reads devices, rules and the audit log, and changes nothing
-    #[arg(long, conflicts_with_all = ["attributes", "policy", "broker", "bridge", "enroller"])]
-    auditor: bool,
-    /// A name or address under which clients reach that broker; may be repeated
-    #[arg(long = "host", value_name = "HOST", requires = "broker")]
-    hosts: Vec<String>,
-    /// How long the token is good for, such as 30m, 24h or 7d
-    #[arg(long, value_name = "TIME", value_parser = seconds)]
-    ttl: Option<u64>,
-    #[command(flatten)]
-    site: CallerArgs,
-}
 
 /// `smqtt rule`.
 #[derive(Subcommand)]
@@ -102,9 +61,9 @@ pub struct RemoveRuleArgs {
 pub struct ListArgs {
     /// As JSON
     #[arg(long)]
-    json: bool,
+    pub json: bool,
     #[command(flatten)]
-    site: CallerArgs,
+    pub site: CallerArgs,
 }
 
 /// `smqtt device`.
@@ -114,6 +73,12 @@ pub enum DeviceCommand {
     List(ListArgs),
     /// Show one
     Show(ShowArgs),
+    /// List those who wait for approval, with what to compare of their keys
+    Waiting(ListArgs),
+    /// Approve the enrolment of whoever waits under this name
+    Approve(device::NameArgs),
+    /// Deny it
+    Deny(device::NameArgs),
     /// Change attributes or policy of one: its keys follow by themselves
     Set(device::SetArgs),
     /// Suspend one until it is resumed: no keys, no certificate, live session cut, versions of its attributes raised
@@ -144,46 +109,6 @@ pub struct ShowArgs {
 pub enum EpochCommand {
     /// Begin a new epoch now
     Rotate(ListArgs),
-}
-
-/// `smqtt token …`
-pub async fn token(command: &TokenCommand) -> Result<(), Failure> {
-    let TokenCommand::New(args) = command;
-    check_attributes(&args.attributes)?;
-    args.policy.as_deref().map(Policy::parse).transpose()?;
-    let request = TokenRequest {
-        name: args.name.clone(),
-        role: role(args).into(),
-        attributes: args.attributes.clone(),
-        policy: args.policy.clone(),
-        ttl_seconds: args.ttl,
-        hosts: args.hosts.clone(),
-    };
-    let answer: NewToken = args.site.authority().await?.post("/v1/tokens", &request).await?;
-    eprintln!("token for `{}`, good for one enrolment until {}", args.name, date(answer.expires));
-    print_line(Zeroizing::new(answer.token.clone()).as_bytes())
-}
-
-fn role(args: &NewTokenArgs) -> &'static str {
-    let asked = [
-        (args.broker, "broker"),
-        (args.bridge, "bridge"),
-        (args.enroller, "enroller"),
-        (args.auditor, "auditor"),
-    ];
-    asked.iter().find(|(asked, _)| *asked).map_or("device", |(_, role)| role)
-}
-
-/// Parsed here as well as by the authority, so that a slip is shown in place.
-pub fn check_attributes(texts: &[String]) -> Result<(), Failure> {
-    let failure = |text: String, error: &AttributeError| match error.hint() {
-        Some(hint) => Failure::new(text).hint(hint),
-        None => Failure::new(text),
-    };
-    for text in texts {
-        text.parse::<Attribute>().map_err(|e| failure(format!("attribute `{text}`: {e}"), &e))?;
-    }
-    Attributes::parse(texts).map(drop).map_err(|e| failure(e.to_string(), &e))
 }
 
 /// `smqtt rule …`
@@ -279,6 +204,9 @@ pub async fn device(command: &DeviceCommand) -> Result<(), Failure> {
             print_line(format!("id           {}", device.id))?;
             print_line(format!("role         {}", device.role))?;
             print_line(format!("status       {}", device.status))?;
+            if let Some(serial) = &device.serial {
+                print_line(format!("serial       {serial}"))?;
+            }
             print_line(format!("attributes   {}", device.attributes.join(", ")))?;
             if let Some(policy) = &device.policy {
                 print_line(format!("policy       {policy}"))?;
@@ -290,6 +218,9 @@ pub async fn device(command: &DeviceCommand) -> Result<(), Failure> {
             }
             device.revoked.map_or(Ok(()), |at| print_line(format!("revoked      {}", date(at))))
         }
+        DeviceCommand::Waiting(args) => device::waiting(args).await,
+        DeviceCommand::Approve(args) => device::approve(args).await,
+        DeviceCommand::Deny(args) => device::deny(args).await,
         DeviceCommand::Set(args) => device::set(args).await,
         DeviceCommand::Suspend(args) => device::suspend(args).await,
         DeviceCommand::Resume(args) => device::resume(args).await,
@@ -350,35 +281,9 @@ pub fn percent(text: &str) -> String {
     text.bytes().map(encode).collect()
 }
 
-/// `90`, `90s`, `30m`, `24h`, `7d` as seconds.
-pub fn seconds(text: &str) -> Result<u64, String> {
-    let (number, unit) = match text.trim_end_matches(|c: char| c.is_ascii_alphabetic()) {
-        number if number.len() + 1 >= text.len() => (number, &text[number.len()..]),
-        _ => return Err("a number and s, m, h or d, such as 24h".into()),
-    };
-    let factor = match unit {
-        "" | "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        "d" => 86_400,
-        _ => return Err("a number and s, m, h or d, such as 24h".into()),
-    };
-    let number: u64 = number.parse().map_err(|_| "a number and s, m, h or d, such as 24h".to_owned())?;
-    number.checked_mul(factor).filter(|s| *s > 0).ok_or_else(|| "out of range".to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn times_have_units() {
-        assert_eq!(seconds("24h"), Ok(86_400));
-        assert_eq!(seconds("90"), Ok(90));
-        for bad in ["", "h", "1w", "-1h", "0", "1hh", "99999999999999999999d"] {
-            assert!(seconds(bad).is_err(), "{bad}");
-        }
-    }
 
     #[test]
     fn filters_survive_a_url() {

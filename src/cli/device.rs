@@ -1,14 +1,15 @@
-//! `smqtt device set`, `suspend`, `resume` and `reset`: what becomes of a device, short of the end.
+//! `smqtt device approve`, `set`, `suspend`, `resume` and `reset`: what becomes of a device, short of the end.
 
 use clap::Args;
 use serde_json::json;
-use smqtt_core::api::{DeviceChange, DeviceChanged, Reset, Resumption, Suspension};
+use smqtt_core::api::{Applicant, Device, DeviceChange, DeviceChanged, Reset, Resumption, Suspension};
 use smqtt_core::policy::Policy;
 use zeroize::Zeroizing;
 
-use super::admin::{ShowArgs, check_attributes, or_nothing, percent, print_json, seconds};
+use super::admin::{ListArgs, ShowArgs, or_nothing, percent, print_json};
 use super::caller::CallerArgs;
 use super::failure::Failure;
+use super::token::{check_attributes, seconds};
 use super::{date, print_line};
 
 /// Arguments of `smqtt device set`.
@@ -50,6 +51,65 @@ pub struct ResetArgs {
     json: bool,
     #[command(flatten)]
     site: CallerArgs,
+}
+
+/// Arguments of `smqtt device approve` and `deny`.
+#[derive(Args)]
+pub struct NameArgs {
+    /// The name under which it waits
+    name: String,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    site: CallerArgs,
+}
+
+/// `smqtt device waiting`
+pub async fn waiting(args: &ListArgs) -> Result<(), Failure> {
+    let waiting: Vec<Applicant> = args.site.authority().await?.get("/v1/enrolments").await?;
+    if args.json {
+        return print_json(&waiting);
+    }
+    for one in &waiting {
+        let serial = one.serial.as_ref().map_or(String::new(), |serial| format!("  serial {serial}"));
+        print_line(format!(
+            "{}  key {}  {}  since {}  from {}{serial}  {}",
+            one.name,
+            grouped(&one.key),
+            one.role,
+            date(one.asked),
+            one.address,
+            one.attributes.join(", "),
+        ))?;
+    }
+    Ok(())
+}
+
+/// Four digits at a time, for people who compare.
+pub fn grouped(key: &str) -> String {
+    let digits: Vec<char> = key.chars().collect();
+    digits.chunks(4).map(|four| four.iter().collect::<String>()).collect::<Vec<_>>().join("-")
+}
+
+/// `smqtt device approve`
+pub async fn approve(args: &NameArgs) -> Result<(), Failure> {
+    let path = format!("/v1/enrolments/{}/approve", percent(&args.name));
+    let device: Device = args.site.authority().await?.post(&path, &json!({})).await?;
+    if args.json {
+        return print_json(&device);
+    }
+    print_line(format!("approved     {} ({}), {}", device.name, device.id, device.attributes.join(", ")))
+}
+
+/// `smqtt device deny`
+pub async fn deny(args: &NameArgs) -> Result<(), Failure> {
+    let path = format!("/v1/enrolments/{}/deny", percent(&args.name));
+    let done: Applicant = args.site.authority().await?.post(&path, &json!({})).await?;
+    if args.json {
+        return print_json(&done);
+    }
+    print_line(format!("denied       {}, key {}", done.name, grouped(&done.key)))
 }
 
 /// `smqtt device set`

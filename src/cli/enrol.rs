@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use smqtt_client::enrol::{EnrolError, enrol};
+use smqtt_client::enrol::{EnrolError, enrol_as};
 use smqtt_client::files::read_bounded;
 use smqtt_client::keyring::Keyring;
 use smqtt_core::token::{TOKEN_CHARS_MAX, Token};
 use zeroize::Zeroizing;
 
+use super::device::grouped;
 use super::failure::Failure;
 use super::{KeyringArgs, print_line};
 
@@ -23,6 +24,9 @@ pub struct EnrolArgs {
     /// A file that holds the token, instead of standard input. (Never an argument: those show in process lists)
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
+    /// This device's serial, where the token is for devices of certain serials
+    #[arg(long)]
+    serial: Option<String>,
     #[command(flatten)]
     keyring: KeyringArgs,
 }
@@ -31,11 +35,19 @@ pub struct EnrolArgs {
 pub async fn run(args: &EnrolArgs) -> Result<(), Failure> {
     let token = read_token(args)?;
     let dir = args.keyring.dir()?;
-    let mut tries = 0;
+    let (mut tries, mut told) = (0, false);
     let keyring: Keyring = loop {
         tries += 1;
-        match enrol(&token, &dir, smqtt_client::system_now()).await {
+        match enrol_as(&token, args.serial.as_deref(), &dir, smqtt_client::system_now()).await {
             Ok(keyring) => break keyring,
+            Err(EnrolError::Waits(waiting)) => {
+                if !told {
+                    eprintln!("waiting for approval as `{}`, key {}", waiting.name, grouped(&waiting.key));
+                    eprintln!("an administrator says `smqtt device approve {}`", waiting.name);
+                }
+                (tries, told) = (0, true);
+                tokio::time::sleep(Duration::from_secs(waiting.retry_after_seconds)).await;
+            }
             Err(error) if error.is_temporary() && tries < TRIES => again(&error, tries).await,
             Err(error) => return Err(error.into()),
         }

@@ -22,12 +22,14 @@ mod listeners;
 mod monitor;
 mod password;
 mod publish;
+mod qr;
 mod refused_filters;
 mod reload;
 mod seal;
 mod secret_line;
 mod subscribe;
 mod tls;
+mod token;
 mod up;
 
 use std::path::PathBuf;
@@ -60,13 +62,13 @@ enum Command {
     Broker(broker::BrokerArgs),
     /// Carry messages between a broker of ours and any other
     Bridge(bridge::BridgeArgs),
-    /// Make an enrolment token
+    /// Make, list and take back enrolment tokens
     #[command(subcommand)]
-    Token(admin::TokenCommand),
+    Token(token::TokenCommand),
     /// Set, list and remove topic rules
     #[command(subcommand)]
     Rule(admin::RuleCommand),
-    /// List, show, change, suspend, reset and revoke devices
+    /// List, show, approve, change, suspend, reset and revoke devices
     #[command(subcommand)]
     Device(admin::DeviceCommand),
     /// Make, list and end access tokens for programs
@@ -159,7 +161,7 @@ pub fn main() -> ExitCode {
             Command::Authority(args) => authority::run(&args).await,
             Command::Broker(args) => broker::run(&args).await,
             Command::Bridge(args) => bridge::run(&args).await,
-            Command::Token(command) => admin::token(&command).await,
+            Command::Token(command) => token::token(&command).await,
             Command::Rule(command) => admin::rule(&command).await,
             Command::Device(command) => admin::device(&command).await,
             Command::Epoch(command) => admin::epoch(&command).await,

@@ -131,10 +131,9 @@ async fn enrol_broker(data: &Path, config: &BrokerConfig) -> Result<(), Failure>
     let request = TokenRequest {
         name: "broker".into(),
         role: "broker".into(),
-        attributes: Vec::new(),
-        policy: None,
         ttl_seconds: Some(600),
         hosts: config.hosts.clone(),
+        ..TokenRequest::default()
     };
     let answer: NewToken = administrator(data)?.post("/v1/tokens", &request).await?;
     let token = Token::parse(&answer.token).map_err(|e| Failure::new("the authority's token").because(&e))?;

@@ -154,9 +154,7 @@ impl Lab {
             name: name.into(),
             role: role.into(),
             attributes: attributes.iter().map(|a| (*a).to_owned()).collect(),
-            policy: None,
-            ttl_seconds: None,
-            hosts: Vec::new(),
+            ..TokenRequest::default()
         };
         self.token_for(&request).await
     }
@@ -168,14 +166,8 @@ impl Lab {
 
     /// A device whose keys carry this policy.
     pub async fn enrol_with_policy(&self, name: &str, policy: &str) -> Device {
-        let request = TokenRequest {
-            name: name.into(),
-            role: "device".into(),
-            attributes: Vec::new(),
-            policy: Some(policy.into()),
-            ttl_seconds: None,
-            hosts: Vec::new(),
-        };
+        let request =
+            TokenRequest { name: name.into(), policy: Some(policy.into()), ..TokenRequest::default() };
         let token = self.token_for(&request).await;
         Device::new(enrol(&token, &self.device_dir(name), now()).await.unwrap())
     }

@@ -200,10 +200,9 @@ pub(crate) async fn device(
     let request = TokenRequest {
         name: name.into(),
         role: role.into(),
-        policy: None,
         attributes: attributes.iter().map(|a| (*a).to_owned()).collect(),
         ttl_seconds: Some(600),
-        hosts: Vec::new(),
+        ..TokenRequest::default()
     };
     let token: NewToken = admin.post("/v1/tokens", &request).await?;
     let token = Token::parse(&token.token).map_err(|_| MqttBenchError::Unexpected("authority"))?;

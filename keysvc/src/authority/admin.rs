@@ -130,6 +130,7 @@ fn create(opening: &Opening, secrets: &Secrets, dir: &Path, now: u64) -> Result<
             id: identity.id,
             name: identity.name.clone(),
             role: Role::Admin,
+            serial: None,
             attributes: Attributes::default(),
             policy: None,
             hosts: Vec::new(),

@@ -44,7 +44,10 @@ impl Denials {
             *self = Self { minute: now / 60, ..Self::default() };
         }
         let count = match error {
-            Error::TokenUsed | Error::TokenExpired | Error::NameTaken { .. } => &mut self.of_holders,
+            Error::TokenUsed | Error::TokenExpired | Error::TokenRemoved | Error::NameTaken { .. } => {
+                &mut self.of_holders
+            }
+            Error::SerialUnknown | Error::Denied => &mut self.of_holders,
             Error::Role { .. } | Error::Revoked | Error::Suspended | Error::UnknownCaller => {
                 &mut self.of_holders
             }

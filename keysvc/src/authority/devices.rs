@@ -160,6 +160,7 @@ pub(super) fn device(row: DeviceRow) -> Device {
         id: row.id.to_string(),
         name: row.name,
         role: row.role.name().to_owned(),
+        serial: row.serial,
         attributes: texts(&row.attributes),
         policy: row.policy.as_ref().map(ToString::to_string),
         status: match (&row.revocation, &row.suspension) {

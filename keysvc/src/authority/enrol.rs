@@ -4,7 +4,7 @@ use std::sync::{Arc, PoisonError};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use smqtt_core::api::{EnrolRequest, Enrolment, RenewRequest};
+use smqtt_core::api::{EnrolRequest, Enrolment, RenewRequest, Waiting};
 use smqtt_core::crypto::{equal, random, sha256};
 use smqtt_core::identity::{CERTIFICATE_BYTES_MAX, DeviceId, Identity, Role};
 use zeroize::Zeroizing;
@@ -14,7 +14,7 @@ use super::{Authority, Caller, Operation};
 use crate::error::Error;
 use crate::hpke::SealTo;
 use crate::pki::{CSR_BYTES_MAX, CsrError, Host, Issued, Leaf, Point, Usage, csr_key, local_hosts};
-use crate::store::{DeviceRow, TokenRow, Tx, Used};
+use crate::store::{DeviceRow, StoreError, TokenRow, Tx, UseRow};
 
 /// For how long after its expiry a token still answers whoever used it: a lost answer must not burn it.
 const RETRY_SECONDS: u64 = 86_400;
@@ -49,13 +49,36 @@ struct Enrolled {
     plan: Plan,
 }
 
+/// What a transaction made of whoever presented a token.
+enum Outcome {
+    Enrolled(Box<Enrolled>),
+    Waits(Waiting),
+}
+
+/// The answer to whoever presented a token.
+pub enum EnrolAnswer {
+    /// It is a device.
+    Enrolled(Box<Enrolment>),
+    /// A person has to approve.
+    Waits(Waiting),
+}
+
+/// How long whoever waits for approval is to wait before it asks again: a tenth of what it waited, within these bounds.
+const RETRY_AFTER_SECONDS: std::ops::RangeInclusive<u64> = 1..=60;
+/// How many numbers are tried for a name that nobody has.
+const NAMES_TRIED_MAX: u32 = 1000;
+
 impl Authority {
     /// Makes a device of whoever has a token. The same keys get the same device again, should the answer have been
     /// lost; other keys never.
     ///
     /// # Errors
     /// [`Error`], saying why not.
-    pub async fn enrol(self: &Arc<Self>, caller: &Caller, request: EnrolRequest) -> Result<Enrolment, Error> {
+    pub async fn enrol(
+        self: &Arc<Self>,
+        caller: &Caller,
+        request: EnrolRequest,
+    ) -> Result<EnrolAnswer, Error> {
         let secret = Zeroizing::new(request.secret);
         let (Some(id), Some(secret)) = (hex16(&request.token_id), hex16(&secret).map(Zeroizing::new)) else {
             return Err(Error::invalid("token", "token id and secret are 32 hexadecimal digits each"));
@@ -65,13 +88,16 @@ impl Authority {
         let read = self.store.read(move |tx| find_token(tx, &id, &proof).map(drop)).await;
         let result = match read {
             Ok(()) => match DeviceKeys::parse(&request.csr, &request.hpke_key) {
-                Ok(keys) => self.enrol_with(caller, id, proof, keys).await,
+                Ok(keys) => self.enrol_with(caller, id, proof, keys, request.serial).await,
                 Err(error) => return Err(error),
             },
             Err(error) => Err(error),
         };
         match result {
-            Ok(enrolled) => self.enrolment(enrolled).await,
+            Ok(Outcome::Enrolled(enrolled)) => {
+                Ok(EnrolAnswer::Enrolled(self.enrolment(*enrolled).await?.into()))
+            }
+            Ok(Outcome::Waits(waiting)) => Ok(EnrolAnswer::Waits(waiting)),
             Err(Error::Store(error)) => Err(error.into()),
             Err(error) => {
                 if matches!(error, Error::TokenUsed) {
@@ -89,77 +115,116 @@ impl Authority {
         id: [u8; 16],
         proof: [u8; 32],
         keys: DeviceKeys,
-    ) -> Result<Enrolled, Error> {
-        let (this, now, address) = (self.clone(), self.now(), caller.address());
-        self.store.write(move |tx| {
+        serial: Option<String>,
+    ) -> Result<Outcome, Error> {
+        let (this, now, address) = (self.clone(), self.now(), caller.address().to_string());
+        let work = move |tx: &Tx<'_>| {
             let token = find_token(tx, &id, &proof)?;
-            if let Some(used) = &token.used {
-                return this.enrol_again(tx, &token, used, &keys, now);
+            if let Some(used) = tx.token_use(&id, &keys.public_key)? {
+                return this.enrol_again(tx, &token, &used, &keys, now);
             }
-            if now >= token.expires {
-                return Err(Error::TokenExpired);
-            }
-            if tx.active_device(&token.name)?.is_some() {
-                return Err(Error::NameTaken { name: token.name });
-            }
-            let mut device = DeviceRow {
-                id: DeviceId(random()),
-                name: token.name,
-                role: token.role,
-                attributes: token.attributes,
-                policy: token.policy,
-                hosts: token.hosts,
-                hpke_key: keys.hpke_key.as_bytes().to_vec(),
-                enrolled: now,
-                certificate_expires: 0,
-                revision: 0,
-                suspension: None,
-                revocation: None,
-                is_reset: false,
-            };
-            let issued = this.certify(&device, &keys.public_key, now);
-            device.certificate_expires = issued.not_after;
-            let used = Used {
-                device: device.id,
-                public_key: keys.public_key.to_vec(),
-                hpke_key: device.hpke_key.clone(),
-            };
-            if !tx.use_token(&id, &used)? {
+            check_serial(tx, &token, serial.as_deref())?;
+            if token.used >= token.uses_max {
                 return Err(Error::TokenUsed);
             }
-            tx.insert_device(&device)?;
-            device.revision = tx.counter("revision")?;
-            this.tell(tx, device.id)?;
-            tx.insert_certificate(device.id, &keys.public_key, &issued)?;
-            let subject = format!("{} {} ({})", device.name, device.id, device.role.name());
-            this.audit(tx, &address.to_string(), "enrol", &subject)?;
-            tracing::info!(device = %device.id, name = device.name, role = device.role.name(), "enrolled");
+            token.is_open(now)?;
+            let name = free_name(tx, &token, serial.as_deref())?;
+            if !tx.use_token(&id)? {
+                return Err(Error::TokenUsed);
+            }
+            let mut used = UseRow {
+                token: id,
+                public_key: keys.public_key.to_vec(),
+                hpke_key: keys.hpke_key.as_bytes().to_vec(),
+                name,
+                serial,
+                address,
+                asked: now,
+                device: None,
+                denied: None,
+            };
+            if token.approval {
+                tx.insert_use(&used)?;
+                let subject = format!("{} ({}) key {}", used.name, token.role.name(), key_text(&used));
+                this.audit(tx, &used.address, "ask-to-enrol", &subject)?;
+                tracing::info!(name = used.name, "asks to enrol");
+                return Ok(Outcome::Waits(waiting(&used, now)));
+            }
+            let (device, certificate) = this.admit(tx, token, &used, now)?;
+            used.device = Some(device.id);
+            tx.insert_use(&used)?;
             let plan = Plan::new(tx, &device, this.config.history_epochs, now)?;
-            Ok(Enrolled { device, certificate: issued.der, plan })
-        }).await
+            Ok(Outcome::Enrolled(Enrolled { device, certificate, plan }.into()))
+        };
+        self.store.write(work).await
     }
 
-    /// The answer again, for the one device that used the token.
+    /// Makes a device of whoever presented a token: its row, its certificate, the line in the audit log.
+    pub(super) fn admit(
+        self: &Arc<Self>,
+        tx: &Tx<'_>,
+        token: TokenRow,
+        used: &UseRow,
+        now: u64,
+    ) -> Result<(DeviceRow, Vec<u8>), Error> {
+        let public_key: Point =
+            used.public_key.as_slice().try_into().map_err(|_| StoreError::Corrupt("token_uses"))?;
+        let mut device = DeviceRow {
+            id: DeviceId(random()),
+            name: used.name.clone(),
+            role: token.role,
+            serial: used.serial.clone(),
+            attributes: token.attributes,
+            policy: token.policy,
+            hosts: token.hosts,
+            hpke_key: used.hpke_key.clone(),
+            enrolled: now,
+            certificate_expires: 0,
+            revision: 0,
+            suspension: None,
+            revocation: None,
+            is_reset: false,
+        };
+        let issued = self.certify(&device, &public_key, now);
+        device.certificate_expires = issued.not_after;
+        tx.insert_device(&device)?;
+        device.revision = tx.counter("revision")?;
+        self.tell(tx, device.id)?;
+        tx.insert_certificate(device.id, &public_key, &issued)?;
+        let subject = format!("{} {} ({})", device.name, device.id, device.role.name());
+        self.audit(tx, &used.address, "enrol", &subject)?;
+        tracing::info!(device = %device.id, name = device.name, role = device.role.name(), "enrolled");
+        Ok((device, issued.der))
+    }
+
+    /// The answer again, for whoever used the token with these keys or waits to.
     fn enrol_again(
         &self,
         tx: &Tx<'_>,
         token: &TokenRow,
-        used: &Used,
+        used: &UseRow,
         keys: &DeviceKeys,
         now: u64,
-    ) -> Result<Enrolled, Error> {
+    ) -> Result<Outcome, Error> {
         // A signing request is no secret: with it alone nobody may have the keys sealed to a key of their own.
-        if used.public_key != keys.public_key || used.hpke_key != keys.hpke_key.as_bytes() {
+        if used.hpke_key != keys.hpke_key.as_bytes() {
             return Err(Error::TokenUsed);
         }
+        let Some(device) = used.device else {
+            if used.denied.is_some() {
+                return Err(Error::Denied);
+            }
+            token.is_open(now)?;
+            return Ok(Outcome::Waits(waiting(used, now)));
+        };
         if now >= token.expires.saturating_add(RETRY_SECONDS) {
             return Err(Error::TokenExpired);
         }
-        let device = tx.device(used.device)?.ok_or(Error::UnknownCaller)?;
+        let device = tx.device(device)?.ok_or(Error::UnknownCaller)?;
         device.stands()?;
         let certificate = tx.certificate(device.id, &keys.public_key)?.ok_or(Error::TokenExpired)?;
         let plan = Plan::new(tx, &device, self.config.history_epochs, now)?;
-        Ok(Enrolled { device, certificate, plan })
+        Ok(Outcome::Enrolled(Enrolled { device, certificate, plan }.into()))
     }
 
     /// A new certificate for whoever the old one names. For whoever enrolled, and for a while after it expired if
@@ -258,6 +323,70 @@ impl Authority {
 fn find_token(tx: &Tx<'_>, id: &[u8; 16], proof: &[u8; 32]) -> Result<TokenRow, Error> {
     let token = tx.token(id)?.ok_or(Error::TokenUnknown)?;
     if equal(&token.secret_hash, proof) { Ok(token) } else { Err(Error::TokenUnknown) }
+}
+
+impl TokenRow {
+    /// Whether anybody may still enrol with it, its uses aside.
+    pub(super) fn is_open(&self, now: u64) -> Result<(), Error> {
+        match self.removed {
+            Some(_) => Err(Error::TokenRemoved),
+            None if now >= self.expires => Err(Error::TokenExpired),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Whether the token is for this serial, and nobody had it yet.
+fn check_serial(tx: &Tx<'_>, token: &TokenRow, serial: Option<&str>) -> Result<(), Error> {
+    let serials = tx.serials(&token.id)?;
+    match serial {
+        None if serials.is_empty() => Ok(()),
+        None => Err(Error::invalid("serial", "this token is for devices of certain serials")
+            .with_hint("enrol with `--serial` and the device's own")),
+        Some(_) if serials.is_empty() => {
+            Err(Error::invalid("serial", "this token knows no serials").with_hint("enrol without `--serial`"))
+        }
+        Some(serial) if serials.iter().all(|listed| listed != serial) => Err(Error::SerialUnknown),
+        Some(serial) => match tx.use_of_serial(&token.id, serial)? {
+            Some(_) => Err(Error::TokenUsed),
+            None => Ok(()),
+        },
+    }
+}
+
+/// The name for whoever uses a token next.
+fn free_name(tx: &Tx<'_>, token: &TokenRow, serial: Option<&str>) -> Result<String, Error> {
+    let is_free = |name: &str| Ok::<_, Error>(tx.active_device(name)?.is_none() && !tx.is_waiting(name)?);
+    let fixed = match serial {
+        _ if token.uses_max == 1 => Some(token.name.clone()),
+        Some(serial) => Some(format!("{}-{serial}", token.name)),
+        None => None,
+    };
+    if let Some(name) = fixed {
+        return if is_free(&name)? { Ok(name) } else { Err(Error::NameTaken { name }) };
+    }
+    let first = tx.count_uses(&token.id)?.saturating_add(1);
+    for number in first..first.saturating_add(NAMES_TRIED_MAX) {
+        let name = format!("{}-{number}", token.name);
+        if is_free(&name)? {
+            return Ok(name);
+        }
+    }
+    Err(Error::NameTaken { name: format!("{}-{first}", token.name) })
+}
+
+fn waiting(used: &UseRow, now: u64) -> Waiting {
+    let tenth = now.saturating_sub(used.asked) / 10;
+    Waiting {
+        name: used.name.clone(),
+        key: key_text(used),
+        retry_after_seconds: tenth.clamp(*RETRY_AFTER_SECONDS.start(), *RETRY_AFTER_SECONDS.end()),
+    }
+}
+
+/// What a person compares of a signing key.
+pub(super) fn key_text(used: &UseRow) -> String {
+    sha256(&[&used.public_key])[..8].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn base64(text: &str, bytes_max: usize) -> Option<Vec<u8>> {

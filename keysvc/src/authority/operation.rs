@@ -98,7 +98,13 @@ operations! {
     ListRules "list-rules" Get "/v1/rules" Who::Roles(ENROLLED), "All topic rules";
     SetRule "set-rule" Put "/v1/rules" Who::Roles(&[Admin]), "Set the rule of a topic filter";
     RemoveRule "remove-rule" Delete "/v1/rules" Who::Roles(&[Admin]), "Remove the rule of a topic filter";
-    MakeToken "make-token" Post "/v1/tokens" Who::Roles(&[Admin, Enroller]), "Leave for one device to enrol";
+    MakeToken "make-token" Post "/v1/tokens" Who::Roles(&[Admin, Enroller]), "Leave for a device to enrol, or for several";
+    ListTokens "list-tokens" Get "/v1/tokens" Who::Roles(&[Admin, Enroller, Auditor]), "Enrolment tokens without their secrets, a page at a time";
+    ShowToken "show-token" Get "/v1/tokens/{token}" Who::Roles(&[Admin, Enroller, Auditor]), "One token, its serials, and who presented it";
+    RemoveToken "remove-token" Delete "/v1/tokens/{token}" Who::Roles(&[Admin, Enroller]), "Take a token back";
+    ListApplicants "list-enrolments" Get "/v1/enrolments" Who::Roles(&[Admin, Enroller, Auditor]), "Those who wait for approval";
+    Approve "approve" Post "/v1/enrolments/{name}/approve" Who::Roles(&[Admin, Enroller]), "Make a device of whoever waits under this name";
+    Deny "deny" Post "/v1/enrolments/{name}/deny" Who::Roles(&[Admin, Enroller]), "Turn away whoever waits under this name";
     ListDevices "list-devices" Get "/v1/devices" Who::Roles(WATCHES), "Devices, a page at a time";
     ShowDevice "show-device" Get "/v1/devices/{device}" Who::Roles(WATCHES), "One device, by name or identifier";
     ChangeDevice "change-device" Patch "/v1/devices/{device}" Who::Roles(&[Admin]), "Other attributes or another policy for a device";
@@ -179,7 +185,10 @@ mod tests {
             // A certificate of one's own is nobody else's business.
             let own = *operation == Operation::Renew;
             assert!(!roles.contains(&Auditor) || reads || own, "{operation:?}");
-            let enrols = *operation == Operation::MakeToken;
+            let enrols = matches!(
+                operation,
+                Operation::MakeToken | Operation::RemoveToken | Operation::Approve | Operation::Deny
+            );
             assert!(!roles.contains(&Enroller) || reads || own || enrols, "{operation:?}");
         }
     }

@@ -108,7 +108,7 @@ impl Authority {
                 };
                 tx.set_reset(device.id)?;
                 // Whoever has an older token for the name must not be quicker.
-                tx.delete_unused_tokens(&device.name)?;
+                tx.remove_unused_tokens(&device.name, now)?;
                 let reset = Reset {
                     id: device.id.to_string(),
                     name: device.name.clone(),
@@ -126,8 +126,12 @@ impl Authority {
                     attributes: device.attributes,
                     policy: device.policy,
                     hosts: device.hosts,
+                    made: now,
                     expires: token.expires,
-                    used: None,
+                    uses_max: 1,
+                    used: 0,
+                    approval: false,
+                    removed: None,
                 })?;
                 Ok(reset)
             })

@@ -1,22 +1,30 @@
-//! Enrolment tokens: leave for one device to enrol. The secret is told once and kept as its SHA-256.
+//! Enrolment tokens: leave for a device to enrol, or for several. The secret is told once and kept as its SHA-256.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use smqtt_core::api::{NewToken, TokenRequest};
+use smqtt_core::api::{NewToken, TokenInfo, TokenRequest, TokenUse};
 use smqtt_core::attribute::{AttributeError, Attributes};
 use smqtt_core::crypto::{random, sha256};
-use smqtt_core::identity::{Role, check_name};
+use smqtt_core::identity::{DeviceId, NAME_CHARS_MAX, Role, check_name};
 use smqtt_core::policy::{ParseError, Policy};
 use smqtt_core::token::Token;
 
+use super::keys::texts;
 use super::{Authority, Caller, Operation};
 use crate::config::HOSTS_MAX;
 use crate::error::Error;
 use crate::pki::Host;
-use crate::store::TokenRow;
+use crate::store::{TokenRow, UseRow};
 
 /// The longest life of a token.
 const TTL_SECONDS_MAX: u64 = 366 * 86_400;
+/// Most devices of one token.
+const COUNT_MAX: u32 = 10_000;
+/// Most serials of one token.
+const SERIALS_MAX: usize = 1000;
+/// Most tokens in one answer.
+pub(crate) const PAGE_MAX: usize = 1000;
 /// Most bytes of a key's policy: a page of the directory must stay within what a broker reads.
 pub(super) const POLICY_BYTES_MAX: usize = 4096;
 /// The roles that enrol with a token.
@@ -50,24 +58,91 @@ impl Authority {
             attributes: wanted.attributes,
             policy: wanted.policy,
             hosts: request.hosts,
+            made: now,
             expires: token.expires,
-            used: None,
+            uses_max: wanted.count,
+            used: 0,
+            approval: request.approval,
+            removed: None,
         };
         let this = self.clone();
         self.store
             .write(move |tx| {
-                if tx.active_device(&row.name)?.is_some() {
+                if row.uses_max == 1 && tx.active_device(&row.name)?.is_some() {
                     return Err(Error::NameTaken { name: row.name });
                 }
+                if request.replace {
+                    tx.remove_unused_tokens(&row.name, now)?;
+                }
                 tx.insert_token(&row)?;
+                request.serials.iter().try_for_each(|serial| tx.insert_serial(&row.id, serial))?;
                 let policy = row.policy.as_ref().map_or(String::new(), |policy| format!(" policy {policy}"));
-                let subject = format!("{} ({}) {}{policy}", row.name, row.role.name(), row.attributes);
+                let batch = match (row.uses_max, row.approval) {
+                    (1, false) => String::new(),
+                    (count, false) => format!(" for {count}"),
+                    (count, true) => format!(" for {count} to be approved"),
+                };
+                let subject = format!("{} ({}) {}{policy}{batch}", row.name, row.role.name(), row.attributes);
                 this.audit(tx, &maker.actor, "make-token", &subject)?;
                 tracing::info!(name = row.name, role = row.role.name(), "made a token");
                 Ok(())
             })
             .await?;
-        Ok(NewToken { token: token.expose().to_string(), expires: token.expires })
+        let id = DeviceId(token.id).to_string();
+        Ok(NewToken { id, token: token.expose().to_string(), expires: token.expires })
+    }
+
+    /// Up to 1,000 tokens after the one of identifier `after`, forgotten ones left out. For administrators and enrollers.
+    ///
+    /// # Errors
+    /// Not allowed, or the store failed.
+    pub async fn tokens(&self, caller: &Caller, after: Option<String>) -> Result<Vec<TokenInfo>, Error> {
+        self.authorise(caller, Operation::ListTokens).await?;
+        let after = after.map(|id| token_id(&id)).transpose()?;
+        let now = self.now();
+        let after = after.map_or(Vec::new(), Vec::from);
+        let rows = self.store.read(move |tx| Ok(tx.tokens(&after, PAGE_MAX)?)).await?;
+        Ok(rows.into_iter().map(|row| info(row, now)).collect())
+    }
+
+    /// A token, its serials, and who presented it. For administrators and enrollers.
+    ///
+    /// # Errors
+    /// Not allowed, no such token, or the store failed.
+    pub async fn token(&self, caller: &Caller, id: String) -> Result<TokenInfo, Error> {
+        self.authorise(caller, Operation::ShowToken).await?;
+        let (bytes, now) = (token_id(&id)?, self.now());
+        self.store
+            .read(move |tx| {
+                let row = tx.token(&bytes)?.ok_or(Error::NoSuchToken { id })?;
+                let (serials, uses) = (tx.serials(&bytes)?, tx.uses(&bytes)?);
+                Ok(TokenInfo { serials, uses: uses.into_iter().map(one_use).collect(), ..info(row, now) })
+            })
+            .await
+    }
+
+    /// Takes a token back: nobody enrols with it any more, and whoever waits does so in vain. Those who enrolled stay. Asked
+    /// again, it answers the same. For administrators; for enrollers those of devices.
+    ///
+    /// # Errors
+    /// Not allowed, no such token, or the store failed.
+    pub async fn remove_token(self: &Arc<Self>, caller: &Caller, id: String) -> Result<TokenInfo, Error> {
+        let who = self.authorise(caller, Operation::RemoveToken).await?;
+        let (this, bytes, now) = (self.clone(), token_id(&id)?, self.now());
+        self.store
+            .write(move |tx| {
+                let mut row = tx.token(&bytes)?.ok_or(Error::NoSuchToken { id })?;
+                for_devices(who.role, row.role)?;
+                if row.removed.is_none() {
+                    tx.remove_token(&bytes, now)?;
+                    row.removed = Some(now);
+                    let subject = format!("{} ({})", row.name, DeviceId(bytes));
+                    this.audit(tx, &who.actor, Operation::RemoveToken.name(), &subject)?;
+                    tracing::info!(name = row.name, token = %DeviceId(bytes), "took a token back");
+                }
+                Ok(info(row, now))
+            })
+            .await
     }
 
     /// A token that nobody has yet, good for so long.
@@ -82,8 +157,52 @@ impl Authority {
     }
 }
 
+/// An enroller has to do with devices alone.
+pub(super) fn for_devices(who: Role, role: Role) -> Result<(), Error> {
+    if who == Role::Enroller && role != Role::Device { Err(Error::Role { role: who }) } else { Ok(()) }
+}
+
+fn token_id(id: &str) -> Result<[u8; 16], Error> {
+    let parsed = id.parse::<DeviceId>().map(|id| id.0);
+    parsed.map_err(|_| Error::NoSuchToken { id: id.chars().take(64).collect() })
+}
+
+fn info(row: TokenRow, now: u64) -> TokenInfo {
+    let status = match () {
+        () if row.removed.is_some() => "removed",
+        () if row.used >= row.uses_max => "used",
+        () if now >= row.expires => "expired",
+        () => "open",
+    };
+    TokenInfo {
+        id: DeviceId(row.id).to_string(),
+        name: row.name,
+        role: row.role.name().to_owned(),
+        attributes: texts(&row.attributes),
+        policy: row.policy.as_ref().map(ToString::to_string),
+        status: status.to_owned(),
+        count: row.uses_max,
+        used: row.used,
+        approval: row.approval,
+        made: row.made,
+        expires: row.expires,
+        serials: Vec::new(),
+        uses: Vec::new(),
+    }
+}
+
+fn one_use(used: UseRow) -> TokenUse {
+    let status = match (used.device, used.denied) {
+        (Some(_), _) => "enrolled",
+        (None, Some(_)) => "denied",
+        (None, None) => "waiting",
+    };
+    TokenUse { name: used.name, serial: used.serial, status: status.to_owned(), asked: used.asked }
+}
+
 /// What the request asks for, parsed.
 struct Wanted {
+    count: u32,
     role: Role,
     attributes: Attributes,
     policy: Option<Policy>,
@@ -123,8 +242,49 @@ impl Wanted {
             let detail = format!("`{bad}` is neither a host's name nor an address");
             return Err(Error::invalid("hosts", detail).with_hint("without scheme and port"));
         }
-        Ok(Self { role, attributes, policy })
+        let count = count_of(request)?;
+        Ok(Self { count, role, attributes, policy })
     }
+}
+
+/// For how many devices a token is, if its serials and the names that will come of it are fit for that.
+fn count_of(request: &TokenRequest) -> Result<u32, Error> {
+    let serials = &request.serials;
+    if serials.len() > SERIALS_MAX {
+        return Err(Error::invalid("serials", format!("more than {SERIALS_MAX} serials"))
+            .with_hint("make a token for each part of the list"));
+    }
+    let mut seen = BTreeSet::new();
+    for serial in serials {
+        check_name(serial).map_err(|_| {
+            let detail = format!("`{}` cannot be a serial", serial.chars().take(80).collect::<String>());
+            let hint = "a serial has letters, digits, `.`, `_` or `-`, and begins with a letter or digit";
+            Error::invalid("serials", detail).with_hint(hint)
+        })?;
+        if !seen.insert(serial) {
+            return Err(Error::invalid("serials", format!("the serial `{serial}` is there twice")));
+        }
+    }
+    let count = request.count.unwrap_or(serials.len().max(1) as u32);
+    if !(1..=COUNT_MAX).contains(&count) {
+        return Err(Error::invalid("count", format!("a token is for 1 to {COUNT_MAX} devices, not {count}")));
+    }
+    if !serials.is_empty() && count as usize > serials.len() {
+        let detail = format!("{count} devices cannot have {} serials", serials.len());
+        return Err(
+            Error::invalid("count", detail).with_hint("leave the count away: it is one for each serial")
+        );
+    }
+    if count > 1 || serials.len() > 1 {
+        let longest = serials.iter().map(String::len).max().unwrap_or(COUNT_MAX.to_string().len());
+        if request.name.len() + 1 + longest > NAME_CHARS_MAX {
+            let detail = format!("names of more than {NAME_CHARS_MAX} characters would come of it");
+            return Err(
+                Error::invalid("name", detail).with_hint("the devices are named NAME-SERIAL or NAME-1")
+            );
+        }
+    }
+    Ok(count)
 }
 
 /// The policy that keys will carry.

@@ -2,7 +2,7 @@
 
 use axum::Json as Answer;
 use axum::extract::State;
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use serde::Deserialize;
 use smqtt_core::api::{
     Device, DeviceChange, DeviceChanged, Reset, ResetRequest, Resumption, Revocation, Suspension,
@@ -81,6 +81,6 @@ pub(super) async fn reset(
     From(caller): From,
     Named(name_or_id): Named,
     Json(request): Json<ResetRequest>,
-) -> Result<Answer<Reset>, Refused> {
-    Ok(Answer(authority.reset(&caller, name_or_id, request).await?))
+) -> Result<(StatusCode, Answer<Reset>), Refused> {
+    Ok((StatusCode::CREATED, Answer(authority.reset(&caller, name_or_id, request).await?)))
 }

@@ -48,16 +48,21 @@ fn status(error: &Error) -> StatusCode {
         | Error::Scope { .. }
         | Error::Revoked
         | Error::Suspended
+        | Error::SerialUnknown
+        | Error::Denied
         | Error::UnknownCaller => StatusCode::FORBIDDEN,
         Error::TokenUsed
         | Error::NameTaken { .. }
         | Error::NotRevocable
         | Error::DeviceRevoked { .. }
+        | Error::Answered { .. }
         | Error::Full { .. } => StatusCode::CONFLICT,
-        Error::TokenExpired => StatusCode::GONE,
-        Error::NoSuchDevice { .. } | Error::NoSuchRule { .. } | Error::NoSuchAccess { .. } => {
-            StatusCode::NOT_FOUND
-        }
+        Error::TokenExpired | Error::TokenRemoved => StatusCode::GONE,
+        Error::NoSuchToken { .. }
+        | Error::NoSuchEnrolment { .. }
+        | Error::NoSuchDevice { .. }
+        | Error::NoSuchRule { .. }
+        | Error::NoSuchAccess { .. } => StatusCode::NOT_FOUND,
         Error::Invalid { .. } => StatusCode::BAD_REQUEST,
         Error::Busy | Error::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
     }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{mpsc, oneshot};
 
-pub(crate) use tx::{AccessRow, AuditRow, DeviceRow, RevocationRow, RuleRow, TokenRow, Tx, Used};
+pub(crate) use tx::{AccessRow, AuditRow, DeviceRow, RevocationRow, RuleRow, TokenRow, Tx, UseRow};
 
 use crate::error::{Error, OpenError};
 use crate::files;
@@ -24,6 +24,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("schema-3-standing.sql"),
     include_str!("schema-4-access.sql"),
     include_str!("schema-5-keys.sql"),
+    include_str!("schema-6-tokens.sql"),
 ];
 /// The schema that this program writes.
 const SCHEMA_VERSION: u32 = MIGRATIONS.len() as u32;
@@ -380,6 +381,43 @@ mod tests {
         assert!(matches!(c, Err(Error::Store(StoreError::Stopped))));
         assert_eq!(value(&store).await, 2);
         assert_eq!(hooks.load(Ordering::SeqCst), 2);
+    }
+
+    /// A store as a program of this schema left it, after `work`.
+    fn of_schema(version: usize, work: &str) -> (tempfile::TempDir, Opening) {
+        let dir = tempfile::TempDir::new().unwrap();
+        let store = Connection::open(dir.path().join("authority.db")).unwrap();
+        for migration in &MIGRATIONS[..version] {
+            store.execute_batch(migration).unwrap();
+        }
+        store.pragma_update(None, "application_id", APPLICATION_ID).unwrap();
+        store.pragma_update(None, "user_version", version).unwrap();
+        store.execute_batch(work).unwrap();
+        drop(store);
+        let opening = Opening::new(dir.path()).unwrap();
+        (dir, opening)
+    }
+
+    #[test]
+    fn tokens_of_before_there_were_batches_are_for_one_device_each() {
+        let (_dir, store) = of_schema(
+            4,
+            "INSERT INTO tokens (id, secret_hash, name, role, attributes, hosts, expires, device, public_key, hpke_key) \
+             VALUES (zeroblob(16), zeroblob(32), 'used', 'device', x'80', '[]', 9, zeroblob(16), x'01', x'02'), \
+                    (x'01010101010101010101010101010101', zeroblob(32), 'open', 'device', x'80', '[]', 9, NULL, NULL, NULL)",
+        );
+        let tokens = |tx: &Tx<'_>| {
+            let tokens = tx.tokens(&[], 9)?;
+            Ok((tx.token_use(&[0; 16], &[1])?, tx.use_token(&[0; 16])?, tx.use_token(&[1; 16])?, tokens))
+        };
+        let (used, again, first, tokens) = store.transaction(tokens).unwrap();
+        let used = used.unwrap();
+        assert_eq!((used.hpke_key, used.device.unwrap().0, used.name.as_str()), (vec![2], [0; 16], "used"));
+        assert!(!again && first, "what was used stays used, what was not is used once");
+        assert_eq!(
+            tokens.iter().map(|token| (token.uses_max, token.used)).collect::<Vec<_>>(),
+            [(1, 1), (1, 0)]
+        );
     }
 
     #[tokio::test]

@@ -22,7 +22,7 @@ pub(crate) use access::AccessRow;
 pub(crate) use audit::AuditRow;
 pub(crate) use devices::{DeviceRow, RevocationRow};
 pub(crate) use rules::RuleRow;
-pub(crate) use tokens::{TokenRow, Used};
+pub(crate) use tokens::{TokenRow, UseRow};
 
 type Result<T> = std::result::Result<T, StoreError>;
 type Hook = Box<dyn FnOnce() + Send>;

@@ -229,6 +229,7 @@ impl DeviceKeys {
             secret: hex(&token.secret),
             csr: STANDARD.encode(csr),
             hpke_key: STANDARD.encode(&self.hpke_public),
+            serial: None,
         }
     }
 

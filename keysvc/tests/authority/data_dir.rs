@@ -220,7 +220,15 @@ async fn an_altered_audit_log_is_noticed() {
 fn as_version_1(dir: &Path) {
     crate::seals::as_before_data_keys(dir);
     let store = rusqlite::Connection::open(dir.join("authority/authority.db")).unwrap();
-    let undo = "DROP INDEX devices_suspended; ALTER TABLE devices DROP COLUMN suspended; \
+    let undo = "ALTER TABLE tokens ADD COLUMN device BLOB; ALTER TABLE tokens ADD COLUMN public_key BLOB; \
+                ALTER TABLE tokens ADD COLUMN hpke_key BLOB; \
+                UPDATE tokens SET (device, public_key, hpke_key) = \
+                  (SELECT device, public_key, hpke_key FROM token_uses WHERE token = id); \
+                DROP INDEX tokens_name; DROP TABLE token_uses; DROP TABLE token_serials; \
+                ALTER TABLE tokens DROP COLUMN uses_max; ALTER TABLE tokens DROP COLUMN used; \
+                ALTER TABLE tokens DROP COLUMN approval; ALTER TABLE tokens DROP COLUMN made; \
+                ALTER TABLE tokens DROP COLUMN removed; ALTER TABLE devices DROP COLUMN serial; \
+                DROP INDEX devices_suspended; ALTER TABLE devices DROP COLUMN suspended; \
                 ALTER TABLE devices DROP COLUMN reset; ALTER TABLE devices DROP COLUMN policy; ALTER TABLE tokens DROP COLUMN policy; \
                 ALTER TABLE rules DROP COLUMN labels; DROP TABLE access; DROP TABLE data_keys; PRAGMA user_version = 1; \
                 DELETE FROM documents WHERE name IN ('params/fabeo-kp', 'master/fabeo-kp')";

@@ -28,7 +28,7 @@ async fn every_refusal_is_a_problem() {
     let post = || Request::post("/v1/tokens").header("content-type", "application/json");
     admin.get("/").await.problem(404, "not-found");
     admin.get("/v1/nothing?x=%ff").await.problem(404, "not-found");
-    admin.get("/v1/tokens").await.problem(405, "method");
+    admin.get("/v1/enrol").await.problem(405, "method");
     admin.delete("/v1/health").await.problem(405, "method");
     admin.send(Request::builder().method("BREW").uri("/v1/root"), Bytes::new()).await.problem(405, "method");
     admin.send(Request::post("/v1/tokens"), "{}".into()).await.problem(415, "media-type");

@@ -3,6 +3,7 @@
 mod common;
 
 mod access;
+mod batches;
 mod bundles;
 mod changes;
 mod data_dir;

@@ -62,7 +62,11 @@ impl Teller {
                 answers: vec![(200, JSON, Some(json!({ "type": "object" })))],
                 refusals: &[],
             },
-            Operation::Enrol => self.exchange::<api::EnrolRequest, api::Enrolment>(200, &[409, 410]),
+            Operation::Enrol => {
+                let mut told = self.exchange::<api::EnrolRequest, api::Enrolment>(200, &[409, 410]);
+                told.answers.push((202, JSON, Some(self.of::<api::Waiting>())));
+                told
+            }
             Operation::Renew => self.exchange::<api::RenewRequest, api::Enrolment>(200, &[]),
             Operation::FetchKeys => {
                 let mut told = self.answer::<api::Keys>(&[]);
@@ -86,6 +90,16 @@ impl Teller {
                 told
             }
             Operation::MakeToken => self.exchange::<api::TokenRequest, api::NewToken>(201, &[409]),
+            Operation::ListTokens => {
+                let mut told = self.answer::<Vec<api::TokenInfo>>(&[404]);
+                told.query.push(("after", json!({ "type": "string", "pattern": "^[0-9a-f]{32}$" }), false));
+                told
+            }
+            Operation::ShowToken => self.answer::<api::TokenInfo>(&[404]),
+            Operation::RemoveToken => self.answer::<api::TokenInfo>(&[404]),
+            Operation::ListApplicants => self.answer::<Vec<api::Applicant>>(&[]),
+            Operation::Approve => self.answer::<api::Device>(&[404, 409, 410]),
+            Operation::Deny => self.answer::<api::Applicant>(&[404, 409]),
             Operation::ListDevices => {
                 let mut told = self.answer::<Vec<api::Device>>(&[]);
                 told.query.push(("after", json!({ "type": "string", "pattern": "^[0-9a-f]{32}$" }), false));
@@ -138,6 +152,13 @@ fn constraints() -> Vec<(&'static str, &'static str, Value)> {
         ("TokenRequest", "policy", policy()),
         ("TokenRequest", "ttl_seconds", ttl()),
         ("TokenRequest", "hosts", list(32, 253)),
+        ("EnrolRequest", "serial", json!({ "pattern": NAME })),
+        ("TokenRequest", "count", json!({ "minimum": 1, "maximum": 10_000 })),
+        (
+            "TokenRequest",
+            "serials",
+            json!({ "maxItems": 1000, "items": { "type": "string", "pattern": NAME } }),
+        ),
         ("AccessRequest", "name", json!({ "pattern": NAME })),
         ("AccessRequest", "role", json!({ "enum": ["admin", "enroller", "auditor"] })),
         ("AccessRequest", "operations", list(Operation::ALL.len(), 64)),

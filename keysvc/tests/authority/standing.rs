@@ -125,7 +125,7 @@ async fn a_reset_device_is_dead_and_its_name_waits_for_the_new_one() {
     assert_eq!((again.revoked, again.bundle, &again.raised), (done.revoked, done.bundle, &done.raised));
     let lost = Token::parse(&done.token).unwrap();
     let keys = DeviceKeys::generate();
-    server.anonymous().post("/v1/enrol", &keys.request(&lost)).await.problem(401, "token-unknown");
+    server.anonymous().post("/v1/enrol", &keys.request(&lost)).await.problem(410, "token-removed");
 
     let token = Token::parse(&again.token).unwrap();
     let answer = server.anonymous().post("/v1/enrol", &keys.request(&token)).await;
@@ -153,7 +153,7 @@ async fn an_older_token_for_the_name_does_not_survive_a_reset() {
     server.anonymous().post("/v1/enrol", &keys.request(&first)).await;
     server.admin().post("/v1/devices/a/reset", &serde_json::json!({})).await;
     let sly = DeviceKeys::generate().request(&second);
-    server.anonymous().post("/v1/enrol", &sly).await.problem(401, "token-unknown");
+    server.anonymous().post("/v1/enrol", &sly).await.problem(410, "token-removed");
     // The token that it was made with is used up for ever.
     server.anonymous().post("/v1/enrol", &keys.request(&first)).await.problem(403, "revoked");
 }

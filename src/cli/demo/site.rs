@@ -97,11 +97,9 @@ impl Site {
     pub async fn device(&self, name: &str, attributes: &[&str]) -> Result<Device, Failure> {
         let request = TokenRequest {
             name: name.into(),
-            role: "device".into(),
             attributes: attributes.iter().map(|a| (*a).to_owned()).collect(),
-            policy: None,
             ttl_seconds: Some(300),
-            hosts: Vec::new(),
+            ..TokenRequest::default()
         };
         let token: NewToken = self.authority.post("/v1/tokens", &request).await?;
         let token = Token::parse(&token.token).map_err(|e| Failure::new("the token").because(&e))?;

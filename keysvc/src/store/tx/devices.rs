@@ -14,6 +14,8 @@ pub(crate) struct DeviceRow {
     pub(crate) id: DeviceId,
     pub(crate) name: String,
     pub(crate) role: Role,
+    /// The serial it enrolled with.
+    pub(crate) serial: Option<String>,
     pub(crate) attributes: Attributes,
     /// Of its key-policy keys.
     pub(crate) policy: Option<Policy>,
@@ -38,12 +40,12 @@ pub(crate) struct RevocationRow {
 }
 
 const DEVICE: &str = "id, name, role, attributes, hosts, hpke_key, enrolled, certificate_expires, revision, \
-                      revoked, raised, bundle, policy, suspended, reset";
+                      revoked, raised, bundle, policy, suspended, reset, serial";
 
 impl Tx<'_> {
     pub(crate) fn insert_device(&self, device: &DeviceRow) -> Result<()> {
         let sql = "INSERT INTO devices (id, name, role, attributes, hosts, hpke_key, enrolled, \
-                   certificate_expires, revision, policy) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+                   certificate_expires, revision, policy, serial) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
         self.connection.prepare_cached(sql)?.execute(params![
             device.id.0,
             device.name,
@@ -55,6 +57,7 @@ impl Tx<'_> {
             device.certificate_expires,
             self.bump("revision")?,
             device.policy.as_ref().map(Policy::encode),
+            device.serial,
         ])?;
         Ok(())
     }
@@ -107,7 +110,8 @@ impl Tx<'_> {
     /// The attributes of every active device, and of every token that can still be used.
     pub(crate) fn attributes_in_use(&self, now: u64) -> Result<Vec<Attributes>> {
         let sql = "SELECT DISTINCT attributes FROM devices WHERE revoked IS NULL AND role = 'device' \
-                   UNION SELECT DISTINCT attributes FROM tokens WHERE device IS NULL AND expires > ?";
+                   UNION SELECT DISTINCT attributes FROM tokens \
+                   WHERE used < uses_max AND removed IS NULL AND expires > ?";
         let mut statement = self.connection.prepare_cached(sql)?;
         let mut rows = statement.query([now])?;
         let mut sets = Vec::new();
@@ -121,7 +125,7 @@ impl Tx<'_> {
     pub(crate) fn policies_in_use(&self, now: u64) -> Result<Vec<Policy>> {
         let sql = "SELECT policy FROM devices WHERE revoked IS NULL AND policy IS NOT NULL \
                    UNION SELECT policy FROM tokens \
-                   WHERE device IS NULL AND expires > ? AND policy IS NOT NULL";
+                   WHERE used < uses_max AND removed IS NULL AND expires > ? AND policy IS NOT NULL";
         let mut statement = self.connection.prepare_cached(sql)?;
         let mut rows = statement.query([now])?;
         let mut policies = Vec::new();
@@ -236,6 +240,7 @@ fn device_row(row: &Row<'_>) -> Result<DeviceRow> {
         id: DeviceId(row.get(0)?),
         name: row.get(1)?,
         role: role(row, 2)?,
+        serial: row.get(15)?,
         attributes: attributes(row, 3)?,
         policy: policy(row, 12)?,
         hosts: list(row, 4)?,

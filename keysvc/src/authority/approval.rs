@@ -1,0 +1,115 @@
+//! Enrolments that a person has to approve: who waits, and the answer.
+
+use std::sync::Arc;
+
+use smqtt_core::api::{Applicant, Device};
+use smqtt_core::identity::DeviceId;
+
+use super::enrol::key_text;
+use super::keys::texts;
+use super::tokens::for_devices;
+use super::{Authority, Caller, Operation, devices};
+use crate::error::Error;
+use crate::store::{TokenRow, Tx, UseRow};
+
+/// Most of those who wait in one answer.
+const PAGE_MAX: usize = 1000;
+
+impl Authority {
+    /// Up to 1,000 of those who wait for approval, by name. For administrators and enrollers.
+    ///
+    /// # Errors
+    /// Not allowed, or the store failed.
+    pub async fn applicants(&self, caller: &Caller) -> Result<Vec<Applicant>, Error> {
+        self.authorise(caller, Operation::ListApplicants).await?;
+        let now = self.now();
+        self.store
+            .read(move |tx| {
+                let waiting = tx.waiting(now, PAGE_MAX)?;
+                waiting.into_iter().map(|used| Ok(applicant(&token_of(tx, &used)?, used))).collect()
+            })
+            .await
+    }
+
+    /// Makes a device of whoever waits under this name; it gets its answer when it asks again. Approved again, it is the same
+    /// device. For administrators; for enrollers devices alone.
+    ///
+    /// # Errors
+    /// Not allowed, nobody waits, the token or the name is not to be had any more, or the store failed.
+    pub async fn approve(self: &Arc<Self>, caller: &Caller, name: String) -> Result<Device, Error> {
+        let who = self.authorise(caller, Operation::Approve).await?;
+        let (this, now) = (self.clone(), self.now());
+        self.store
+            .write(move |tx| {
+                let used = find(tx, &name)?;
+                let token = token_of(tx, &used)?;
+                for_devices(who.role, token.role)?;
+                if used.denied.is_some() {
+                    return Err(Error::Answered { name, answer: "denied" });
+                }
+                if let Some(id) = used.device {
+                    let device = tx.device(id)?.ok_or(Error::NoSuchEnrolment { name })?;
+                    return Ok(devices::device(device));
+                }
+                token.is_open(now)?;
+                if tx.active_device(&used.name)?.is_some() {
+                    return Err(Error::NameTaken { name });
+                }
+                let subject = format!("{name} key {}", key_text(&used));
+                this.audit(tx, &who.actor, Operation::Approve.name(), &subject)?;
+                let (device, _) = this.admit(tx, token, &used, now)?;
+                tx.grant_use(&used, device.id)?;
+                Ok(devices::device(device))
+            })
+            .await
+    }
+
+    /// Turns away whoever waits under this name: it learns so when it asks again, and another may use the token instead. For
+    /// administrators; for enrollers devices alone.
+    ///
+    /// # Errors
+    /// Not allowed, nobody waits, it was approved, or the store failed.
+    pub async fn deny_enrolment(self: &Arc<Self>, caller: &Caller, name: String) -> Result<Applicant, Error> {
+        let who = self.authorise(caller, Operation::Deny).await?;
+        let (this, now) = (self.clone(), self.now());
+        self.store
+            .write(move |tx| {
+                let used = find(tx, &name)?;
+                let token = token_of(tx, &used)?;
+                for_devices(who.role, token.role)?;
+                if used.device.is_some() {
+                    return Err(Error::Answered { name, answer: "approved" });
+                }
+                if used.denied.is_none() {
+                    tx.deny_use(&used, now)?;
+                    let subject = format!("{name} key {}", key_text(&used));
+                    this.audit(tx, &who.actor, Operation::Deny.name(), &subject)?;
+                    tracing::info!(name, "denied an enrolment");
+                }
+                Ok(applicant(&token, used))
+            })
+            .await
+    }
+}
+
+fn find(tx: &Tx<'_>, name: &str) -> Result<UseRow, Error> {
+    let none = || Error::NoSuchEnrolment { name: name.chars().take(64).collect() };
+    tx.asked_approval(name)?.ok_or_else(none)
+}
+
+fn token_of(tx: &Tx<'_>, used: &UseRow) -> Result<TokenRow, Error> {
+    Ok(tx.token(&used.token)?.ok_or(crate::store::StoreError::Corrupt("token_uses"))?)
+}
+
+fn applicant(token: &TokenRow, used: UseRow) -> Applicant {
+    Applicant {
+        key: key_text(&used),
+        name: used.name,
+        serial: used.serial,
+        address: used.address,
+        asked: used.asked,
+        token: DeviceId(token.id).to_string(),
+        role: token.role.name().to_owned(),
+        attributes: texts(&token.attributes),
+    }
+}

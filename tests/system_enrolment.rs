@@ -1,0 +1,184 @@
+//! From a token to a device and on: batches, serials, approval, QR codes, and what becomes of a device later, with the
+//! command line and the broker as people run them.
+
+mod common;
+
+use common::peers::is_there;
+use common::process::{Running, run};
+use common::site::{SOON, Site};
+use common::until;
+use serde_json::Value;
+use smqtt_client::keyring::Keyring;
+
+/// What `smqtt token new` prints last.
+fn last_line(printed: &str) -> String {
+    printed.lines().last().unwrap().to_owned()
+}
+
+#[test]
+fn a_token_for_several_names_each_by_its_serial() {
+    let site = Site::start();
+    let serials = site.home.path().join("serials");
+    std::fs::write(&serials, "A1\nA2\n\n").unwrap();
+    let made = site.run(&[
+        "token",
+        "new",
+        "lock",
+        "kind=lock",
+        "--serials-file",
+        serials.to_str().unwrap(),
+        "--serial",
+        "A3",
+    ]);
+    let token = last_line(&made.success());
+    assert!(made.err.contains("good for 3 enrolments"), "{}", made.err);
+    let one = site.device("one");
+    site.enrol_with(&one, &token).failure(&["certain serials", "--serial"]);
+    let enrolled = site.run_as(&one, &["enrol", "--serial", "A2"], token.as_bytes()).success();
+    assert!(enrolled.contains("lock-A2"), "{enrolled}");
+    let other = site.device("other");
+    site.run_as(&other, &["enrol", "--serial", "A2"], token.as_bytes()).failure(&["used by another device"]);
+
+    let listed: Value = serde_json::from_str(&site.run(&["token", "list", "--json"]).success()).unwrap();
+    let listed = listed.as_array().unwrap().iter().find(|token| token["name"] == "lock").unwrap();
+    assert_eq!((listed["used"].as_u64(), listed["count"].as_u64()), (Some(1), Some(3)));
+    let id = listed["id"].as_str().unwrap();
+    let shown = site.run(&["token", "show", id]).success();
+    assert!(shown.contains("serials      A1, A2, A3") && shown.contains("enrolled     lock-A2"), "{shown}");
+    site.run(&["token", "remove", id]).success();
+    site.run_as(&other, &["enrol", "--serial", "A1"], token.as_bytes()).failure(&["taken back"]);
+    assert!(!site.run(&["token", "list"]).success().contains("lock"), "only what can be used");
+    assert!(site.run(&["token", "list", "--all"]).success().contains("removed"));
+    let device = site.run(&["device", "show", "lock-A2"]).success();
+    assert!(device.contains("serial       A2"), "{device}");
+}
+
+#[test]
+fn a_device_waits_until_a_person_approves_it() {
+    let site = Site::start();
+    let token = last_line(&site.run(&["token", "new", "cam", "kind=cam", "--approval"]).success());
+    let mut command = site.command();
+    command.arg("enrol").env("SMQTT_DIR", &site.device("cam").dir);
+    let mut enrolling = Running::spawn(&mut command);
+    enrolling.write(token.as_bytes());
+    enrolling.close_input();
+    let told = enrolling.err.line("waiting for approval as `cam`, key ");
+    let key = told.rsplit(' ').next().unwrap();
+    let waiting = site.run(&["device", "waiting"]).success();
+    assert!(waiting.contains(&format!("cam  key {key}")), "{waiting} {told}");
+    let approved = site.run(&["device", "approve", "cam"]).success();
+    assert!(approved.contains("kind=cam"), "{approved}");
+    let enrolled = enrolling.end().success();
+    assert!(enrolled.contains("enrolled     cam"), "{enrolled}");
+    assert_eq!(site.run(&["device", "waiting"]).success(), "");
+
+    let token = last_line(&site.run(&["token", "new", "stranger", "--approval"]).success());
+    let mut command = site.command();
+    command.arg("enrol").env("SMQTT_DIR", &site.device("stranger").dir);
+    let mut enrolling = Running::spawn(&mut command);
+    enrolling.write(token.as_bytes());
+    enrolling.close_input();
+    enrolling.err.line("waiting for approval");
+    site.run(&["device", "deny", "stranger"]).success();
+    enrolling.end().failure(&["denied"]);
+}
+
+/// The modules that are light, of the lines of block characters before the token.
+fn modules(printed: &str) -> Vec<Vec<bool>> {
+    let mut rows = Vec::new();
+    for line in printed.lines().filter(|line| line.starts_with(['█', '▀'])) {
+        rows.push(line.chars().map(|c| "█▀".contains(c)).collect());
+        rows.push(line.chars().map(|c| "█▄".contains(c)).collect());
+    }
+    rows
+}
+
+#[test]
+fn a_token_as_a_qr_code_is_read_by_a_stock_decoder() {
+    if !is_there("zbarimg") {
+        return;
+    }
+    let site = Site::start();
+    let printed = site.run(&["token", "new", "sensor", "kind=sensor", "--qr"]).success();
+    let (token, rows) = (last_line(&printed), modules(&printed));
+    assert!(token.starts_with("smqtt1.") && rows.len() > 40, "{printed}");
+    const SCALE: usize = 4;
+    let mut image = format!("P5 {} {} 255\n", rows[0].len() * SCALE, rows.len() * SCALE).into_bytes();
+    for row in rows {
+        let line = row.iter().flat_map(|light| [if *light { 255 } else { 0 }; SCALE]).collect::<Vec<u8>>();
+        image.extend(line.repeat(SCALE));
+    }
+    let file = site.home.path().join("qr.pgm");
+    std::fs::write(&file, image).unwrap();
+    let read = run(std::process::Command::new("zbarimg").args(["--raw", "-q"]).arg(&file), b"").success();
+    assert_eq!(read.trim(), token);
+}
+
+#[test]
+fn a_suspended_device_is_cut_and_comes_back_and_a_reset_one_begins_anew() {
+    let site = Site::start();
+    site.rule_set("ward/+", &["--policy", "role=nurse and ward=$1"]);
+    let nurse = site.enrol("nurse", &["role=nurse", "ward=3"]);
+    let sensor = site.enrol("sensor", &["role=sensor"]);
+    let reader = site.subscribe(&nurse, "ward/3", &[]);
+    site.publish(&sensor, "ward/3", "one", &[]).success();
+    assert_eq!(reader.out.first_lines(1), ["ward/3 sensor one"]);
+
+    let told = site.run(&["device", "suspend", "nurse"]).success();
+    assert!(told.contains("raised for role=nurse, ward"), "{told}");
+    reader.err.wait("the session to be cut", SOON, |text| text.contains("revoked").then_some(()));
+    site.run_as(&nurse, &["publish", "-t", "x", "-m", "y", "--plain"], b"").failure(&[]);
+    assert!(site.run(&["device", "show", "nurse"]).success().contains("status       suspended"));
+    site.run(&["device", "suspend", "nurse"]).success();
+
+    let told = site.run(&["device", "resume", "nurse"]).success();
+    assert!(told.contains("active       nurse"), "{told}");
+    let bundle = told.split_whitespace().skip_while(|word| *word != "bundle").nth(1).unwrap();
+    site.wait_bundle(bundle.parse().unwrap());
+    drop(reader);
+    let reader = site.subscribe(&nurse, "ward/3", &[]);
+    site.publish(&sensor, "ward/3", "two", &[]).success();
+    assert_eq!(reader.out.first_lines(1), ["ward/3 sensor two"]);
+
+    let reset = site.run(&["device", "reset", "nurse"]);
+    let token = last_line(&reset.success());
+    assert!(!reset.err.contains(&token));
+    reader.err.wait("the session to be cut", SOON, |text| text.contains("revoked").then_some(()));
+    site.run_as(&nurse, &["publish", "-t", "x", "-m", "y", "--plain"], b"").failure(&[]);
+    let again = site.device("nurse-again");
+    site.enrol_with(&again, &token).success();
+    let reader = site.subscribe(&again, "ward/3", &[]);
+    site.publish(&sensor, "ward/3", "three", &[]).success();
+    assert_eq!(reader.out.first_lines(1), ["ward/3 sensor three"]);
+}
+
+/// The loser has everything it had before the change, and is a member of the broker all the time.
+#[test]
+fn a_device_that_loses_an_attribute_reads_on_for_the_others_alone_until_it_gains_it_again() {
+    let site = Site::start();
+    site.rule_set("ward/+", &["--policy", "role=nurse and ward=$1"]);
+    let nurse = site.enrol("nurse", &["role=nurse", "ward=3", "ward=4"]);
+    let other = site.enrol("other", &["role=nurse", "ward=3"]);
+    let sensor = site.enrol("sensor", &["role=sensor"]);
+    let reader = site.subscribe(&nurse, "ward/+", &[]);
+    let second = site.subscribe(&other, "ward/3", &[]);
+    site.publish(&sensor, "ward/3", "one", &[]).success();
+    assert!(reader.out.first_lines(1)[0].ends_with("one"));
+    let told = site.run(&["device", "set", "nurse", "ward=4"]).success();
+    assert!(told.contains("attributes   role=nurse, ward=4") && told.contains("raised for ward"), "{told}");
+    let bundle = told.split_whitespace().skip_while(|word| *word != "bundle").nth(1).unwrap();
+    site.wait_bundle(bundle.trim_end_matches(';').parse().unwrap());
+    site.publish(&sensor, "ward/3", "two", &[]).success();
+    second.out.line("two");
+    site.publish(&sensor, "ward/4", "three", &[]).success();
+    reader.out.line("three");
+    assert!(!reader.out.text().contains("two"), "{}", reader.out.text());
+
+    // What it gains it reads without being started anew.
+    let revision = || Keyring::load(&nurse.dir).unwrap().revision();
+    let before = revision();
+    site.run(&["device", "set", "nurse", "--add", "ward=3"]).success();
+    until("its keys to follow", SOON, || (revision() > before).then_some(()));
+    site.publish(&sensor, "ward/3", "four", &[]).success();
+    reader.out.line("four");
+}

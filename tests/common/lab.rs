@@ -103,6 +103,7 @@ pub struct Lab {
     pub dir: Scratch,
     pub authority: Arc<smqtt_keysvc::Authority>,
     ahead: Arc<AtomicU64>,
+    serving: Option<(tokio::sync::oneshot::Sender<()>, tokio::task::JoinHandle<()>)>,
 }
 
 impl Lab {
@@ -116,9 +117,40 @@ impl Lab {
         config.listen = listener.local_addr().unwrap();
         let clock = Arc::new(Clock(ahead.clone()));
         let authority = smqtt_keysvc::Authority::open(&dir.path().join("data"), config, clock).unwrap();
-        let serving = authority.clone();
-        tokio::spawn(async move { smqtt_keysvc::serve(serving, listener, std::future::pending()).await });
-        Self { dir, authority, ahead }
+        let mut lab = Self { dir, authority, ahead, serving: None };
+        lab.serve(listener);
+        lab
+    }
+
+    fn serve(&mut self, listener: TcpListener) {
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let authority = self.authority.clone();
+        let serving = tokio::spawn(async move {
+            let stopped = async move { drop(stopped.await) };
+            smqtt_keysvc::serve(authority, listener, stopped).await.unwrap();
+        });
+        self.serving = Some((stop, serving));
+    }
+
+    /// The authority does nothing any more.
+    pub async fn stop_authority(&mut self) {
+        let (stop, serving) = self.serving.take().expect("it serves");
+        drop(stop);
+        serving.await.unwrap();
+    }
+
+    /// It serves again, at another address, or another one does in its place.
+    pub async fn start_authority(&mut self, other: Option<Arc<smqtt_keysvc::Authority>>) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        self.authority = other.unwrap_or_else(|| self.authority.clone());
+        self.serve(listener);
+        address
+    }
+
+    /// The clock that the authority goes by.
+    pub fn clock(&self) -> Arc<dyn smqtt_keysvc::Clock> {
+        Arc::new(Clock(self.ahead.clone()))
     }
 
     /// Moves the clock of authority, broker and devices.
@@ -549,6 +581,7 @@ pub mod cose {
 pub struct Line {
     pub address: SocketAddr,
     up: tokio::sync::watch::Sender<bool>,
+    target: Arc<Mutex<String>>,
 }
 
 impl Line {
@@ -556,10 +589,11 @@ impl Line {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (up, is_up) = tokio::sync::watch::channel(true);
-        let target = target.to_owned();
+        let target = Arc::new(Mutex::new(target.to_owned()));
+        let to = target.clone();
         tokio::spawn(async move {
             while let Ok((mut near, _)) = listener.accept().await {
-                let (mut is_up, target) = (is_up.clone(), target.clone());
+                let (mut is_up, target) = (is_up.clone(), to.lock().unwrap().clone());
                 tokio::spawn(async move {
                     if !*is_up.borrow() {
                         return;
@@ -572,7 +606,12 @@ impl Line {
                 });
             }
         });
-        Self { address, up }
+        Self { address, up, target }
+    }
+
+    /// New connections go there.
+    pub fn turn_to(&self, target: String) {
+        *self.target.lock().unwrap() = target;
     }
 
     /// Every connection over it breaks, and no other comes to be.

@@ -1,4 +1,4 @@
-//! The authority's keys from the command line: what they are sealed under.
+//! The authority's keys from the command line: what they are sealed under, backups, another root key.
 
 mod common;
 
@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use common::process::{Ended, Running, run};
-use common::site::smqtt;
+use common::site::{Site, Up, address, smqtt};
 use common::{TempDir, files_below};
 
 const PASSPHRASE: &str = "correct horse battery staple";
@@ -110,4 +110,54 @@ fn a_credential_is_what_systemd_gives() {
         .failure(&["smqtt-seal", "LoadCredentialEncrypted"]);
     with(&["seal", "--to", "file"]).success();
     start(home.path(), &[]).0.end().success();
+}
+
+#[test]
+fn a_site_comes_back_from_a_backup_and_the_revoked_stay_out() {
+    let site = Site::start();
+    let nurse = site.enrol("nurse", &["role=nurse"]);
+    site.enrol("thief", &["role=nurse"]);
+    site.rule_set("a/+", &["--policy", "role=nurse"]);
+    site.run(&["authority", "backup", "--out", "x"]).failure(&["no recovery key", "recovery-key trust"]);
+    let public = site.run(&["authority", "recovery-key", "new", "recovery.key"]).success();
+    site.run(&["authority", "recovery-key", "new", "recovery.key"]).failure(&["cannot write `recovery.key`"]);
+    let backup = ["authority", "backup", "--to", public.trim(), "--out", "site.backup"];
+    let made = site.run(&backup).success();
+    assert!(made.contains("opened again and read"), "{made}");
+    site.run(&backup).failure(&["there already"]);
+    site.run(&["device", "revoke", "thief"]).success();
+    site.run(&["authority", "rotate", "root-key"]).success();
+    let (data, home) = (site.data(), site.home.path().to_owned());
+    let Site { up, home: kept } = site;
+    let ports = ["--authority", address(&up.authority), "--broker", address(&up.broker)].map(str::to_owned);
+    up.running.signal("INT");
+    up.running.end().success();
+
+    let restore = |arguments: &[&str]| {
+        let mut command = smqtt(&home);
+        command.args(["authority", "restore", "site.backup", "--key", "recovery.key", "--data", "new"]);
+        run(command.args(arguments), b"")
+    };
+    restore(&[]).failure(&["who was revoked since", "--journal-lost"]);
+    let drill = restore(&["--check"]).success();
+    assert!(drill.contains("a drill: nothing was kept") && !home.join("new").exists(), "{drill}");
+    let lost = restore(&["--journal-lost"]);
+    lost.success();
+    assert!(lost.err.contains("THE JOURNAL IS LOST") && lost.err.contains("device revoke"), "{}", lost.err);
+    restore(&["--journal-lost"]).failure(&["is not empty"]);
+    std::fs::remove_dir_all(home.join("new")).unwrap();
+    let done = restore(&["--journal", "site/revocations/journal"]).success();
+    assert!(done.contains("shut out     thief"), "{done}");
+
+    // The broker's keyring and the devices' are as they were; the authority is another.
+    for dir in ["authority", "seal", "admin", "revocations"] {
+        std::fs::remove_dir_all(data.join(dir)).unwrap();
+        std::fs::rename(home.join("new").join(dir), data.join(dir)).unwrap();
+    }
+    let up = Up::start(&home, &data, &ports.each_ref().map(String::as_str));
+    let site = Site { up, home: kept };
+    assert!(site.run(&["device", "show", "thief"]).success().contains("revoked"));
+    // Whoever has seen newer bundles than the backup's believes the new ones.
+    let sent = site.run_as(&nurse, &["publish", "--topic", "a/b", "--message", "hello"], b"");
+    sent.success();
 }

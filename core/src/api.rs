@@ -5,12 +5,14 @@
 //! seconds since 1970.
 
 mod access;
+mod backup;
 mod device;
 mod token;
 
 use serde::{Deserialize, Serialize};
 
 pub use access::{Access, AccessRequest, NewAccess};
+pub use backup::{BackupMade, BackupRequest, RootKeyRotated};
 pub use device::{DeviceChange, DeviceChanged, Reset, ResetRequest, Resumption, Suspension};
 pub use token::{Applicant, NewToken, TokenInfo, TokenRequest, TokenUse, Waiting};
 

@@ -4,15 +4,18 @@ mod access;
 mod admin;
 mod approval;
 mod audit;
+mod backup;
 mod bundle;
 mod caller;
 mod change;
 mod devices;
 mod enrol;
 mod epochs;
+mod journal;
 mod keys;
 mod operation;
 mod polls;
+mod restore;
 mod rules;
 mod seal;
 mod standing;
@@ -43,6 +46,7 @@ pub use caller::Caller;
 pub(crate) use devices::PAGE_MAX as DEVICES_PAGE_MAX;
 pub use enrol::EnrolAnswer;
 pub use operation::{Method, Operation, Who};
+pub use restore::{Restore, Restored, Since, restore};
 pub use seal::{Resealed, change_seal};
 pub(crate) use tokens::PAGE_MAX as TOKENS_PAGE_MAX;
 
@@ -65,6 +69,7 @@ pub struct Authority {
     /// When the hourly work was done.
     tidied: Mutex<u64>,
     polls: polls::Polls,
+    data_dir: PathBuf,
     admin_dir: PathBuf,
     url: String,
     broker_url: RwLock<Option<String>>,
@@ -86,7 +91,7 @@ impl Authority {
     ///
     /// ```text
     /// data_dir/authority/authority.db   the store          data_dir/admin/{cert,key,root}.pem, authority.json
-    /// data_dir/seal/seal.key            opens its secrets
+    /// data_dir/seal/seal.key            opens its secrets    data_dir/revocations/journal  what is never undone
     /// ```
     ///
     /// # Errors
@@ -121,6 +126,7 @@ impl Authority {
             opening.transaction(|tx| create(tx, &config, seal, now))?;
         }
         let vault = open_vault(&opening, &seal_dir, custodian)?;
+        journal::open(&opening, &vault, data_dir, &config, &clock)?;
         let mut secrets = Secrets::load(&opening, vault, now)?;
         let published = opening.transaction(|tx| {
             let added = secrets.add_suites(tx, now)?;
@@ -145,6 +151,7 @@ impl Authority {
             denials: Mutex::default(),
             tidied: Mutex::new(now),
             polls: polls::Polls::new(revision),
+            data_dir: data_dir.to_owned(),
             admin_dir,
             url,
             first_start,

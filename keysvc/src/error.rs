@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use smqtt_core::identity::{IdentityError, Role};
 
+use crate::backup::BackupError;
 use crate::config::ConfigError;
 use crate::seal::UnsealError;
 use crate::store::StoreError;
@@ -134,6 +135,15 @@ pub enum Error {
         /// What to do about it.
         hint: Option<String>,
     },
+    /// Nobody is named to whom a backup could be sealed, or somebody the authority does not trust with it.
+    #[error("no recovery key, or one that this authority does not know")]
+    RecoveryKey,
+    /// A backup could not be written, or not be read again.
+    #[error("the backup failed")]
+    Backup(#[from] BackupError),
+    /// Files of the authority could not be used.
+    #[error("the authority's files cannot be used")]
+    Files(#[source] Box<OpenError>),
     /// Too much to do.
     #[error("the authority is busy")]
     Busy,
@@ -145,6 +155,10 @@ pub enum Error {
 impl Error {
     pub(crate) fn invalid(code: &'static str, detail: impl std::fmt::Display) -> Self {
         Self::Invalid { code, detail: detail.to_string(), hint: None }
+    }
+
+    pub(crate) fn unusable(error: OpenError) -> Self {
+        Self::Files(Box::new(error))
     }
 
     pub(crate) fn with_hint(self, text: impl Into<String>) -> Self {
@@ -184,6 +198,9 @@ impl Error {
             Self::NotRevocable => "not-revocable",
             Self::Full { .. } => "full",
             Self::Invalid { code, .. } => code,
+            Self::RecoveryKey => "recovery-key",
+            Self::Backup(_) => "backup",
+            Self::Files(_) => "files",
             Self::Busy => "busy",
             Self::Store(_) => "store",
         }
@@ -206,6 +223,8 @@ impl Error {
             Self::AccessUnknown | Self::AccessExpired => "ask an administrator for a new one",
             Self::Scope { .. } => "ask an administrator for a token that is for it as well",
             Self::Revoked | Self::UnknownCaller => "enrol again with a new token",
+            Self::RecoveryKey => "on the authority's machine: `smqtt authority recovery-key trust KEY`",
+            Self::Backup(_) | Self::Files(_) => "the authority's log says more; there is no new backup",
             Self::Busy => "try again in a few seconds",
             Self::Store(_) => "the authority's log says more; nothing was changed",
             Self::Invalid { hint, .. } => return hint.clone(),
@@ -269,6 +288,23 @@ pub enum OpenError {
     /// What opens the seal is missing or wrong.
     #[error(transparent)]
     Unseal(#[from] UnsealError),
+    /// The backup does not hold.
+    #[error(transparent)]
+    Backup(#[from] BackupError),
+    /// The journal does not hold.
+    #[error("the journal `{}` cannot be used: {detail}", .path.display())]
+    Journal {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        detail: String,
+    },
+    /// There is something already.
+    #[error("`{}` is not empty", .path.display())]
+    Taken {
+        /// The directory.
+        path: PathBuf,
+    },
     /// The administrator's files are damaged or from another authority.
     #[error("`{}` is not the administrator's certificate of this authority", .path.display())]
     Admin {
@@ -298,6 +334,13 @@ impl OpenError {
                 "put the seal key back from its backup: without it the secrets cannot be read"
             }
             Self::Unseal(error) => error.hint(),
+            Self::Backup(BackupError::OtherKey { .. }) => "use one of the recovery keys that it is sealed to",
+            Self::Backup(BackupError::Io(_)) => "check owner, permissions and free space",
+            Self::Backup(_) => "use another copy, or an older backup",
+            Self::Journal { .. } => {
+                "take another copy of it; if there is none, say `--journal-lost` and give `--bundle FILE` from brokers and devices"
+            }
+            Self::Taken { .. } => "give a directory that is empty or not there",
             Self::Admin { .. } => "move that directory away to have a new administrator made",
             Self::Tls(_) => "this is a fault of the program: please report it",
         }

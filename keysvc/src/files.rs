@@ -57,7 +57,7 @@ pub(crate) fn remove(path: &Path) -> Result<(), OpenError> {
     removed.map_err(|source| OpenError::File { verb: "remove", path: path.to_owned(), source })
 }
 
-fn sync_parent(path: &Path) -> std::io::Result<()> {
+pub(crate) fn sync_parent(path: &Path) -> std::io::Result<()> {
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(dir)?.sync_all()
 }

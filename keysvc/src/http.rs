@@ -5,6 +5,7 @@
 
 mod access;
 mod audit;
+mod backup;
 mod bundle;
 mod devices;
 mod directory;
@@ -19,6 +20,7 @@ mod params;
 mod problem;
 mod renew;
 mod root;
+mod rotate;
 mod rules;
 mod serve;
 mod stall;
@@ -87,6 +89,8 @@ fn handler(operation: Operation) -> MethodRouter<Arc<Authority>> {
         Operation::MakeAccess => on(method, access::post),
         Operation::ListAccess => on(method, access::list),
         Operation::RemoveAccess => on(method, access::delete),
+        Operation::BackUp => on(method, backup::post),
+        Operation::RotateRootKey => on(method, rotate::root_key),
         Operation::ReadAudit => on(method, audit::get),
     }
 }

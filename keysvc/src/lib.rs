@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 mod authority;
+mod backup;
 mod clock;
 mod config;
 mod error;
@@ -20,15 +21,20 @@ mod files;
 mod hpke;
 mod http;
 mod pki;
+mod recovery;
 mod seal;
 mod store;
 mod vault;
 
-pub use authority::{Authority, Caller, Method, Operation, Resealed, Who, change_seal};
+pub use authority::{
+    Authority, Caller, Method, Operation, Resealed, Restore, Restored, Since, Who, change_seal, restore,
+};
+pub use backup::BackupError;
 pub use clock::{Clock, SystemClock};
 pub use config::{Config, ConfigError, Limits};
 pub use error::{Error, OpenError};
 pub use http::{BODY_BYTES_MAX, serve};
+pub use recovery::{RECOVERY_KEYS_MAX, RecoveryKey, RecoverySecret};
 pub use seal::{
     CREDENTIAL_BYTES_MIN, Custodian, NewSeal, PASSPHRASE_BYTES_MIN, SECRET_BYTES_MAX, SHARES_MAX, Share,
     ShareError, Unattended, UnsealError,

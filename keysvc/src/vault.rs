@@ -27,7 +27,7 @@ struct Inner {
     /// The fingerprint of the authority's first root, hexadecimal.
     authority: String,
     seal: Seal,
-    /// By generation. Two while a rotation is being committed, one otherwise.
+    /// In the order in which they came. Two while a rotation is being committed, one otherwise.
     roots: RwLock<Vec<(u64, Secret32)>>,
     tags: Secret32,
 }
@@ -78,6 +78,36 @@ impl Vault {
         }
         vault.clean(seal_dir)?;
         Ok(vault)
+    }
+
+    /// The vault of a restored store, whose root key came with the backup: under another seal from now on.
+    pub(crate) fn recover(
+        opening: &Opening,
+        authority: &str,
+        root: Secret32,
+        seal: Seal,
+    ) -> Result<Self, OpenError> {
+        let altered = || OpenError::from(UnsealError::Altered);
+        let wrapped = opening.transaction(|tx| tx.data_key(TAGS))?;
+        let tags = wrapped.and_then(|wrapped| unwrap(&root, TAGS, &wrapped)).ok_or_else(altered)?;
+        let roots = RwLock::new(vec![(0, root)]);
+        let vault = Self(Arc::new(Inner { authority: authority.to_owned(), seal, roots, tags }));
+        opening.transaction(|tx| vault.reseal(tx, &vault.0.seal))?;
+        Ok(vault)
+    }
+
+    /// Whether each data key and each secret opens.
+    pub(crate) fn check(&self, tx: &Tx<'_>) -> Result<(), StoreError> {
+        for (name, sealed) in tx.data_keys()? {
+            let known = unwrap(&self.root(tx)?, &name, &sealed).is_some();
+            if !known {
+                return Err(StoreError::Secret(name));
+            }
+            if name != TAGS {
+                self.get(tx, &name)?;
+            }
+        }
+        Ok(())
     }
 
     fn migrate(opening: &Opening, authority: &str, seal_dir: &Path) -> Result<Self, OpenError> {
@@ -133,6 +163,48 @@ impl Vault {
     /// A tag on `message` as the record `name`, under a key that is not in the store.
     pub(crate) fn tag(&self, name: &str, message: &[u8]) -> [u8; 32] {
         tag(&self.0.tags, name, message)
+    }
+
+    /// The root key as it is now, for a backup.
+    pub(crate) fn expose_current_root(&self) -> Secret32 {
+        let roots = self.0.roots.read().unwrap_or_else(PoisonError::into_inner);
+        roots[0].1.clone()
+    }
+
+    /// Whose: the fingerprint of the authority's first root.
+    pub(crate) fn authority(&self) -> &str {
+        &self.0.authority
+    }
+
+    /// The key of the journal's lines.
+    pub(crate) fn journal_key(&self) -> Secret32 {
+        Secret32::new(self.tag("journal", b""))
+    }
+
+    /// Another root key: every data key is sealed under it, and it under the same seal. Gives the number of keys.
+    pub(crate) fn rotate_root(&self, tx: &Tx<'_>) -> Result<usize, StoreError> {
+        let (old, new) = (self.root(tx)?, Secret32::random());
+        let keys = tx.data_keys()?;
+        for (name, sealed) in &keys {
+            let key = unwrap(&old, name, sealed).ok_or_else(|| StoreError::Secret(name.clone()))?;
+            tx.set_data_key(name, &wrap(&new, name, &key))?;
+        }
+        // Not by what the store says: its keys are under the new one now.
+        let generation = {
+            let mut roots = self.0.roots.write().unwrap_or_else(PoisonError::into_inner);
+            let generation = roots.iter().map(|(generation, _)| *generation).max().unwrap_or(0) + 1;
+            roots.push((generation, new.clone()));
+            generation
+        };
+        let number = self.generation(tx)? + 1;
+        tx.set_document(RECORD, &self.0.seal.wrap(&self.0.authority, number, &new))?;
+        self.put(tx, GENERATION, &number.to_be_bytes())?;
+        let this = self.clone();
+        tx.after_commit(move || {
+            let mut roots = this.0.roots.write().unwrap_or_else(PoisonError::into_inner);
+            roots.retain(|(kept, _)| *kept >= generation);
+        });
+        Ok(keys.len())
     }
 
     /// Puts the same root key under another seal.

@@ -8,12 +8,16 @@ use clap::{Args, Subcommand};
 use smqtt_keysvc::{Authority, SystemClock};
 use tokio::net::TcpListener;
 
+use super::backup::{self, BackupArgs};
 use super::broker::stdin_end;
 use super::config::{Config, SiteArgs};
 use super::custodian::CustodianArgs;
 use super::failure::Failure;
 use super::monitor::LogArgs;
 use super::print_line;
+use super::recovery::{self, RecoveryCommand};
+use super::restore::{self, RestoreArgs};
+use super::rotate::{self, RotateCommand};
 use super::seal::{self, SealArgs};
 
 /// Arguments of `smqtt authority`.
@@ -41,12 +45,26 @@ pub struct AuthorityArgs {
 enum AuthorityCommand {
     /// Seal its secrets under something else: a key file, a passphrase, a systemd credential, shares. While it is stopped
     Seal(SealArgs),
+    /// Write a backup of the running authority, sealed to recovery keys
+    Backup(BackupArgs),
+    /// Restore a backup, or try whether one can be restored
+    Restore(RestoreArgs),
+    /// Make, trust and list the keys that backups are sealed to
+    #[command(subcommand)]
+    RecoveryKey(RecoveryCommand),
+    /// Put new keys in the place of old ones
+    #[command(subcommand)]
+    Rotate(RotateCommand),
 }
 
 /// Runs until Ctrl-C.
 pub async fn run(args: &AuthorityArgs) -> Result<(), Failure> {
     match &args.command {
         Some(AuthorityCommand::Seal(args)) => return seal::run(args),
+        Some(AuthorityCommand::Backup(args)) => return backup::run(args).await,
+        Some(AuthorityCommand::Restore(args)) => return restore::run(args).await,
+        Some(AuthorityCommand::RecoveryKey(command)) => return recovery::run(command),
+        Some(AuthorityCommand::Rotate(command)) => return rotate::run(command).await,
         None => {}
     }
     let (mut config, data) = args.site.load()?;

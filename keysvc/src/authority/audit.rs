@@ -106,6 +106,26 @@ fn bounded(text: &str) -> String {
     text[..end].chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
+/// Reads the whole log of a store that nobody else has open, as [`Authority::verify_audit`] does.
+pub(super) fn first_bad(tx: &Tx<'_>, vault: &Vault) -> Result<Result<u64, u64>, StoreError> {
+    let (mut number, mut previous) = (0, [0; 32]);
+    loop {
+        let rows = tx.audit_after(number, PAGE_MAX)?;
+        let last_page = rows.len() < PAGE_MAX;
+        for row in rows {
+            if row.number != number + 1 || hash(&previous, &row) != row.hash {
+                return Ok(Err(number + 1));
+            }
+            (number, previous) = (row.number, row.hash);
+        }
+        if last_page {
+            let tag = vault.tag(HEAD, &[&number.to_be_bytes()[..], &previous].concat());
+            let whole = tx.document(HEAD)?.is_some_and(|stored| equal(&stored, &tag));
+            return Ok(if whole { Ok(number) } else { Err(number + 1) });
+        }
+    }
+}
+
 impl Authority {
     /// Up to 1,000 rows after number `after`. For administrators and auditors.
     ///

@@ -117,6 +117,8 @@ operations! {
     MakeAccess "make-access" Post "/v1/access" Who::Holders(&[Admin]), "Leave for a program to make some requests";
     ListAccess "list-access" Get "/v1/access" Who::Roles(&[Admin, Auditor]), "The access tokens, without their secrets";
     RemoveAccess "remove-access" Delete "/v1/access/{id}" Who::Roles(&[Admin]), "End an access token";
+    BackUp "back-up" Post "/v1/backup" Who::Roles(&[Admin]), "Write a backup, sealed to recovery keys";
+    RotateRootKey "rotate-root-key" Post "/v1/rotate/root-key" Who::Roles(&[Admin]), "Draw another root key";
     ReadAudit "read-audit" Get "/v1/audit" Who::Roles(&[Admin, Auditor]), "The audit log, a page at a time";
 }
 

@@ -51,7 +51,8 @@ fn status(error: &Error) -> StatusCode {
         | Error::SerialUnknown
         | Error::Denied
         | Error::UnknownCaller => StatusCode::FORBIDDEN,
-        Error::TokenUsed
+        Error::RecoveryKey
+        | Error::TokenUsed
         | Error::NameTaken { .. }
         | Error::NotRevocable
         | Error::DeviceRevoked { .. }
@@ -64,7 +65,7 @@ fn status(error: &Error) -> StatusCode {
         | Error::NoSuchRule { .. }
         | Error::NoSuchAccess { .. } => StatusCode::NOT_FOUND,
         Error::Invalid { .. } => StatusCode::BAD_REQUEST,
-        Error::Busy | Error::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
+        Error::Busy | Error::Store(_) | Error::Backup(_) | Error::Files(_) => StatusCode::SERVICE_UNAVAILABLE,
     }
 }
 

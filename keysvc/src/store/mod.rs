@@ -1,8 +1,10 @@
 //! The store: SQLite in one file. One thread writes; what waits is committed together, synced once, and answered
 //! only then. One thread reads, each request in a snapshot of its own that begins after the request came.
 
+mod journal;
 mod tx;
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,6 +14,7 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{mpsc, oneshot};
 
+pub(crate) use journal::{Deed, Entry as JournalEntry, FILE as JOURNAL_FILE, Journal, read as read_journal};
 pub(crate) use tx::{AccessRow, AuditRow, DeviceRow, RevocationRow, RuleRow, TokenRow, Tx, UseRow};
 
 use crate::error::{Error, OpenError};
@@ -25,6 +28,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("schema-4-access.sql"),
     include_str!("schema-5-keys.sql"),
     include_str!("schema-6-tokens.sql"),
+    include_str!("schema-7-journal.sql"),
 ];
 /// The schema that this program writes.
 const SCHEMA_VERSION: u32 = MIGRATIONS.len() as u32;
@@ -47,6 +51,9 @@ pub enum StoreError {
     /// Something was read that this program does not write.
     #[error("`{0}` in the database cannot be read")]
     Corrupt(&'static str),
+    /// The journal could not be written: what is in none of its lines is not done.
+    #[error("the journal of revocations cannot be written")]
+    Journal(#[source] Arc<std::io::Error>),
     /// A secret that its key does not open.
     #[error("the secret `{0}` in the database does not open: it was altered, or its key was")]
     Secret(String),
@@ -80,6 +87,7 @@ pub(crate) struct Opening {
     connection: Connection,
     path: PathBuf,
     lock: File,
+    journal: RefCell<Option<Journal>>,
 }
 
 impl Opening {
@@ -94,7 +102,7 @@ impl Opening {
             Ok(connection)
         });
         let connection = connection.map_err(|source| OpenError::Store { path: path.clone(), source })?;
-        Ok(Self { connection, path, lock })
+        Ok(Self { connection, path, lock, journal: RefCell::new(None) })
     }
 
     /// Runs `work` in a transaction of its own.
@@ -104,11 +112,31 @@ impl Opening {
     ) -> Result<T, OpenError> {
         let run = || {
             let transaction = self.connection.unchecked_transaction()?;
-            let result = work(&Tx::new(&transaction))?;
+            let tx = Tx::new(&transaction);
+            let result = work(&tx)?;
+            write_journal(&transaction, self.journal.borrow_mut().as_mut(), &tx.take_deeds())?;
             transaction.commit()?;
             Ok(result)
         };
         run().map_err(|source| OpenError::Store { path: self.path.clone(), source })
+    }
+
+    /// Writes down in `journal` from now on what must never be undone.
+    pub(crate) fn keep_journal(&self, journal: Journal) {
+        self.journal.replace(Some(journal));
+    }
+
+    /// Copies the store as it is into the empty file `to`.
+    pub(crate) fn snapshot(path: &Path, to: &Path) -> Result<(), StoreError> {
+        let to = to.to_str().ok_or(StoreError::Corrupt("path"))?;
+        open(path)?.execute("VACUUM INTO ?", [to])?;
+        Ok(())
+    }
+
+    /// Reads all of it: whether SQLite finds its pages and indexes in order.
+    pub(crate) fn is_whole(&self) -> Result<bool, StoreError> {
+        let said: String = self.connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;
+        Ok(said == "ok")
     }
 
     /// The error for something in it that cannot be used.
@@ -124,12 +152,14 @@ impl Opening {
         });
         let reader = reader.map_err(|source| OpenError::Store { path: self.path.clone(), source })?;
         Ok(Store {
-            reader: Worker::start("smqtt-read", "BEGIN", 1, reader, None),
+            reader: Worker::start("smqtt-read", "BEGIN", 1, reader, None, None),
+            path: self.path,
             writer: Worker::start(
                 "smqtt-write",
                 "BEGIN IMMEDIATE",
                 BATCH_MAX,
                 self.connection,
+                self.journal.into_inner(),
                 Some(self.lock),
             ),
         })
@@ -163,6 +193,8 @@ fn open(path: &Path) -> Result<Connection, StoreError> {
     // An answer is given after the log is on disk, not before.
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "journal_size_limit", 64 << 20)?;
+    // What is deleted is a key, sometimes.
+    connection.pragma_update(None, "secure_delete", true)?;
     Ok(connection)
 }
 
@@ -191,11 +223,17 @@ fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
 
 /// The store. Dropping it waits until everything that was taken is written.
 pub(crate) struct Store {
+    path: PathBuf,
     reader: Worker,
     writer: Worker,
 }
 
 impl Store {
+    /// The database's file.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Runs `work` on a snapshot.
     pub(crate) async fn read<T: Send + 'static>(
         &self,
@@ -218,6 +256,7 @@ type Job = Box<dyn FnOnce(&Tx<'_>) -> Ran + Send>;
 
 struct Ran {
     keep: bool,
+    deeds: Vec<Deed>,
     finish: Box<dyn FnOnce(Result<(), StoreError>) + Send>,
 }
 
@@ -232,11 +271,12 @@ impl Worker {
         begin: &'static str,
         batch_max: usize,
         connection: Connection,
+        journal: Option<Journal>,
         lock: Option<File>,
     ) -> Self {
         let (jobs, queue) = mpsc::channel(QUEUE_MAX);
         let work = move || {
-            run_jobs(&connection, begin, batch_max, queue);
+            run_jobs(&connection, begin, batch_max, journal, queue);
             // The connection ends before the lock does.
             drop(connection);
             drop(lock);
@@ -255,6 +295,7 @@ impl Worker {
             let after = tx.take_after_commit();
             Ran {
                 keep: result.is_ok(),
+                deeds: tx.take_deeds(),
                 finish: Box::new(move |committed| {
                     let result = match committed {
                         Ok(()) => {
@@ -288,18 +329,27 @@ impl Drop for Worker {
     }
 }
 
-fn run_jobs(connection: &Connection, begin: &str, batch_max: usize, mut queue: mpsc::Receiver<Job>) {
+fn run_jobs(
+    connection: &Connection,
+    begin: &str,
+    batch_max: usize,
+    mut journal: Option<Journal>,
+    mut queue: mpsc::Receiver<Job>,
+) {
     while let Some(first) = queue.blocking_recv() {
         if let Err(error) = connection.execute_batch(begin) {
             tracing::error!(%error, "the store cannot begin a transaction");
             continue;
         }
-        let mut finish = Vec::new();
+        let (mut finish, mut deeds) = (Vec::new(), Vec::new());
         let mut next = Some(first);
         let mut result = Ok(());
         while let Some(job) = next.take() {
             match run_job(connection, job) {
-                Ok(ran) => finish.push(ran),
+                Ok((ran, done)) => {
+                    finish.push(ran);
+                    deeds.extend(done);
+                }
                 Err(error) => result = Err(error),
             }
             // After a full or broken disk SQLite has rolled everything back by itself.
@@ -313,7 +363,8 @@ fn run_jobs(connection: &Connection, begin: &str, batch_max: usize, mut queue: m
         if connection.is_autocommit() {
             result = result.and(Err(StoreError::Stopped));
         } else if result.is_ok() {
-            result = connection.execute_batch("COMMIT").map_err(StoreError::from);
+            result = write_journal(connection, journal.as_mut(), &deeds)
+                .and_then(|()| Ok(connection.execute_batch("COMMIT")?));
         }
         if let Err(error) = &result {
             tracing::error!(error = error as &dyn std::error::Error, "the store lost a batch");
@@ -325,9 +376,21 @@ fn run_jobs(connection: &Connection, begin: &str, batch_max: usize, mut queue: m
     }
 }
 
+/// Writes down what must never be undone, before it is committed; the store remembers how far the journal went.
+fn write_journal(
+    connection: &Connection,
+    journal: Option<&mut Journal>,
+    deeds: &[Deed],
+) -> Result<(), StoreError> {
+    let Some(journal) = journal.filter(|_| !deeds.is_empty()) else { return Ok(()) };
+    let last = journal.append(deeds).map_err(|error| StoreError::Journal(Arc::new(error)))?;
+    connection.execute("UPDATE counters SET value = ? WHERE name = 'journal'", [last])?;
+    Ok(())
+}
+
 type Finish = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
 
-fn run_job(connection: &Connection, job: Job) -> Result<Finish, StoreError> {
+fn run_job(connection: &Connection, job: Job) -> Result<(Finish, Vec<Deed>), StoreError> {
     connection.execute_batch("SAVEPOINT job")?;
     let tx = Tx::new(connection);
     // A job that panics is a bug of ours, and must not take the store with it.
@@ -337,7 +400,10 @@ fn run_job(connection: &Connection, job: Job) -> Result<Finish, StoreError> {
         let end = if keep { "RELEASE job" } else { "ROLLBACK TO job; RELEASE job" };
         connection.execute_batch(end)?;
     }
-    Ok(ran.map_or_else(|_| -> Finish { Box::new(|_| ()) }, |ran| ran.finish))
+    Ok(match ran {
+        Ok(ran) => (ran.finish, if keep { ran.deeds } else { Vec::new() }),
+        Err(_) => (Box::new(|_| ()), Vec::new()),
+    })
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ mod audit;
 mod devices;
 mod epochs;
 mod keys;
+mod restore;
 mod rules;
 mod tokens;
 
@@ -16,7 +17,7 @@ use smqtt_core::attribute::Attributes;
 use smqtt_core::identity::Role;
 use smqtt_core::policy::Policy;
 
-use super::StoreError;
+use super::{Deed, StoreError};
 
 pub(crate) use access::AccessRow;
 pub(crate) use audit::AuditRow;
@@ -31,11 +32,12 @@ type Hook = Box<dyn FnOnce() + Send>;
 pub(crate) struct Tx<'c> {
     connection: &'c Connection,
     after_commit: RefCell<Vec<Hook>>,
+    deeds: RefCell<Vec<Deed>>,
 }
 
 impl<'c> Tx<'c> {
     pub(super) fn new(connection: &'c Connection) -> Self {
-        Self { connection, after_commit: RefCell::default() }
+        Self { connection, after_commit: RefCell::default(), deeds: RefCell::default() }
     }
 
     /// Runs `hook` when this transaction is on disk, before anyone is answered, in the order of commits.
@@ -47,7 +49,23 @@ impl<'c> Tx<'c> {
         self.after_commit.take()
     }
 
+    /// Has the journal say so before this transaction is committed.
+    pub(crate) fn write_down(&self, deed: Deed) {
+        self.deeds.borrow_mut().push(deed);
+    }
+
+    pub(super) fn take_deeds(&self) -> Vec<Deed> {
+        self.deeds.take()
+    }
+
     // Counters and documents
+
+    /// Sets a counter.
+    pub(crate) fn set_counter(&self, name: &'static str, value: u64) -> Result<()> {
+        let sql = "UPDATE counters SET value = ?2 WHERE name = ?1";
+        self.connection.prepare_cached(sql)?.execute(params![name, value])?;
+        Ok(())
+    }
 
     /// The value of a counter.
     pub(crate) fn counter(&self, name: &'static str) -> Result<u64> {

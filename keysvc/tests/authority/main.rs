@@ -3,6 +3,7 @@
 mod common;
 
 mod access;
+mod backups;
 mod batches;
 mod bundles;
 mod changes;

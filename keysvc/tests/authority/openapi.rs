@@ -119,6 +119,8 @@ impl Teller {
                 told
             }
             Operation::BeginEpoch => self.answer::<api::Rotation>(&[]),
+            Operation::BackUp => self.exchange::<api::BackupRequest, api::BackupMade>(200, &[409]),
+            Operation::RotateRootKey => self.answer::<api::RootKeyRotated>(&[]),
             Operation::MakeAccess => self.exchange::<api::AccessRequest, api::NewAccess>(201, &[409]),
             Operation::ListAccess => self.answer::<Vec<api::Access>>(&[]),
             Operation::RemoveAccess => self.answer::<api::Access>(&[404]),
@@ -164,6 +166,7 @@ fn constraints() -> Vec<(&'static str, &'static str, Value)> {
         ("AccessRequest", "operations", list(Operation::ALL.len(), 64)),
         ("AccessRequest", "ttl_seconds", ttl()),
         ("ResetRequest", "ttl_seconds", ttl()),
+        ("BackupRequest", "to", list(16, 256)),
         ("DeviceChange", "set", list(64, 4096)),
         ("DeviceChange", "add", list(64, 4096)),
         ("DeviceChange", "remove", list(64, 4096)),

@@ -7,6 +7,7 @@ use smqtt_core::policy::Policy;
 
 use super::{Result, StoreError, Tx, attributes, list, list_to_text, optional_list, policy, role};
 use crate::pki::Issued;
+use crate::store::Deed;
 
 /// A device, a broker or an administrator.
 #[derive(Clone, Debug)]
@@ -148,6 +149,9 @@ impl Tx<'_> {
     }
 
     pub(crate) fn revoke_device(&self, id: DeviceId, at: u64) -> Result<()> {
+        if let Some(device) = self.device(id)? {
+            self.write_down(Deed::Revoked { id, role: device.role, name: device.name });
+        }
         let sql = "UPDATE devices SET revoked = ?, revision = ? WHERE id = ? AND revoked IS NULL";
         let revision = self.bump("revision")?;
         self.connection.prepare_cached(sql)?.execute(params![at, revision, id.0])?;
@@ -161,6 +165,9 @@ impl Tx<'_> {
     }
 
     pub(crate) fn suspend_device(&self, id: DeviceId, at: u64) -> Result<()> {
+        if let Some(device) = self.device(id)? {
+            self.write_down(Deed::Suspended { id, role: device.role, name: device.name });
+        }
         let sql = "UPDATE devices SET suspended = ?, revision = ? WHERE id = ?";
         let revision = self.bump("revision")?;
         self.connection.prepare_cached(sql)?.execute(params![at, revision, id.0])?;
@@ -168,6 +175,7 @@ impl Tx<'_> {
     }
 
     pub(crate) fn resume_device(&self, id: DeviceId) -> Result<()> {
+        self.write_down(Deed::Resumed { id });
         let sql =
             "UPDATE devices SET suspended = NULL, raised = NULL, bundle = NULL, revision = ? WHERE id = ?";
         let revision = self.bump("revision")?;
@@ -182,6 +190,8 @@ impl Tx<'_> {
         attributes: &Attributes,
         policy: Option<&Policy>,
     ) -> Result<()> {
+        let (given, policy_given) = (attributes.clone(), policy.cloned());
+        self.write_down(Deed::Changed { id, attributes: given, policy: policy_given });
         let sql = "UPDATE devices SET attributes = ?, policy = ?, revision = ? WHERE id = ?";
         let revision = self.bump("revision")?;
         let policy = policy.map(Policy::encode);

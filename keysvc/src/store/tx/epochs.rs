@@ -5,6 +5,7 @@ use smqtt_core::attribute::{Attribute, Versions};
 use smqtt_core::bundle::Epoch;
 
 use super::{Result, StoreError, Tx};
+use crate::store::Deed;
 
 /// An epoch.
 #[derive(Clone, Debug)]
@@ -28,6 +29,7 @@ impl Tx<'_> {
     }
 
     pub(crate) fn set_version(&self, attribute: &Attribute, version: u32) -> Result<()> {
+        self.write_down(Deed::Version { attribute: attribute.version_key(), version });
         let sql = "INSERT INTO versions VALUES (?1, ?2) ON CONFLICT DO UPDATE SET version = ?2";
         self.connection.prepare_cached(sql)?.execute(params![attribute.version_key().encode(), version])?;
         Ok(())
@@ -58,6 +60,7 @@ impl Tx<'_> {
 
     /// Ends the current epoch, keeping its versions, begins `next`, and forgets epochs before `keep_from`.
     pub(crate) fn begin_epoch(&self, next: Epoch, versions: &Versions, keep_from: u64) -> Result<()> {
+        self.write_down(Deed::Epoch { number: next.number });
         let run = |sql, params: &[&dyn rusqlite::ToSql]| {
             Ok::<_, StoreError>(self.connection.prepare_cached(sql)?.execute(params)?)
         };

@@ -1,0 +1,42 @@
+//! Backups and rotations of keys.
+
+use serde::{Deserialize, Serialize};
+
+/// `POST /v1/backup`: a backup into the authority's own directory.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields, default)]
+pub struct BackupRequest {
+    /// Which of the recovery keys that the authority trusts to seal it to; all of them if absent.
+    pub to: Vec<String>,
+}
+
+/// The answer to [`BackupRequest`]: it was written, synced, opened again and found whole.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct BackupMade {
+    /// Its name in `DIR/backups` of the authority.
+    pub file: String,
+    /// Its bytes.
+    pub bytes: u64,
+    /// The SHA-256 of the file, hexadecimal.
+    pub sha256: String,
+    /// When it was made.
+    pub created: u64,
+    /// The bundle's number in it.
+    pub bundle: u64,
+    /// The epoch in it.
+    pub epoch: u64,
+    /// How many records of the audit log are in it.
+    pub audit: u64,
+    /// The identifiers of the recovery keys that open it.
+    pub recovery_keys: Vec<String>,
+}
+
+/// The answer to `POST /v1/rotate/root-key`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct RootKeyRotated {
+    /// How many data keys are sealed under the new root key.
+    pub data_keys: u64,
+}

@@ -1,0 +1,153 @@
+//! Backups, taken while the authority runs; and another root key.
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+
+use smqtt_core::api::{BackupMade, BackupRequest, RootKeyRotated};
+use smqtt_core::crypto::random;
+
+use super::{Authority, Caller, Operation, audit};
+use crate::backup::{self, BackupError, Opener};
+use crate::error::{Error, OpenError};
+use crate::files;
+use crate::recovery::{RECOVERY_KEYS_MAX, RecoveryKey};
+use crate::seal::{KeyFile, Seal};
+use crate::store::Opening;
+use crate::vault::Vault;
+
+/// What a store that was taken out of a backup says of itself.
+pub(super) struct Checked {
+    pub(super) bundle: u64,
+    pub(super) epoch: u64,
+    pub(super) audit: u64,
+}
+
+impl Authority {
+    /// Writes a backup into `DIR/backups`, sealed to recovery keys that the directory `DIR/recovery` names, opens it again and reads
+    /// all of it. For administrators: what they get is sealed, and to whom is not theirs to say.
+    ///
+    /// # Errors
+    /// Not allowed, no such recovery key, or the disk failed: then there is no backup.
+    pub async fn back_up(
+        self: &Arc<Self>,
+        caller: &Caller,
+        request: BackupRequest,
+    ) -> Result<BackupMade, Error> {
+        let admin = self.authorise(caller, Operation::BackUp).await?;
+        let this = self.clone();
+        let work = tokio::task::spawn_blocking(move || this.write_backup(&request.to));
+        let made = work.await.map_err(|_| Error::Busy)??;
+        let (this, record) = (self.clone(), format!("{} to {}", made.file, made.recovery_keys.join(", ")));
+        let write = move |tx: &crate::store::Tx<'_>| {
+            Ok(this.audit(tx, &admin.actor, Operation::BackUp.name(), &record)?)
+        };
+        self.store.write(write).await?;
+        tracing::info!(file = made.file, bytes = made.bytes, "wrote a backup and opened it again");
+        Ok(made)
+    }
+
+    fn write_backup(&self, wanted: &[String]) -> Result<BackupMade, Error> {
+        let to = recipients(&self.data_dir, wanted)?;
+        let dir = self.data_dir.join("backups");
+        files::make_dir(&dir).map_err(Error::unusable)?;
+        let now = self.now();
+        let mark: String = random::<4>().iter().map(|byte| format!("{byte:02x}")).collect();
+        let name = format!("smqtt-{now}-{mark}.backup");
+        // What lies there meanwhile is the store as it lies in DIR/authority: its secrets sealed.
+        let work = dir.join(format!(".{mark}"));
+        files::make_dir(&work).map_err(Error::unusable)?;
+        let made = self.write_and_check(&to, &work, now);
+        let kept = made.and_then(|made| {
+            files::rename(&work.join("backup"), &dir.join(&name)).map_err(Error::unusable)?;
+            Ok(BackupMade { file: name, ..made })
+        });
+        if let Err(error) = std::fs::remove_dir_all(&work) {
+            tracing::warn!(%error, path = %work.display(), "could not be removed");
+        }
+        kept
+    }
+
+    fn write_and_check(&self, to: &[RecoveryKey], work: &Path, now: u64) -> Result<BackupMade, Error> {
+        let touch = |path: &Path| files::touch(path).map_err(Error::unusable);
+        let (snapshot, sealed) = (work.join("snapshot.db"), work.join("backup"));
+        touch(&snapshot)?;
+        Opening::snapshot(self.store.path(), &snapshot)?;
+        let authority = self.secrets.vault.authority();
+        let (key, head) = backup::head(authority, now, to);
+        let root = self.secrets.vault.expose_current_root();
+        backup::write(touch(&sealed)?, &head, &key, &root, &snapshot)?;
+        // Read again from the disk, as whoever restores it will.
+        let again = work.join("check");
+        files::make_dir(&again).map_err(Error::unusable)?;
+        let (_, root) = backup::read(&sealed, &Opener::Content(&key), touch(&again.join("authority.db"))?)?;
+        let seal = Seal::of_key_file(&KeyFile::prepare(&again).map_err(Error::unusable)?);
+        let opening = Opening::new(&again).map_err(Error::unusable)?;
+        let vault = Vault::recover(&opening, authority, root, seal).map_err(Error::unusable)?;
+        let Checked { bundle, epoch, audit } = check(&opening, &vault).map_err(Error::unusable)?;
+        let file = File::open(&sealed).map_err(BackupError::Io)?;
+        Ok(BackupMade {
+            file: String::new(),
+            bytes: file.metadata().map_err(BackupError::Io)?.len(),
+            sha256: backup::sha256_of(file)?,
+            created: now,
+            bundle,
+            epoch,
+            audit,
+            recovery_keys: to.iter().map(RecoveryKey::id).collect(),
+        })
+    }
+
+    /// Draws another root key and seals every data key under it, in one transaction. For administrators.
+    ///
+    /// # Errors
+    /// Not allowed, or the store failed: the old one then stays.
+    pub async fn rotate_root_key(self: &Arc<Self>, caller: &Caller) -> Result<RootKeyRotated, Error> {
+        let admin = self.authorise(caller, Operation::RotateRootKey).await?;
+        let this = self.clone();
+        self.store
+            .write(move |tx| {
+                let data_keys = this.secrets.vault.rotate_root(tx)? as u64;
+                let subject = format!("{data_keys} data keys");
+                this.audit(tx, &admin.actor, Operation::RotateRootKey.name(), &subject)?;
+                tracing::info!(data_keys, "drew another root key");
+                Ok(RootKeyRotated { data_keys })
+            })
+            .await
+    }
+}
+
+/// The recovery keys that are wanted and trusted.
+fn recipients(data_dir: &Path, wanted: &[String]) -> Result<Vec<RecoveryKey>, Error> {
+    let trusted = RecoveryKey::trusted(data_dir).map_err(Error::unusable)?;
+    let chosen = match wanted {
+        [] => trusted,
+        _ => {
+            let find = |text: &String| {
+                let key = RecoveryKey::parse(text);
+                let key = key.filter(|key| trusted.iter().any(|known| known.id() == key.id()));
+                key.ok_or(Error::RecoveryKey)
+            };
+            wanted.iter().map(find).collect::<Result<_, _>>()?
+        }
+    };
+    match chosen.len() {
+        0 => Err(Error::RecoveryKey),
+        1..=RECOVERY_KEYS_MAX => Ok(chosen),
+        _ => Err(Error::Full { what: "recovery keys for one backup", max: RECOVERY_KEYS_MAX }),
+    }
+}
+
+/// Reads all of a store that came out of a backup: pages, secrets, audit log.
+pub(super) fn check(opening: &Opening, vault: &Vault) -> Result<Checked, OpenError> {
+    let content = |what: String| OpenError::Backup(BackupError::Content(what));
+    if !opening.is_whole().map_err(|error| opening.failed(error))? {
+        return Err(content("the database is damaged".into()));
+    }
+    opening.transaction(|tx| vault.check(tx))?;
+    let audit = opening.transaction(|tx| audit::first_bad(tx, vault))?;
+    let audit = audit.map_err(|number| content(format!("record {number} of the audit log was altered")))?;
+    opening.transaction(|tx| {
+        Ok(Checked { bundle: tx.counter("bundle")?, epoch: tx.current_epoch()?.number, audit })
+    })
+}

@@ -1,0 +1,215 @@
+//! The store catches up with its journal: after a crash between the two, and after an older store was put back.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use smqtt_core::attribute::Versions;
+use smqtt_core::bundle::{Bundle, Epoch};
+use smqtt_core::identity::Role;
+
+use super::audit;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::error::OpenError;
+use crate::files;
+use crate::store::{Deed, JOURNAL_FILE, Journal, JournalEntry, Opening, StoreError, Tx, read_journal};
+use crate::vault::Vault;
+
+/// The directory of the journal.
+pub(super) const DIRECTORY: &str = "revocations";
+
+/// What a store had forgotten.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct CaughtUp {
+    /// Names of those who are revoked or suspended again.
+    pub(super) shut_out: BTreeSet<String>,
+    /// The highest epoch that anybody has seen.
+    epoch: u64,
+}
+
+/// Opens the journal in `data_dir`, has the store catch up with it, and has it kept from now on.
+pub(super) fn open(
+    opening: &Opening,
+    vault: &Vault,
+    data_dir: &Path,
+    config: &Config,
+    clock: &Arc<dyn Clock>,
+) -> Result<(), OpenError> {
+    let dir = data_dir.join(DIRECTORY);
+    files::make_dir(&dir)?;
+    let (path, key, now) = (dir.join(JOURNAL_FILE), vault.journal_key(), clock.now());
+    let time = || {
+        let clock = clock.clone();
+        Box::new(move || clock.now())
+    };
+    let known = opening.transaction(|tx| tx.counter("journal"))?;
+    let problem = match read_journal(&path, &key)? {
+        Ok(read) if read.last() >= known => {
+            let missed: Vec<_> = read.entries.iter().filter(|entry| entry.number > known).cloned().collect();
+            opening.keep_journal(Journal::resume(&path, key.clone(), &read, time())?);
+            if !missed.is_empty() {
+                return catch_up(opening, vault, config, &missed, now);
+            }
+            // A store from before there was a journal, perhaps.
+            let unwritten = known == 0 && opening.transaction(|tx| Ok(!tx.revoked_ids()?.is_empty()))?;
+            if !unwritten {
+                return Ok(());
+            }
+            None
+        }
+        Ok(read) => Some(format!("ends with line {}, and the store knows of {known}", read.last())),
+        Err(damaged) => Some(damaged.to_string()),
+    };
+    opening.keep_journal(Journal::restart(&path, key, known, time())?);
+    if let Some(problem) = &problem {
+        tracing::error!(path = %path.display(), problem, "the journal of revocations was damaged: written anew from the store");
+    }
+    opening.transaction(|tx| {
+        write_state(tx)?;
+        let subject = problem.as_deref().unwrap_or("the store had none");
+        audit::append(tx, vault, now, "authority", "rebuild-journal", subject)
+    })
+}
+
+/// Does again what the store has forgotten.
+fn catch_up(
+    opening: &Opening,
+    vault: &Vault,
+    config: &Config,
+    missed: &[JournalEntry],
+    now: u64,
+) -> Result<(), OpenError> {
+    opening.transaction(|tx| {
+        let caught_up = apply(tx, missed, now)?;
+        let subject = format!(
+            "journal lines {} to {}: shut out {}",
+            missed[0].number,
+            missed[missed.len() - 1].number,
+            list(&caught_up.shut_out)
+        );
+        tracing::warn!(subject, "the store was behind its journal and has caught up");
+        begin_above(tx, config, caught_up.epoch, now)?;
+        audit::append(tx, vault, now, "authority", "catch-up", &subject)
+    })
+}
+
+/// Names, or `nobody`; as many as an audit record holds.
+pub(super) fn list(names: &BTreeSet<String>) -> String {
+    match names.len() {
+        0 => "nobody".to_owned(),
+        count if count > 8 => format!("{count} devices"),
+        _ => names.iter().cloned().collect::<Vec<_>>().join(", "),
+    }
+}
+
+/// Has the store do what `entries` say, in their order, as far as it has not.
+pub(super) fn apply(tx: &Tx<'_>, entries: &[JournalEntry], now: u64) -> Result<CaughtUp, StoreError> {
+    let mut caught_up = CaughtUp::default();
+    tx.jump()?;
+    for entry in entries {
+        match &entry.deed {
+            Deed::Revoked { id, role, name } | Deed::Suspended { id, role, name } => {
+                let suspends = matches!(entry.deed, Deed::Suspended { .. });
+                match tx.device(*id)? {
+                    None => tx.insert_revoked(*id, *role, name, entry.at)?,
+                    Some(device) if device.revocation.is_some() => continue,
+                    Some(device) if suspends && device.suspension.is_some() => continue,
+                    Some(_) if suspends => tx.suspend_device(*id, entry.at)?,
+                    Some(_) => tx.revoke_device(*id, entry.at)?,
+                }
+                caught_up.shut_out.insert(name.clone());
+            }
+            Deed::Resumed { id } => {
+                if let Some(device) = tx.device(*id)?
+                    && device.suspension.is_some()
+                {
+                    tx.resume_device(*id)?;
+                    caught_up.shut_out.remove(&device.name);
+                }
+            }
+            Deed::Changed { id, attributes, policy } => {
+                if tx.device(*id)?.is_some() {
+                    tx.set_attributes(*id, attributes, policy.as_ref())?;
+                }
+            }
+            Deed::Version { attribute, version } => {
+                if tx.versions()?.get(attribute) < *version {
+                    tx.set_version(attribute, *version)?;
+                }
+            }
+            Deed::Epoch { number } => caught_up.epoch = caught_up.epoch.max(*number),
+        }
+    }
+    tx.set_counter("journal", entries.last().map_or(0, |entry| entry.number).max(tx.counter("journal")?))?;
+    let _ = now;
+    Ok(caught_up)
+}
+
+/// Takes from a bundle, whoever kept it, what the store has forgotten. It is signed; its names it does not say.
+pub(super) fn apply_bundle(tx: &Tx<'_>, bundle: &Bundle, now: u64) -> Result<CaughtUp, StoreError> {
+    let mut caught_up = CaughtUp { epoch: bundle.epoch.number, ..CaughtUp::default() };
+    for id in &bundle.revoked {
+        match tx.device(*id)? {
+            None => tx.insert_revoked(*id, Role::Device, &id.to_string(), now)?,
+            Some(device) if device.revocation.is_some() || device.suspension.is_some() => continue,
+            Some(device) => {
+                tx.revoke_device(*id, now)?;
+                caught_up.shut_out.insert(device.name);
+                continue;
+            }
+        }
+        caught_up.shut_out.insert(id.to_string());
+    }
+    let own: Versions = tx.versions()?;
+    for (attribute, version) in bundle.versions.iter() {
+        if own.get(attribute) < version {
+            tx.set_version(attribute, version)?;
+        }
+    }
+    Ok(caught_up)
+}
+
+impl CaughtUp {
+    /// The two together.
+    pub(super) fn and(mut self, other: Self) -> Self {
+        self.shut_out.extend(other.shut_out);
+        self.epoch = self.epoch.max(other.epoch);
+        self
+    }
+
+    /// At least this epoch was seen.
+    pub(super) fn seen(&mut self, epoch: u64) {
+        self.epoch = self.epoch.max(epoch);
+    }
+
+    pub(super) fn epoch(&self) -> u64 {
+        self.epoch
+    }
+}
+
+/// Begins an epoch above the store's own and `seen`, and has the next start sign a bundle. Gives its number.
+pub(super) fn begin_above(tx: &Tx<'_>, config: &Config, seen: u64, now: u64) -> Result<u64, StoreError> {
+    let number = tx.current_epoch()?.number.max(seen) + 1;
+    let epoch = Epoch { number, begins: now, ends: now.saturating_add(config.epoch_seconds) };
+    tx.begin_epoch(epoch, &tx.versions()?, number.saturating_sub(config.history_epochs))?;
+    tx.delete_document("bundle")?;
+    Ok(number)
+}
+
+/// Writes all that must not be undone into a journal that has nothing of it.
+fn write_state(tx: &Tx<'_>) -> Result<(), StoreError> {
+    for id in tx.revoked_ids()? {
+        let Some(device) = tx.device(id)? else { continue };
+        let (role, name) = (device.role, device.name);
+        tx.write_down(match device.revocation {
+            Some(_) => Deed::Revoked { id, role, name },
+            None => Deed::Suspended { id, role, name },
+        });
+    }
+    for (attribute, version) in tx.versions()?.iter() {
+        tx.write_down(Deed::Version { attribute: attribute.clone(), version });
+    }
+    tx.write_down(Deed::Epoch { number: tx.current_epoch()?.number });
+    Ok(())
+}

@@ -1,0 +1,324 @@
+//! What must never be undone, apart from the store: revocations, raised versions, epochs. Appended and synced before the
+//! transaction that does it is committed, so that an older copy of the store, put back, learns what it forgot.
+//!
+//! ```text
+//! NUMBER AT WHAT MAC\n        WHAT is  revoked ID ROLE NAME  |  suspended ID ROLE NAME  |  resumed ID
+//!                             |  changed ID ATTRIBUTES POLICY  |  version ATTRIBUTE NUMBER  |  epoch NUMBER
+//! MAC = HMAC-SHA-256(key, MAC before || NUMBER AT WHAT), the first 16 bytes
+//! ```
+//!
+//! The key is in the store, sealed: lines cannot be made up, altered or left out in between. That lines at the end are
+//! missing shows in the store, as long as that is not older.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use smqtt_core::attribute::{Attribute, Attributes};
+use smqtt_core::crypto::{Prk, Secret32};
+use smqtt_core::identity::{DeviceId, Role, check_name};
+use smqtt_core::policy::Policy;
+
+use crate::error::OpenError;
+use crate::files;
+
+/// The file in its directory.
+pub(crate) const FILE: &str = "journal";
+/// Most bytes of a journal: some two million lines.
+const BYTES_MAX: u64 = 256 << 20;
+
+/// What is not to be undone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Deed {
+    /// A device is nobody's any more.
+    Revoked { id: DeviceId, role: Role, name: String },
+    /// A device is shut out for a while.
+    Suspended { id: DeviceId, role: Role, name: String },
+    /// It is let in again.
+    Resumed { id: DeviceId },
+    /// A device has these from now on.
+    Changed { id: DeviceId, attributes: Attributes, policy: Option<Policy> },
+    /// An attribute is at this version.
+    Version { attribute: Attribute, version: u32 },
+    /// An epoch began.
+    Epoch { number: u64 },
+}
+
+/// A line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub(crate) number: u64,
+    pub(crate) at: u64,
+    pub(crate) deed: Deed,
+}
+
+impl Deed {
+    fn text(&self) -> String {
+        match self {
+            Self::Revoked { id, role, name } => format!("revoked {id} {} {name}", role.name()),
+            Self::Suspended { id, role, name } => format!("suspended {id} {} {name}", role.name()),
+            Self::Resumed { id } => format!("resumed {id}"),
+            Self::Changed { id, attributes, policy } => {
+                let policy = policy.as_ref().map_or("-".to_owned(), |policy| hex(&policy.encode()));
+                format!("changed {id} {} {policy}", hex(&attributes.encode()))
+            }
+            Self::Version { attribute, version } => {
+                format!("version {} {version}", hex(&attribute.encode()))
+            }
+            Self::Epoch { number } => format!("epoch {number}"),
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let mut words = text.split(' ');
+        let deed = match words.next()? {
+            kind @ ("revoked" | "suspended") => {
+                let (id, role) = (words.next()?.parse().ok()?, Role::from_name(words.next()?)?);
+                let name = words.next()?.to_owned();
+                check_name(&name).ok()?;
+                match kind {
+                    "revoked" => Self::Revoked { id, role, name },
+                    _ => Self::Suspended { id, role, name },
+                }
+            }
+            "resumed" => Self::Resumed { id: words.next()?.parse().ok()? },
+            "changed" => {
+                let id = words.next()?.parse().ok()?;
+                let attributes = Attributes::decode(&unhex(words.next()?)?).ok()?;
+                let policy = match words.next()? {
+                    "-" => None,
+                    policy => Some(Policy::decode(&unhex(policy)?).ok()?),
+                };
+                Self::Changed { id, attributes, policy }
+            }
+            "version" => {
+                let bytes = unhex(words.next()?)?;
+                let attribute = Attribute::decode(&bytes).ok()?;
+                Self::Version { attribute, version: words.next()?.parse().ok()? }
+            }
+            "epoch" => Self::Epoch { number: words.next()?.parse().ok()? },
+            _ => return None,
+        };
+        words.next().is_none().then_some(deed)
+    }
+}
+
+/// Why a journal is not believed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("line {line} of the journal was altered, or a line before it is missing")]
+pub(crate) struct Damaged {
+    pub(crate) line: usize,
+}
+
+/// A journal as it was read: whole lines; one that a crash cut short is not counted.
+pub(crate) struct Read {
+    pub(crate) entries: Vec<Entry>,
+    chain: Chain,
+    bytes: u64,
+}
+
+impl Read {
+    /// The number of the last line; 0 where there is none.
+    pub(crate) fn last(&self) -> u64 {
+        self.chain.number
+    }
+}
+
+/// The number and MAC of the last line.
+#[derive(Clone, Copy, Default)]
+struct Chain {
+    number: u64,
+    mac: [u8; 16],
+}
+
+impl Chain {
+    fn next(&self, key: &Secret32, body: &str) -> [u8; 16] {
+        let message = [&self.mac[..], body.as_bytes()].concat();
+        Prk::extract(key.expose(), &message).expand(&[b"SMQTT-V01 journal"])
+    }
+}
+
+/// Reads the journal in `path`; empty where there is none.
+///
+/// # Errors
+/// A file error, or [`Damaged`].
+pub(crate) fn read(path: &Path, key: &Secret32) -> Result<Result<Read, Damaged>, OpenError> {
+    let size = std::fs::metadata(path).map_or(0, |metadata| metadata.len());
+    if size > BYTES_MAX {
+        let source = io::Error::new(io::ErrorKind::FileTooLarge, format!("more than {BYTES_MAX} bytes"));
+        return Err(OpenError::File { verb: "read", path: path.to_owned(), source });
+    }
+    let bytes = files::read(path)?.unwrap_or_default();
+    Ok(parse(&bytes, key))
+}
+
+fn parse(bytes: &[u8], key: &Secret32) -> Result<Read, Damaged> {
+    let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+    let mut read = Read { entries: Vec::new(), chain: Chain::default(), bytes: whole as u64 };
+    for (at, line) in bytes[..whole].split_inclusive(|byte| *byte == b'\n').enumerate() {
+        let entry = std::str::from_utf8(line).ok().and_then(|line| {
+            let (body, mac) = line.trim_end_matches('\n').rsplit_once(' ')?;
+            let expected = read.chain.next(key, body);
+            (hex(&expected) == mac).then_some(())?;
+            let (number, rest) = body.split_once(' ')?;
+            let (when, what) = rest.split_once(' ')?;
+            let number = number.parse().ok()?;
+            read.chain = Chain { number, mac: expected };
+            Some(Entry { number, at: when.parse().ok()?, deed: Deed::parse(what)? })
+        });
+        read.entries.push(entry.ok_or(Damaged { line: at + 1 })?);
+    }
+    Ok(read)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    if !text.len().is_multiple_of(2) || !text.is_ascii() {
+        return None;
+    }
+    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok()).collect()
+}
+
+/// A journal that is being written.
+pub(crate) struct Journal {
+    file: File,
+    key: Secret32,
+    chain: Chain,
+    bytes: u64,
+    now: Box<dyn Fn() -> u64 + Send>,
+}
+
+impl Journal {
+    /// Goes on where `read` ended; a line that was cut short goes.
+    pub(crate) fn resume(
+        path: &Path,
+        key: Secret32,
+        read: &Read,
+        now: Box<dyn Fn() -> u64 + Send>,
+    ) -> Result<Self, OpenError> {
+        let failed = |source| OpenError::File { verb: "write", path: path.to_owned(), source };
+        let open = || {
+            let mut options = OpenOptions::new();
+            let file = options.write(true).create(true).truncate(false).mode(0o600).open(path)?;
+            file.set_len(read.bytes)?;
+            file.sync_all()?;
+            Ok(file)
+        };
+        let file = open().map_err(failed)?;
+        files::sync_parent(path).map_err(failed)?;
+        let journal = Self { file, key, chain: read.chain, bytes: read.bytes, now };
+        Ok(journal)
+    }
+
+    /// A new journal, the first line with the number after `number`; what was there is kept beside it.
+    pub(crate) fn restart(
+        path: &Path,
+        key: Secret32,
+        number: u64,
+        now: Box<dyn Fn() -> u64 + Send>,
+    ) -> Result<Self, OpenError> {
+        if files::read(path)?.is_some_and(|bytes| !bytes.is_empty()) {
+            let kept = path.with_extension(format!("damaged-{}", now()));
+            files::rename(path, &kept)?;
+        }
+        let read = Read { entries: Vec::new(), chain: Chain { number, mac: [0; 16] }, bytes: 0 };
+        Self::resume(path, key, &read, now)
+    }
+
+    /// Appends lines and syncs them; gives the last line's number.
+    ///
+    /// # Errors
+    /// The file could not be written: nothing counts, and the file is as it was, or has a line cut short at its end.
+    pub(crate) fn append(&mut self, deeds: &[Deed]) -> io::Result<u64> {
+        use std::io::{Seek, SeekFrom};
+        let (mut chain, mut lines) = (self.chain, String::new());
+        let at = (self.now)();
+        for deed in deeds {
+            let body = format!("{} {at} {}", chain.number + 1, deed.text());
+            let mac = chain.next(&self.key, &body);
+            lines.push_str(&format!("{body} {}\n", hex(&mac)));
+            chain = Chain { number: chain.number + 1, mac };
+        }
+        // Over whatever a write that failed has left.
+        self.file.seek(SeekFrom::Start(self.bytes))?;
+        self.file.set_len(self.bytes)?;
+        self.file.write_all(lines.as_bytes())?;
+        self.file.sync_data()?;
+        self.chain = chain;
+        self.bytes += lines.len() as u64;
+        Ok(chain.number)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn deeds() -> Vec<Deed> {
+        vec![
+            Deed::Revoked { id: DeviceId([7; 16]), role: Role::Device, name: "nurse-1".into() },
+            Deed::Version { attribute: "role=nurse".parse::<Attribute>().unwrap().version_key(), version: 3 },
+            Deed::Suspended { id: DeviceId([8; 16]), role: Role::Bridge, name: "b".into() },
+            Deed::Resumed { id: DeviceId([8; 16]) },
+            Deed::Changed {
+                id: DeviceId([9; 16]),
+                attributes: Attributes::parse(["ward=4", "role=nurse"]).unwrap(),
+                policy: Some(Policy::parse("a and b").unwrap()),
+            },
+            Deed::Changed { id: DeviceId([9; 16]), attributes: Attributes::default(), policy: None },
+            Deed::Epoch { number: 42 },
+        ]
+    }
+
+    fn written(path: &Path, key: &Secret32) -> Vec<u8> {
+        let empty = read(path, key).unwrap().unwrap();
+        let mut journal = Journal::resume(path, key.clone(), &empty, Box::new(|| 1_800_000_000)).unwrap();
+        assert_eq!(journal.append(&deeds()[..1]).unwrap(), 1);
+        assert_eq!(journal.append(&deeds()[1..]).unwrap(), 7);
+        std::fs::read(path).unwrap()
+    }
+
+    #[test]
+    fn lines_come_back_and_a_cut_one_is_not_counted() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let (path, key) = (dir.path().join(FILE), Secret32::random());
+        let bytes = written(&path, &key);
+        let back = read(&path, &key).unwrap().unwrap();
+        assert_eq!(back.entries.iter().map(|entry| entry.deed.clone()).collect::<Vec<_>>(), deeds());
+        assert_eq!(back.entries.iter().map(|entry| entry.number).collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6, 7]);
+        for cut in 0..bytes.len() {
+            std::fs::write(&path, &bytes[..cut]).unwrap();
+            let back = read(&path, &key).unwrap().unwrap();
+            let whole = bytes[..cut].iter().filter(|byte| **byte == b'\n').count();
+            assert_eq!(back.entries.len(), whole);
+        }
+        // What was cut goes, and the chain goes on.
+        std::fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
+        let back = read(&path, &key).unwrap().unwrap();
+        let mut journal = Journal::resume(&path, key.clone(), &back, Box::new(|| 9)).unwrap();
+        assert_eq!(journal.append(&[Deed::Epoch { number: 43 }]).unwrap(), 7);
+        assert_eq!(read(&path, &key).unwrap().unwrap().entries.len(), 7);
+    }
+
+    #[test]
+    fn every_edit_and_every_line_left_out_is_found() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let (path, key) = (dir.path().join(FILE), Secret32::random());
+        let bytes = written(&path, &key);
+        let last = bytes[..bytes.len() - 1].iter().rposition(|byte| *byte == b'\n').unwrap();
+        for at in 0..bytes.len() - 1 {
+            let mut edited = bytes.clone();
+            edited[at] ^= 1;
+            // A line end that goes joins two lines, one that comes splits one.
+            assert!(parse(&edited, &key).is_err(), "byte {at}, the last line begins at {last}");
+        }
+        let lines: Vec<&[u8]> = bytes.split_inclusive(|byte| *byte == b'\n').collect();
+        assert_eq!(parse(&[lines[0], lines[2]].concat(), &key).err(), Some(Damaged { line: 2 }));
+        assert_eq!(parse(&[lines[1], lines[0]].concat(), &key).err(), Some(Damaged { line: 1 }));
+        assert!(parse(&bytes, &Secret32::random()).is_err());
+    }
+}

@@ -262,8 +262,10 @@ impl Sealer {
         if let Some(cached) = self.keys.get(&slot).filter(|cached| cached.is_usable(bundle, now)) {
             return Ok(cached.clone());
         }
-        let in_use = |p: &&Params| p.suite() == slot.0.suite() && bundle.params.contains(p.id());
-        let params = keyring.params().iter().find(in_use).ok_or(SealError::NoParams)?;
+        // The bundle says of each suite which parameters come first.
+        let suite = slot.0.suite();
+        let known = |id: &_| keyring.params().iter().find(|p: &&Params| p.id() == id && p.suite() == suite);
+        let params = bundle.params.iter().find_map(known).ok_or(SealError::NoParams)?;
         let draft = Draft {
             params,
             epoch: bundle.epoch.number,

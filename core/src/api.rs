@@ -12,7 +12,7 @@ mod token;
 use serde::{Deserialize, Serialize};
 
 pub use access::{Access, AccessRequest, NewAccess};
-pub use backup::{BackupMade, BackupRequest, RootKeyRotated};
+pub use backup::{BackupMade, BackupRequest, MasterRotated, MasterRotation, RootKeyRotated};
 pub use device::{DeviceChange, DeviceChanged, Reset, ResetRequest, Resumption, Suspension};
 pub use token::{Applicant, NewToken, TokenInfo, TokenRequest, TokenUse, Waiting};
 

@@ -13,6 +13,7 @@ mod enrol;
 mod epochs;
 mod journal;
 mod keys;
+mod masters;
 mod operation;
 mod polls;
 mod restore;
@@ -26,10 +27,10 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use rustls::crypto::aws_lc_rs::default_provider;
 use smqtt_core::bundle::Epoch;
-use smqtt_core::crypto::{Secret32, SigningKey};
+use smqtt_core::crypto::SigningKey;
 use smqtt_core::header::Signer;
 use smqtt_core::identity::{DeviceId, Fingerprint, Identity, Role, fingerprint};
-use smqtt_core::suite::{Master, Params, SuiteId};
+use smqtt_core::suite::{Params, SuiteId};
 use tokio::sync::{Semaphore, watch};
 
 use crate::clock::Clock;
@@ -40,6 +41,7 @@ use crate::pki::{Host, Leaf, Root, Usage, local_hosts, point};
 use crate::seal::{Custodian, KeyFile, Seal, Unattended};
 use crate::store::{Opening, Store, StoreError, Tx};
 use crate::vault::Vault;
+use masters::Masters;
 
 pub(crate) use bundle::WAIT_MAX as BUNDLE_WAIT_MAX;
 pub use caller::Caller;
@@ -80,7 +82,7 @@ pub struct Authority {
 struct Secrets {
     vault: Vault,
     root: Root,
-    suites: Vec<(Params, Master)>,
+    masters: RwLock<Arc<Masters>>,
     /// Signs bundles; its certificate is renewed now and then.
     signer: RwLock<Arc<Signer>>,
 }
@@ -127,7 +129,7 @@ impl Authority {
         }
         let vault = open_vault(&opening, &seal_dir, custodian)?;
         journal::open(&opening, &vault, data_dir, &config, &clock)?;
-        let mut secrets = Secrets::load(&opening, vault, now)?;
+        let secrets = Secrets::load(&opening, vault, now)?;
         let published = opening.transaction(|tx| {
             let added = secrets.add_suites(tx, now)?;
             match bundle::load(tx, &config)? {
@@ -187,7 +189,7 @@ impl Authority {
 
     /// The public parameters, one for each suite, encoded.
     pub fn params(&self) -> Vec<Vec<u8>> {
-        self.secrets.suites.iter().map(|(params, _)| params.encode()).collect()
+        self.secrets.masters().params().map(Params::encode).collect()
     }
 
     /// Whether the store answers.
@@ -323,7 +325,7 @@ fn create(tx: &Tx<'_>, config: &Config, seal: Seal, now: u64) -> Result<(), Stor
     tx.set_document("root", &certificate)?;
     vault.put(tx, "root-key", root.key().expose_pkcs8())?;
     for suite in SuiteId::ALL {
-        draw(tx, &vault, suite)?;
+        masters::draw(tx, &vault, suite)?;
     }
     let key = SigningKey::generate();
     vault.put(tx, "signer-key", key.expose_pkcs8())?;
@@ -331,22 +333,6 @@ fn create(tx: &Tx<'_>, config: &Config, seal: Seal, now: u64) -> Result<(), Stor
     let epoch = Epoch { number: 1, begins: now, ends: now.saturating_add(config.epoch_seconds) };
     tx.begin_epoch(epoch, &smqtt_core::attribute::Versions::default(), 0)?;
     audit::append(tx, &vault, now, "authority", "create", &root.fingerprint().to_string())
-}
-
-/// Draws public parameters and the master secret key of a suite.
-fn draw(tx: &Tx<'_>, vault: &Vault, suite: SuiteId) -> Result<(Params, Master), StoreError> {
-    let (params, master) = suite.suite().setup(&Secret32::random());
-    tx.set_document(&params_name(suite), &params.encode())?;
-    vault.put(tx, &master_name(suite), master.expose().expose())?;
-    Ok((params, master))
-}
-
-fn params_name(suite: SuiteId) -> String {
-    format!("params/{suite}")
-}
-
-fn master_name(suite: SuiteId) -> String {
-    format!("master/{suite}")
 }
 
 fn signer_certificate(root: &Root, key: &SigningKey, now: u64) -> Vec<u8> {
@@ -369,19 +355,7 @@ impl Secrets {
         let corrupt = |what| opening.failed(StoreError::Corrupt(what));
         let key = |name: &'static str| SigningKey::from_pkcs8(&sealed(name)?).ok_or_else(|| corrupt(name));
         let (root_key, signer_key) = (key("root-key")?, key("signer-key")?);
-        let mut suites = Vec::new();
-        for suite in SuiteId::ALL {
-            // What a later version brought is drawn at its first start; the first suite there was always.
-            let has = |name: String| opening.transaction(|tx| Ok(tx.document(&name)?.is_some()));
-            if suite != SuiteId::FabeoCp && !has(master_name(suite))? && !has(params_name(suite))? {
-                continue;
-            }
-            let secret = sealed(&master_name(suite))?;
-            let secret: [u8; 32] = secret.as_slice().try_into().map_err(|_| corrupt("master"))?;
-            let params = Params::decode(&document(&params_name(suite))?).map_err(|_| corrupt("params"))?;
-            let master = Master::new(&params, Secret32::new(secret));
-            suites.push((params, master));
-        }
+        let masters = opening.transaction(|tx| Masters::load(tx, &vault))?;
         let root = Root::new(root_key, document("root")?);
         let mut certificate = document("signer")?;
         if is_due(&certificate, root.certificate(), now) {
@@ -389,20 +363,31 @@ impl Secrets {
             opening.transaction(|tx| tx.set_document("signer", &certificate))?;
         }
         let signer = Signer::new(signer_key, certificate).map_err(|_| corrupt("signer"))?;
-        Ok(Self { vault, root, suites, signer: RwLock::new(Arc::new(signer)) })
+        let masters = RwLock::new(Arc::new(masters));
+        Ok(Self { vault, root, masters, signer: RwLock::new(Arc::new(signer)) })
     }
 
     /// Draws what an authority of an earlier version does not have yet. Says whether there was anything.
-    fn add_suites(&mut self, tx: &Tx<'_>, now: u64) -> Result<bool, StoreError> {
-        let had = self.suites.len();
-        for suite in SuiteId::ALL {
-            if self.suites.iter().all(|(params, _)| params.suite() != suite) {
-                self.suites.push(draw(tx, &self.vault, suite)?);
-                audit::append(tx, &self.vault, now, "authority", "add-suite", suite.name())?;
-                tracing::info!(suite = suite.name(), "drew the parameters of a new suite");
-            }
+    fn add_suites(&self, tx: &Tx<'_>, now: u64) -> Result<bool, StoreError> {
+        let held = self.masters();
+        let lacking: Vec<_> = SuiteId::ALL.into_iter().filter(|suite| !held.has(*suite)).collect();
+        for suite in &lacking {
+            masters::draw(tx, &self.vault, *suite)?;
+            audit::append(tx, &self.vault, now, "authority", "add-suite", suite.name())?;
+            tracing::info!(suite = suite.name(), "drew the parameters of a new suite");
         }
-        Ok(self.suites.len() > had)
+        if !lacking.is_empty() {
+            self.set_masters(Arc::new(Masters::load(tx, &self.vault)?));
+        }
+        Ok(!lacking.is_empty())
+    }
+
+    fn masters(&self) -> Arc<Masters> {
+        self.masters.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_masters(&self, masters: Arc<Masters>) {
+        *self.masters.write().unwrap_or_else(PoisonError::into_inner) = masters;
     }
 
     fn signer(&self) -> Arc<Signer> {

@@ -135,6 +135,22 @@ pub enum Error {
         /// What to do about it.
         hint: Option<String>,
     },
+    /// A rotation has its steps in one order.
+    #[error("`{asked}` is not the next step of this rotation: `{next}` is")]
+    Step {
+        /// What was asked for.
+        asked: String,
+        /// What comes next.
+        next: &'static str,
+    },
+    /// Not before everybody had a chance to follow.
+    #[error("not before epoch {epoch}: it is epoch {current}")]
+    TooEarly {
+        /// From when on it is possible.
+        epoch: u64,
+        /// The current one.
+        current: u64,
+    },
     /// Nobody is named to whom a backup could be sealed, or somebody the authority does not trust with it.
     #[error("no recovery key, or one that this authority does not know")]
     RecoveryKey,
@@ -198,6 +214,8 @@ impl Error {
             Self::NotRevocable => "not-revocable",
             Self::Full { .. } => "full",
             Self::Invalid { code, .. } => code,
+            Self::Step { .. } => "step",
+            Self::TooEarly { .. } => "too-early",
             Self::RecoveryKey => "recovery-key",
             Self::Backup(_) => "backup",
             Self::Files(_) => "files",
@@ -223,6 +241,7 @@ impl Error {
             Self::AccessUnknown | Self::AccessExpired => "ask an administrator for a new one",
             Self::Scope { .. } => "ask an administrator for a token that is for it as well",
             Self::Revoked | Self::UnknownCaller => "enrol again with a new token",
+            Self::TooEarly { .. } => "wait, or force it: whoever sleeps until then is then left behind",
             Self::RecoveryKey => "on the authority's machine: `smqtt authority recovery-key trust KEY`",
             Self::Backup(_) | Self::Files(_) => "the authority's log says more; there is no new backup",
             Self::Busy => "try again in a few seconds",

@@ -91,6 +91,7 @@ fn handler(operation: Operation) -> MethodRouter<Arc<Authority>> {
         Operation::RemoveAccess => on(method, access::delete),
         Operation::BackUp => on(method, backup::post),
         Operation::RotateRootKey => on(method, rotate::root_key),
+        Operation::RotateMaster => on(method, rotate::master),
         Operation::ReadAudit => on(method, audit::get),
     }
 }

@@ -40,3 +40,31 @@ pub struct RootKeyRotated {
     /// How many data keys are sealed under the new root key.
     pub data_keys: u64,
 }
+
+/// `POST /v1/rotate/master`: a step on the way to another master secret key of a suite.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct MasterRotation {
+    /// The suite.
+    pub suite: String,
+    /// `prepare`: devices get keys under both. `activate`: publishers seal under the new one. `retire`: the old one is destroyed.
+    pub step: String,
+    /// Also before everybody had a chance to follow.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// The answer to [`MasterRotation`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct MasterRotated {
+    /// The suite.
+    pub suite: String,
+    /// The step that was done.
+    pub step: String,
+    /// The identifiers of its parameters that are in use, the one to seal under first.
+    pub params: Vec<String>,
+    /// The bundle that tells everyone.
+    pub bundle: u64,
+}

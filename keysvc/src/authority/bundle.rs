@@ -7,7 +7,7 @@ use bytes::Bytes;
 use smqtt_core::bundle::{BUNDLE_BYTES_MAX, Bundle};
 use smqtt_core::identity::{DeviceId, Role};
 
-use super::{Authority, Caller, Operation, Secrets, rules};
+use super::{Authority, Caller, Operation, Secrets, masters, rules};
 use crate::config::Config;
 use crate::error::Error;
 use crate::store::{DeviceRow, StoreError, Tx};
@@ -53,7 +53,7 @@ pub(super) fn write(
         rules: rules::load(tx)?,
         versions: tx.versions()?,
         revoked: tx.revoked_ids()?,
-        params: secrets.suites.iter().map(|(params, _)| *params.id()).collect(),
+        params: masters::in_use(tx)?.into_iter().map(|params| params.id).collect(),
     };
     let bytes = bundle.sign(&*secrets.fresh_signer(tx, now)?);
     tx.set_document("bundle", &bytes)?;

@@ -8,8 +8,9 @@ use smqtt_core::api::{KEY_HPKE_INFO, Keys, SealedKey};
 use smqtt_core::attribute::{Attributes, Versions};
 use smqtt_core::crypto::{Secret32, sha256};
 use smqtt_core::identity::{DeviceId, Role};
-use smqtt_core::suite::{Scope, SuiteId};
+use smqtt_core::suite::{PARAMS_ID_BYTES, Scope, SuiteId};
 
+use super::masters::{self, InUse};
 use super::{Authority, Caller, Operation};
 use crate::error::Error;
 use crate::hpke::SealTo;
@@ -18,18 +19,24 @@ use crate::store::{DeviceRow, StoreError, Tx};
 /// The next epoch's keys are given when this part of the current epoch is left: a quarter.
 const EARLY_PART: u64 = 4;
 
-/// Which keys a device is to have: for each epoch one of its attributes and, if it has a policy, one of that. Newest
-/// epoch last.
+/// Which keys a device is to have: for each epoch one of its attributes and, if it has a policy, one of that, under all
+/// parameters that are in use. Newest epoch last.
 pub(super) struct Plan {
     device: DeviceId,
     hpke_key: Vec<u8>,
-    keys: Vec<(u64, SuiteId, Scope)>,
+    keys: Vec<(u64, [u8; PARAMS_ID_BYTES], SuiteId, Scope)>,
+    in_use: Vec<InUse>,
 }
 
 impl Plan {
     /// What the device would be given now. Brokers, bridges and administrators open nothing, and are given nothing.
     pub(super) fn new(tx: &Tx<'_>, device: &DeviceRow, history: u64, now: u64) -> Result<Self, StoreError> {
-        let mut plan = Self { device: device.id, hpke_key: device.hpke_key.clone(), keys: Vec::new() };
+        let mut plan = Self {
+            device: device.id,
+            hpke_key: device.hpke_key.clone(),
+            keys: Vec::new(),
+            in_use: masters::in_use(tx)?,
+        };
         if device.role != Role::Device {
             return Ok(plan);
         }
@@ -48,10 +55,13 @@ impl Plan {
     }
 
     fn add(&mut self, device: &DeviceRow, versions: &Versions, epoch: u64) {
-        let labels = Scope::Labels(device.attributes.labels(versions, epoch).into());
-        self.keys.push((epoch, SuiteId::FabeoCp, labels));
-        if let Some(policy) = &device.policy {
-            self.keys.push((epoch, SuiteId::FabeoKp, Scope::Policy(policy.access(versions, epoch))));
+        for params in self.in_use.iter().filter(|params| params.since <= epoch) {
+            let scope = match (params.suite, &device.policy) {
+                (SuiteId::FabeoKp, Some(policy)) => Scope::Policy(policy.access(versions, epoch)),
+                (SuiteId::FabeoKp, None) => continue,
+                _ => Scope::Labels(device.attributes.labels(versions, epoch).into()),
+            };
+            self.keys.push((epoch, params.id, params.suite, scope));
         }
     }
 
@@ -59,7 +69,8 @@ impl Plan {
     /// are sealed to.
     fn tag(&self) -> String {
         let mut parts = vec![self.hpke_key.clone()];
-        for (_, suite, scope) in &self.keys {
+        for (_, params, suite, scope) in &self.keys {
+            parts.push(params.to_vec());
             parts.push(suite.name().into());
             parts.push(match scope {
                 Scope::Policy(access) => access.encode(),
@@ -118,10 +129,10 @@ impl Authority {
         let derived = tokio::task::spawn_blocking(move || {
             let to = SealTo::new(&plan.hpke_key).ok_or(StoreError::Corrupt("hpke_key"))?;
             let mut keys = Vec::new();
-            for (epoch, suite, scope) in &plan.keys {
-                let masters = this.secrets.suites.iter().map(|(_, master)| master);
-                let master = masters.into_iter().find(|master| master.suite == *suite);
-                let master = master.expect("an authority has a master secret key for every suite");
+            let masters = this.secrets.masters();
+            for (epoch, params, suite, scope) in &plan.keys {
+                // Rotated between the plan and now: a second try sees the same.
+                let master = masters.get(params).ok_or(Error::Busy)?;
                 let key = suite.suite().keygen(master, *epoch, scope, &Secret32::random());
                 let key = key.expect("a plan has labels for the one suite and a policy for the other");
                 let (enc, ciphertext) = to.seal(KEY_HPKE_INFO, &plan.device.0, &key.encode());
@@ -133,9 +144,9 @@ impl Authority {
                 });
                 tracing::info!(device = %plan.device, epoch, suite = suite.name(), "issued user secret key");
             }
-            Ok::<_, StoreError>(keys)
+            Ok::<_, Error>(keys)
         });
-        Ok(derived.await.map_err(|_| Error::Busy)??)
+        derived.await.map_err(|_| Error::Busy)?
     }
 }
 

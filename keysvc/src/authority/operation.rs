@@ -119,6 +119,7 @@ operations! {
     RemoveAccess "remove-access" Delete "/v1/access/{id}" Who::Roles(&[Admin]), "End an access token";
     BackUp "back-up" Post "/v1/backup" Who::Roles(&[Admin]), "Write a backup, sealed to recovery keys";
     RotateRootKey "rotate-root-key" Post "/v1/rotate/root-key" Who::Roles(&[Admin]), "Draw another root key";
+    RotateMaster "rotate-master" Post "/v1/rotate/master" Who::Roles(&[Admin]), "A step on the way to another master secret key";
     ReadAudit "read-audit" Get "/v1/audit" Who::Roles(&[Admin, Auditor]), "The audit log, a page at a time";
 }
 

@@ -52,6 +52,8 @@ fn status(error: &Error) -> StatusCode {
         | Error::Denied
         | Error::UnknownCaller => StatusCode::FORBIDDEN,
         Error::RecoveryKey
+        | Error::Step { .. }
+        | Error::TooEarly { .. }
         | Error::TokenUsed
         | Error::NameTaken { .. }
         | Error::NotRevocable

@@ -2,10 +2,10 @@
 
 use axum::Json as Answer;
 use axum::extract::State;
-use smqtt_core::api::RootKeyRotated;
+use smqtt_core::api::{MasterRotated, MasterRotation, RootKeyRotated};
 
 use super::Shared;
-use super::extract::From;
+use super::extract::{From, Json};
 use super::problem::Refused;
 
 pub(super) async fn root_key(
@@ -13,4 +13,12 @@ pub(super) async fn root_key(
     From(caller): From,
 ) -> Result<Answer<RootKeyRotated>, Refused> {
     Ok(Answer(authority.rotate_root_key(&caller).await?))
+}
+
+pub(super) async fn master(
+    State(authority): Shared,
+    From(caller): From,
+    Json(request): Json<MasterRotation>,
+) -> Result<Answer<MasterRotated>, Refused> {
+    Ok(Answer(authority.rotate_master(&caller, request).await?))
 }

@@ -16,5 +16,6 @@ mod openapi;
 mod policies;
 mod revocation;
 mod roles;
+mod rotations;
 mod seals;
 mod standing;

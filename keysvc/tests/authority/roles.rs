@@ -60,6 +60,9 @@ fn decision(operation: Operation) -> (&'static str, String, &'static [Role]) {
         Operation::RemoveAccess => ("/v1/access/nobody", none(), &[Admin]),
         Operation::BackUp => ("/v1/backup", "{}".into(), &[Admin]),
         Operation::RotateRootKey => ("/v1/rotate/root-key", none(), &[Admin]),
+        Operation::RotateMaster => {
+            ("/v1/rotate/master", r#"{"suite": "fabeo-cp", "step": "retire"}"#.into(), &[Admin])
+        }
         Operation::ReadAudit => ("/v1/audit", none(), &[Admin, Auditor]),
     }
 }

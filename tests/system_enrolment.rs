@@ -182,3 +182,61 @@ fn a_device_that_loses_an_attribute_reads_on_for_the_others_alone_until_it_gains
     site.publish(&sensor, "ward/3", "four", &[]).success();
     reader.out.line("four");
 }
+
+#[test]
+fn a_file_of_devices_becomes_a_file_of_tokens_and_a_run_that_broke_off_goes_on() {
+    let site = Site::start();
+    let told =
+        site.run(&["profile", "set", "sensor", "kind=sensor", "--rule", "ward/+", "kind=reader and ward=$1"]);
+    told.success();
+    site.run(&["group", "set", "ward-3", "ward=3", "--profile", "sensor"]).success();
+    let (devices, out) = (site.home.path().join("devices.csv"), site.home.path().join("tokens.csv"));
+    let bulk = |text: &str| {
+        std::fs::write(&devices, text).unwrap();
+        let (devices, out) = (devices.to_str().unwrap(), out.to_str().unwrap());
+        site.run(&["token", "bulk", devices, "--out", out])
+    };
+    let head = "name,group,profile,attributes,policy,serial\n";
+    // Whatever is wrong is named by its line, and nothing was made.
+    bulk(&format!("{head}a,,,,,\nb,,,x=,,\n")).failure(&["devices.csv:3", "attribute `x=`"]);
+    bulk(&format!("{head}a,,,,,\na,,,,,\n")).failure(&["devices.csv:3", "twice"]);
+    bulk(&format!("{head}a,,,,,\n-,,,,,\n")).failure(&["devices.csv:3", "a name has"]);
+    bulk("name,colour\na,red\n").failure(&["devices.csv:2", "colour", "the columns are"]);
+    assert!(!out.exists() && !site.run(&["token", "list"]).success().contains("  a  "));
+
+    let text =
+        format!("{head}one,ward-3,,floor=2; wing=east,,\ntwo,none,,,,\nthree,,sensor,,\"ward=3\",T-3\n");
+    bulk(&text).failure(&["devices.csv:3", "no group `none`"]);
+    let first = std::fs::read_to_string(&out).unwrap();
+    assert_eq!(first.lines().count(), 2, "what was made is there: {first}");
+    // As a crash leaves it: a line that was cut off.
+    std::fs::write(&out, format!("{first}two,smqtt1.abc")).unwrap();
+    let done = bulk(&text.replace("none", "ward-3"));
+    assert!(done.success().contains("2 tokens in") && done.err.contains("100%"), "{}", done.err);
+    let all = std::fs::read_to_string(&out).unwrap();
+    assert!(all.starts_with(&first) && !all.contains("smqtt1.abc\n"), "{all}");
+    let mode = std::os::unix::fs::PermissionsExt::mode(&out.metadata().unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    assert!(bulk(&text.replace("none", "ward-3")).success().contains("0 tokens in"));
+    assert_eq!(std::fs::read_to_string(&out).unwrap(), all);
+
+    let token = |name: &str| {
+        let line = all.lines().find(|line| line.starts_with(&format!("{name},"))).unwrap();
+        line.split(',').nth(1).unwrap().to_owned()
+    };
+    site.enrol_with(&site.device("one"), &token("one")).success();
+    let shown = site.run(&["device", "show", "one"]).success();
+    assert!(shown.contains("floor=2, kind=sensor, ward=3, wing=east"), "{shown}");
+    let three = site.device("three");
+    site.run_as(&three, &["enrol", "--serial", "T-3"], token("three").as_bytes()).success();
+    let open: Value = serde_json::from_str(&site.run(&["token", "list", "--json"]).success()).unwrap();
+    let open = open.as_array().unwrap().iter().filter(|token| token["name"] == "two").count();
+    assert_eq!(open, 1, "no second token for anybody");
+
+    // What they have in common changes for all of them.
+    let told = site.run(&["group", "set", "ward-3", "ward=4", "--profile", "sensor"]).success();
+    assert!(told.contains("devices      1 have something else now"), "{told}");
+    assert!(site.run(&["profile", "show", "sensor"]).success().contains("rule         ward/+"));
+    site.run(&["profile", "remove", "sensor"]).failure(&["in use"]);
+    assert!(site.run(&["group", "list"]).success().contains("ward-3  profile sensor  ward=4"));
+}

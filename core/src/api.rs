@@ -7,6 +7,7 @@
 mod access;
 mod backup;
 mod device;
+mod profile;
 mod token;
 
 use serde::{Deserialize, Serialize};
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 pub use access::{Access, AccessRequest, NewAccess};
 pub use backup::{BackupMade, BackupRequest, MasterRotated, MasterRotation, RootKeyRotated};
 pub use device::{DeviceChange, DeviceChanged, Reset, ResetRequest, Resumption, Suspension};
+pub use profile::{Group, GroupRequest, Profile, ProfileRequest, TemplateSet};
 pub use token::{Applicant, NewToken, TokenInfo, TokenRequest, TokenUse, Waiting};
 
 /// The media type of every error (RFC 9457).

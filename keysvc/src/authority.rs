@@ -16,6 +16,7 @@ mod keys;
 mod masters;
 mod operation;
 mod polls;
+mod profiles;
 mod restore;
 mod rules;
 mod seal;

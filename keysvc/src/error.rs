@@ -51,6 +51,28 @@ pub enum Error {
         /// Approved or denied.
         answer: &'static str,
     },
+    /// Not in the list.
+    #[error("there is no profile `{name}`")]
+    NoSuchProfile {
+        /// What was asked for.
+        name: String,
+    },
+    /// Not in the list.
+    #[error("there is no group `{name}`")]
+    NoSuchGroup {
+        /// What was asked for.
+        name: String,
+    },
+    /// Devices, groups or tokens name it.
+    #[error("the {what} `{name}` is in use: {users} devices, groups or open tokens name it")]
+    InUse {
+        /// Profile or group.
+        what: &'static str,
+        /// Its name.
+        name: String,
+        /// How many name it.
+        users: u64,
+    },
     /// An active device has this name.
     #[error("there is a device `{name}` already")]
     NameTaken {
@@ -196,6 +218,9 @@ impl Error {
             Self::NoSuchToken { .. } => "no-such-token",
             Self::NoSuchEnrolment { .. } => "no-such-enrolment",
             Self::Answered { .. } => "answered",
+            Self::NoSuchProfile { .. } => "no-such-profile",
+            Self::NoSuchGroup { .. } => "no-such-group",
+            Self::InUse { .. } => "in-use",
             Self::NameTaken { .. } => "name-taken",
             Self::CertificateRequired => "certificate-required",
             Self::Certificate(IdentityError::NotValidThen) => "certificate-expired",

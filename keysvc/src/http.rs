@@ -13,11 +13,13 @@ mod enrol;
 mod enrolments;
 mod epoch;
 mod extract;
+mod groups;
 mod health;
 mod keys;
 mod openapi;
 mod params;
 mod problem;
+mod profiles;
 mod renew;
 mod root;
 mod rotate;
@@ -84,6 +86,14 @@ fn handler(operation: Operation) -> MethodRouter<Arc<Authority>> {
         Operation::Resume => on(method, devices::resume),
         Operation::Reset => on(method, devices::reset),
         Operation::Revoke => on(method, devices::revoke),
+        Operation::ListProfiles => on(method, profiles::list),
+        Operation::ShowProfile => on(method, profiles::get),
+        Operation::SetProfile => on(method, profiles::put),
+        Operation::RemoveProfile => on(method, profiles::delete),
+        Operation::ListGroups => on(method, groups::list),
+        Operation::ShowGroup => on(method, groups::get),
+        Operation::SetGroup => on(method, groups::put),
+        Operation::RemoveGroup => on(method, groups::delete),
         Operation::ReadDirectory => on(method, directory::get),
         Operation::BeginEpoch => on(method, epoch::rotate),
         Operation::MakeAccess => on(method, access::post),

@@ -28,9 +28,21 @@ pub struct SetArgs {
     /// The policy that its keys carry
     #[arg(long)]
     policy: Option<String>,
-    /// No policy any more
+    /// No policy of its own any more
     #[arg(long, conflicts_with = "policy")]
     no_policy: bool,
+    /// Its profile
+    #[arg(long)]
+    profile: Option<String>,
+    /// No profile of its own any more
+    #[arg(long, conflicts_with = "profile")]
+    no_profile: bool,
+    /// Its group
+    #[arg(long)]
+    group: Option<String>,
+    /// In no group any more
+    #[arg(long, conflicts_with = "group")]
+    no_group: bool,
     /// As JSON
     #[arg(long)]
     json: bool,
@@ -122,7 +134,9 @@ pub async fn set(args: &SetArgs) -> Result<(), Failure> {
         set: args.attributes.clone(),
         add: args.add.clone(),
         remove: args.remove.clone(),
-        policy: if args.no_policy { Some(None) } else { args.policy.clone().map(Some) },
+        policy: changed(args.no_policy, &args.policy),
+        profile: changed(args.no_profile, &args.profile),
+        group: changed(args.no_group, &args.group),
     };
     if change == DeviceChange::default() {
         return Err(
@@ -142,6 +156,11 @@ pub async fn set(args: &SetArgs) -> Result<(), Failure> {
         print_line(format!("versions     raised for {}", done.raised.join(", ")))?;
     }
     print_line(format!("bundle       {}; its keys follow when it sees that", done.bundle))
+}
+
+/// `null` for none any more, or something, or nothing said.
+fn changed(none: bool, other: &Option<String>) -> Option<Option<String>> {
+    if none { Some(None) } else { other.clone().map(Some) }
 }
 
 /// `smqtt device suspend`

@@ -39,6 +39,11 @@ impl Failure {
         self
     }
 
+    /// Says where, such as in which line of a file.
+    pub fn within(self, place: &str) -> Self {
+        Self { text: format!("{place}: {}", self.text), ..self }
+    }
+
     /// Adds what to do about it.
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());

@@ -8,6 +8,7 @@ mod bench;
 mod bridge;
 mod broker;
 mod broker_explain;
+mod bulk;
 mod caller;
 mod config;
 mod custodian;
@@ -22,6 +23,7 @@ mod inspect;
 mod listeners;
 mod monitor;
 mod password;
+mod profile;
 mod publish;
 mod qr;
 mod recovery;
@@ -78,6 +80,12 @@ enum Command {
     /// Make, list and end access tokens for programs
     #[command(subcommand)]
     Access(access::AccessCommand),
+    /// Set, list and remove profiles: what devices have in common
+    #[command(subcommand)]
+    Profile(profile::ProfileCommand),
+    /// Set, list and remove groups of devices
+    #[command(subcommand)]
+    Group(profile::GroupCommand),
     /// Begin a new epoch
     #[command(subcommand)]
     Epoch(admin::EpochCommand),
@@ -168,6 +176,8 @@ pub fn main() -> ExitCode {
             Command::Token(command) => token::token(&command).await,
             Command::Rule(command) => admin::rule(&command).await,
             Command::Device(command) => admin::device(&command).await,
+            Command::Profile(command) => profile::profile(&command).await,
+            Command::Group(command) => profile::group(&command).await,
             Command::Epoch(command) => admin::epoch(&command).await,
             Command::Access(command) => access::run(&command).await,
             Command::Enrol(args) => enrol::run(&args).await,

@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 use super::admin::{ListArgs, percent, print_json};
 use super::caller::CallerArgs;
 use super::failure::Failure;
-use super::{date, print_line, qr};
+use super::{bulk, date, print_line, qr};
 
 /// Most bytes of a file of serials.
 const SERIALS_BYTES_MAX: usize = 1 << 20;
@@ -25,6 +25,8 @@ const SERIALS_BYTES_MAX: usize = 1 << 20;
 pub enum TokenCommand {
     /// Make a token for one device, or with `--count` or serials for several: the last line of standard output
     New(NewTokenArgs),
+    /// Make a token for each line of a CSV file
+    Bulk(bulk::BulkArgs),
     /// List tokens that can still be used
     List(ListTokensArgs),
     /// Show one, its serials, and who presented it
@@ -70,6 +72,12 @@ pub struct NewTokenArgs {
     /// A file of serials, one a line
     #[arg(long, value_name = "FILE")]
     serials_file: Option<PathBuf>,
+    /// The profile it will have
+    #[arg(long)]
+    profile: Option<String>,
+    /// The group it will be in
+    #[arg(long)]
+    group: Option<String>,
     /// A person has to approve each device: `smqtt device approve`
     #[arg(long)]
     approval: bool,
@@ -109,6 +117,7 @@ pub struct TokenArgs {
 pub async fn token(command: &TokenCommand) -> Result<(), Failure> {
     match command {
         TokenCommand::New(args) => new(args).await,
+        TokenCommand::Bulk(args) => bulk::run(args).await,
         TokenCommand::List(args) => list(args).await,
         TokenCommand::Show(args) => show(args).await,
         TokenCommand::Remove(args) => {
@@ -135,6 +144,8 @@ async fn new(args: &NewTokenArgs) -> Result<(), Failure> {
         hosts: args.hosts.clone(),
         count: args.count,
         serials: serials(args)?,
+        profile: args.profile.clone(),
+        group: args.group.clone(),
         approval: args.approval,
         replace: args.replace,
     };

@@ -83,6 +83,12 @@ pub struct DeviceChange {
     /// The policy of its key-policy keys; `null` for none.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "given")]
     pub policy: Option<Option<String>>,
+    /// Its profile; `null` for none of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "given")]
+    pub profile: Option<Option<String>>,
+    /// Its group; `null` for none.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "given")]
+    pub group: Option<Option<String>>,
 }
 
 /// The answer to [`DeviceChange`].

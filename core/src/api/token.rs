@@ -30,6 +30,12 @@ pub struct TokenRequest {
     /// The serials that it is for. A device then says which is its own, and each works once.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub serials: Vec<String>,
+    /// Its profile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<String>,
+    /// Its group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
     /// Whether a person has to approve each device.
     #[serde(default, skip_serializing_if = "is_false")]
     pub approval: bool,
@@ -49,6 +55,8 @@ impl Default for TokenRequest {
             hosts: Vec::new(),
             count: None,
             serials: Vec::new(),
+            profile: None,
+            group: None,
             approval: false,
             replace: false,
         }

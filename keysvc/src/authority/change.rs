@@ -13,11 +13,12 @@ use smqtt_core::identity::Role;
 use smqtt_core::policy::Policy;
 
 use super::devices::{self, find};
+use super::profiles::{group_named, in_all, profile_named};
 use super::standing::not_revoked;
 use super::tokens::{parse_attributes, parse_policy};
 use super::{Authority, Caller, Operation};
 use crate::error::Error;
-use crate::store::{DeviceRow, Tx};
+use crate::store::{DeviceRow, GivenRow, Tx};
 
 impl Authority {
     /// Changes a device's attributes and policy. What it has already changes nothing. For administrators.
@@ -36,9 +37,11 @@ impl Authority {
         self.store
             .write(move |tx| {
                 let device = not_revoked(find(tx, &name_or_id)?)?;
-                let attributes = change.attributes_of(&device)?;
-                let policy = change.policy.clone().unwrap_or_else(|| device.policy.clone());
+                let given = change.of(tx, tx.given(&device)?)?;
+                let (attributes, policy) = in_all(tx, &given, device.role)?;
                 check_role(device.role, &attributes, policy.as_ref())?;
+                // Whoever only moves to another profile may have all the same.
+                tx.set_given(device.id, &given)?;
                 let mut lost = BTreeSet::new();
                 if !give(tx, &device, &attributes, policy.as_ref(), &mut lost)? {
                     let (device, bundle) = (devices::device(device), tx.counter("bundle")?);
@@ -106,6 +109,8 @@ struct Change {
     add: Attributes,
     remove: Attributes,
     policy: Option<Option<Policy>>,
+    profile: Option<Option<String>>,
+    group: Option<Option<String>>,
 }
 
 impl Change {
@@ -116,17 +121,36 @@ impl Change {
             add: parse_attributes(&change.add)?,
             remove: parse_attributes(&change.remove)?,
             policy: policy.transpose()?,
+            profile: change.profile.clone(),
+            group: change.group.clone(),
         })
     }
 
-    fn attributes_of(&self, device: &DeviceRow) -> Result<Attributes, Error> {
+    /// What a device that was given `had` is given with it.
+    fn of(&self, tx: &Tx<'_>, had: GivenRow) -> Result<GivenRow, Error> {
+        let attributes = self.attributes_of(&had.attributes)?;
+        if let Some(Some(name)) = &self.profile {
+            profile_named(tx, name)?;
+        }
+        if let Some(Some(name)) = &self.group {
+            group_named(tx, name)?;
+        }
+        Ok(GivenRow {
+            attributes,
+            policy: self.policy.clone().unwrap_or(had.policy),
+            profile: self.profile.clone().unwrap_or(had.profile),
+            group: self.group.clone().unwrap_or(had.group),
+        })
+    }
+
+    fn attributes_of(&self, had: &Attributes) -> Result<Attributes, Error> {
         // A name alone stands for whatever has that name.
         let removed = |attribute: &Attribute| {
             self.remove.contains(attribute)
                 || self.remove.named(attribute.name()).any(|flag| *flag.value() == Value::Flag)
         };
         let replaced = |attribute: &Attribute| self.set.named(attribute.name()).next().is_some();
-        let kept = device.attributes.iter().filter(|attribute| !removed(attribute) && !replaced(attribute));
+        let kept = had.iter().filter(|attribute| !removed(attribute) && !replaced(attribute));
         let given = self.set.iter().chain(self.add.iter());
         let attributes = Attributes::new(kept.chain(given).cloned());
         attributes.map_err(|error| Error::invalid("attributes", error))

@@ -10,11 +10,12 @@ use smqtt_core::identity::{CERTIFICATE_BYTES_MAX, DeviceId, Identity, Role};
 use zeroize::Zeroizing;
 
 use super::keys::Plan;
+use super::profiles::{in_all, profile_of};
 use super::{Authority, Caller, Operation};
 use crate::error::Error;
 use crate::hpke::SealTo;
 use crate::pki::{CSR_BYTES_MAX, CsrError, Host, Issued, Leaf, Point, Usage, csr_key, local_hosts};
-use crate::store::{DeviceRow, StoreError, TokenRow, Tx, UseRow};
+use crate::store::{DeviceRow, GivenRow, StoreError, TokenRow, Tx, UseRow};
 
 /// For how long after its expiry a token still answers whoever used it: a lost answer must not burn it.
 const RETRY_SECONDS: u64 = 86_400;
@@ -169,13 +170,17 @@ impl Authority {
     ) -> Result<(DeviceRow, Vec<u8>), Error> {
         let public_key: Point =
             used.public_key.as_slice().try_into().map_err(|_| StoreError::Corrupt("token_uses"))?;
+        let (profile, group) = tx.token_given(&token.id)?;
+        let given =
+            GivenRow { attributes: token.attributes.clone(), policy: token.policy.clone(), profile, group };
+        let (attributes, policy) = in_all(tx, &given, token.role)?;
         let mut device = DeviceRow {
             id: DeviceId(random()),
             name: used.name.clone(),
             role: token.role,
             serial: used.serial.clone(),
-            attributes: token.attributes,
-            policy: token.policy,
+            attributes,
+            policy,
             hosts: token.hosts,
             hpke_key: used.hpke_key.clone(),
             enrolled: now,
@@ -185,9 +190,10 @@ impl Authority {
             revocation: None,
             is_reset: false,
         };
-        let issued = self.certify(&device, &public_key, now);
+        let issued = self.certify(&device, &public_key, self.certificate_seconds(tx, &given)?, now);
         device.certificate_expires = issued.not_after;
         tx.insert_device(&device)?;
+        tx.set_given(device.id, &given)?;
         device.revision = tx.counter("revision")?;
         self.tell(tx, device.id)?;
         tx.insert_certificate(device.id, &public_key, &issued)?;
@@ -247,7 +253,12 @@ impl Authority {
         let enrolled = self.store.write(move |tx| {
             let mut device = tx.device(id)?.ok_or(Error::UnknownCaller)?;
             device.stands()?;
-            let issued = this.certify(&device, &keys.public_key, now);
+            let issued = this.certify(
+                &device,
+                &keys.public_key,
+                this.certificate_seconds(tx, &tx.given(&device)?)?,
+                now,
+            );
             device.hpke_key = keys.hpke_key.as_bytes().to_vec();
             device.certificate_expires = issued.not_after;
             tx.renew_device(id, &device.hpke_key, issued.not_after)?;
@@ -275,7 +286,13 @@ impl Authority {
         }
     }
 
-    fn certify(&self, device: &DeviceRow, key: &Point, now: u64) -> Issued {
+    /// How long a certificate is valid for whoever was given this.
+    fn certificate_seconds(&self, tx: &Tx<'_>, given: &GivenRow) -> Result<u64, Error> {
+        let days = profile_of(tx, given)?.and_then(|profile| profile.certificate_days);
+        Ok(days.map_or(self.config.certificate_seconds(), |days| days * 86_400))
+    }
+
+    fn certify(&self, device: &DeviceRow, key: &Point, seconds: u64, now: u64) -> Issued {
         let identity = Identity {
             tenant: self.fingerprint().tenant(),
             role: device.role,
@@ -294,7 +311,6 @@ impl Authority {
                 }
             });
         }
-        let seconds = self.config.certificate_seconds();
         let leaf = Leaf { identity: &identity, public_key: key, usage, hosts: &hosts, now, seconds };
         let issued = self.secrets.root.issue(&leaf);
         debug_assert!(issued.der.len() <= CERTIFICATE_BYTES_MAX);

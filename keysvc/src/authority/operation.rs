@@ -112,6 +112,14 @@ operations! {
     Resume "resume" Post "/v1/devices/{device}/resume" Who::Roles(&[Admin]), "Let a suspended device in again";
     Reset "reset" Post "/v1/devices/{device}/reset" Who::Roles(&[Admin]), "End a device, and make a token to enrol it anew";
     Revoke "revoke" Post "/v1/devices/{device}/revoke" Who::Roles(&[Admin]), "Revoke a device, for good";
+    ListProfiles "list-profiles" Get "/v1/profiles" Who::Roles(&[Admin, Enroller, Auditor]), "All profiles";
+    ShowProfile "show-profile" Get "/v1/profiles/{name}" Who::Roles(&[Admin, Enroller, Auditor]), "One profile";
+    SetProfile "set-profile" Put "/v1/profiles/{name}" Who::Roles(&[Admin]), "Set a profile, and what its devices have";
+    RemoveProfile "remove-profile" Delete "/v1/profiles/{name}" Who::Roles(&[Admin]), "Remove a profile that nobody has";
+    ListGroups "list-groups" Get "/v1/groups" Who::Roles(&[Admin, Enroller, Auditor]), "All groups";
+    ShowGroup "show-group" Get "/v1/groups/{name}" Who::Roles(&[Admin, Enroller, Auditor]), "One group";
+    SetGroup "set-group" Put "/v1/groups/{name}" Who::Roles(&[Admin]), "Set a group, and what its devices have";
+    RemoveGroup "remove-group" Delete "/v1/groups/{name}" Who::Roles(&[Admin]), "Remove a group that nobody has";
     ReadDirectory "read-directory" Get "/v1/directory" Who::Roles(&[Broker, Admin]), "Devices that are new or changed";
     BeginEpoch "begin-epoch" Post "/v1/epoch/rotate" Who::Roles(&[Admin]), "Begin a new epoch now";
     MakeAccess "make-access" Post "/v1/access" Who::Holders(&[Admin]), "Leave for a program to make some requests";

@@ -39,31 +39,37 @@ impl Authority {
         let (this, now) = (self.clone(), self.now());
         self.store
             .write(move |tx| {
-                let row = row(&rule);
-                let rows = tx.rules()?;
                 let mut warnings = warnings(&rule, &tx.attributes_in_use(now)?);
                 if let Some(labels) = &rule.labels {
                     warnings.extend(label_warnings(labels, &tx.policies_in_use(now)?));
                 }
-                if rows.contains(&row) {
-                    return Ok(api::RuleSet { bundle: tx.counter("bundle")?, warnings });
-                }
-                if rows.len() >= RULES_MAX && !rows.iter().any(|other| other.filter == row.filter) {
-                    return Err(Error::Full { what: "rules", max: RULES_MAX });
-                }
-                tx.set_rule(&row)?;
-                let bundle = this.publish(tx, now)?;
-                let under = match (&row.policy, &row.labels) {
-                    (Some(policy), _) => policy.clone(),
-                    (None, Some(labels)) => format!("labels {labels}"),
-                    (None, None) => "no policy".to_owned(),
+                let bundle = match this.put_rule(tx, &rule, &admin.actor)? {
+                    true => this.publish(tx, now)?,
+                    false => tx.counter("bundle")?,
                 };
-                let subject = format!("{} {}: {under}", row.filter, row.mode);
-                this.audit(tx, &admin.actor, "set-rule", &subject)?;
-                tracing::info!(filter = row.filter, mode = row.mode, bundle, "set a rule");
                 Ok(api::RuleSet { bundle, warnings })
             })
             .await
+    }
+
+    /// Sets a rule in this transaction. Says whether it was another one before; then the bundle is to be published.
+    pub(super) fn put_rule(&self, tx: &Tx<'_>, rule: &Rule, actor: &str) -> Result<bool, Error> {
+        let (row, rows) = (row(rule), tx.rules()?);
+        if rows.contains(&row) {
+            return Ok(false);
+        }
+        if rows.len() >= RULES_MAX && !rows.iter().any(|other| other.filter == row.filter) {
+            return Err(Error::Full { what: "rules", max: RULES_MAX });
+        }
+        tx.set_rule(&row)?;
+        let under = match (&row.policy, &row.labels) {
+            (Some(policy), _) => policy.clone(),
+            (None, Some(labels)) => format!("labels {labels}"),
+            (None, None) => "no policy".to_owned(),
+        };
+        self.audit(tx, actor, "set-rule", &format!("{} {}: {under}", row.filter, row.mode))?;
+        tracing::info!(filter = row.filter, mode = row.mode, "set a rule");
+        Ok(true)
     }
 
     /// Removes the rule of a filter. For administrators.
@@ -97,7 +103,7 @@ pub(super) fn load(tx: &Tx<'_>) -> Result<Vec<Rule>, StoreError> {
     tx.rules()?.into_iter().map(parsed).collect()
 }
 
-fn parse(rule: &api::Rule) -> Result<Rule, Error> {
+pub(super) fn parse(rule: &api::Rule) -> Result<Rule, Error> {
     if rule.filter.len() > FILTER_BYTES_MAX {
         return Err(Error::invalid(
             "filter",

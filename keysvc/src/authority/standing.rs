@@ -118,13 +118,14 @@ impl Authority {
                     token: token.expose().to_string(),
                     expires: token.expires,
                 };
+                let given = tx.given(&device)?;
                 tx.insert_token(&TokenRow {
                     id: token.id,
                     secret_hash: sha256(&[&token.secret]),
                     name: device.name,
                     role: device.role,
-                    attributes: device.attributes,
-                    policy: device.policy,
+                    attributes: given.attributes,
+                    policy: given.policy,
                     hosts: device.hosts,
                     made: now,
                     expires: token.expires,
@@ -133,6 +134,7 @@ impl Authority {
                     approval: false,
                     removed: None,
                 })?;
+                tx.set_token_given(&token.id, given.profile.as_deref(), given.group.as_deref())?;
                 Ok(reset)
             })
             .await

@@ -11,14 +11,15 @@ use smqtt_core::policy::{ParseError, Policy};
 use smqtt_core::token::Token;
 
 use super::keys::texts;
+use super::profiles::{in_all, profile_of};
 use super::{Authority, Caller, Operation};
 use crate::config::HOSTS_MAX;
 use crate::error::Error;
 use crate::pki::Host;
-use crate::store::{TokenRow, UseRow};
+use crate::store::{GivenRow, TokenRow, UseRow};
 
 /// The longest life of a token.
-const TTL_SECONDS_MAX: u64 = 366 * 86_400;
+pub(super) const TTL_SECONDS_MAX: u64 = 366 * 86_400;
 /// Most devices of one token.
 const COUNT_MAX: u32 = 10_000;
 /// Most serials of one token.
@@ -49,7 +50,18 @@ impl Authority {
             let subject = format!("{} ({})", request.name, wanted.role.name());
             return Err(self.deny(maker.actor, Operation::MakeToken.name(), subject, error).await);
         }
-        let token = self.draw_token(request.ttl_seconds, now)?;
+        let (role, shared) = (wanted.role, (request.profile.clone(), request.group.clone()));
+        if !matches!(role, Role::Device | Role::Bridge) && (shared.0.is_some() || shared.1.is_some()) {
+            let detail = format!("a role `{}` has neither profile nor group", role.name());
+            return Err(Error::invalid("profile", detail));
+        }
+        let named = GivenRow { profile: shared.0, group: shared.1, ..GivenRow::default() };
+        let profile = {
+            let named = named.clone();
+            self.store.read(move |tx| profile_of(tx, &named)).await?
+        };
+        let ttl = request.ttl_seconds.or(profile.and_then(|profile| profile.token_ttl_seconds));
+        let token = self.draw_token(ttl, now)?;
         let row = TokenRow {
             id: token.id,
             secret_hash: sha256(&[&token.secret]),
@@ -74,7 +86,12 @@ impl Authority {
                 if request.replace {
                     tx.remove_unused_tokens(&row.name, now)?;
                 }
+                // What it would have in all is looked at now, so that no device fails over it.
+                let given =
+                    GivenRow { attributes: row.attributes.clone(), policy: row.policy.clone(), ..named };
+                in_all(tx, &given, row.role)?;
                 tx.insert_token(&row)?;
+                tx.set_token_given(&row.id, given.profile.as_deref(), given.group.as_deref())?;
                 request.serials.iter().try_for_each(|serial| tx.insert_serial(&row.id, serial))?;
                 let policy = row.policy.as_ref().map_or(String::new(), |policy| format!(" policy {policy}"));
                 let batch = match (row.uses_max, row.approval) {

@@ -59,10 +59,13 @@ fn status(error: &Error) -> StatusCode {
         | Error::NotRevocable
         | Error::DeviceRevoked { .. }
         | Error::Answered { .. }
+        | Error::InUse { .. }
         | Error::Full { .. } => StatusCode::CONFLICT,
         Error::TokenExpired | Error::TokenRemoved => StatusCode::GONE,
         Error::NoSuchToken { .. }
         | Error::NoSuchEnrolment { .. }
+        | Error::NoSuchProfile { .. }
+        | Error::NoSuchGroup { .. }
         | Error::NoSuchDevice { .. }
         | Error::NoSuchRule { .. }
         | Error::NoSuchAccess { .. } => StatusCode::NOT_FOUND,

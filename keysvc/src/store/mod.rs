@@ -15,7 +15,10 @@ use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{mpsc, oneshot};
 
 pub(crate) use journal::{Deed, Entry as JournalEntry, FILE as JOURNAL_FILE, Journal, read as read_journal};
-pub(crate) use tx::{AccessRow, AuditRow, DeviceRow, RevocationRow, RuleRow, TokenRow, Tx, UseRow};
+pub(crate) use tx::{
+    AccessRow, AuditRow, DeviceRow, GivenRow, GroupRow, ProfileRow, RevocationRow, RuleRow, TokenRow, Tx,
+    UseRow,
+};
 
 use crate::error::{Error, OpenError};
 use crate::files;
@@ -29,6 +32,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("schema-5-keys.sql"),
     include_str!("schema-6-tokens.sql"),
     include_str!("schema-7-journal.sql"),
+    include_str!("schema-8-profiles.sql"),
 ];
 /// The schema that this program writes.
 const SCHEMA_VERSION: u32 = MIGRATIONS.len() as u32;

@@ -5,6 +5,7 @@ mod audit;
 mod devices;
 mod epochs;
 mod keys;
+mod profiles;
 mod restore;
 mod rules;
 mod tokens;
@@ -22,6 +23,7 @@ use super::{Deed, StoreError};
 pub(crate) use access::AccessRow;
 pub(crate) use audit::AuditRow;
 pub(crate) use devices::{DeviceRow, RevocationRow};
+pub(crate) use profiles::{GivenRow, GroupRow, ProfileRow};
 pub(crate) use rules::RuleRow;
 pub(crate) use tokens::{TokenRow, UseRow};
 

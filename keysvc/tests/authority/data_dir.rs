@@ -230,7 +230,8 @@ fn as_version_1(dir: &Path) {
                 ALTER TABLE tokens DROP COLUMN removed; ALTER TABLE devices DROP COLUMN serial; \
                 DROP INDEX devices_suspended; ALTER TABLE devices DROP COLUMN suspended; \
                 ALTER TABLE devices DROP COLUMN reset; ALTER TABLE devices DROP COLUMN policy; ALTER TABLE tokens DROP COLUMN policy; \
-                ALTER TABLE rules DROP COLUMN labels; DROP TABLE access; DROP TABLE data_keys; DELETE FROM counters WHERE name = 'journal'; PRAGMA user_version = 1; \
+                ALTER TABLE rules DROP COLUMN labels; DROP TABLE access; DROP TABLE data_keys; DROP TABLE token_given; \
+                DROP TABLE device_given; DROP TABLE device_groups; DROP TABLE profiles; DELETE FROM counters WHERE name = 'journal'; PRAGMA user_version = 1; \
                 DELETE FROM documents WHERE name IN ('params/fabeo-kp', 'master/fabeo-kp')";
     store.execute_batch(undo).unwrap();
 }

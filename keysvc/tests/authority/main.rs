@@ -14,6 +14,7 @@ mod http;
 mod news;
 mod openapi;
 mod policies;
+mod profiles;
 mod revocation;
 mod roles;
 mod rotations;

@@ -113,6 +113,18 @@ impl Teller {
             Operation::Resume => self.answer::<api::Resumption>(&[404, 409]),
             Operation::Reset => self.exchange::<api::ResetRequest, api::Reset>(201, &[404, 409]),
             Operation::Revoke => self.answer::<api::Revocation>(&[404, 409]),
+            Operation::ListProfiles => self.answer::<Vec<api::Profile>>(&[]),
+            Operation::ShowProfile => self.answer::<api::Profile>(&[404]),
+            Operation::SetProfile => self.exchange::<api::ProfileRequest, api::TemplateSet>(200, &[404, 409]),
+            Operation::ListGroups => self.answer::<Vec<api::Group>>(&[]),
+            Operation::ShowGroup => self.answer::<api::Group>(&[404]),
+            Operation::SetGroup => self.exchange::<api::GroupRequest, api::TemplateSet>(200, &[404, 409]),
+            Operation::RemoveProfile => {
+                let mut told = self.answer::<api::TemplateSet>(&[404, 409]);
+                told.query.push(("rules", json!({ "type": "boolean" }), false));
+                told
+            }
+            Operation::RemoveGroup => self.answer::<api::TemplateSet>(&[404, 409]),
             Operation::ReadDirectory => {
                 let mut told = self.answer::<api::Directory>(&[]);
                 told.query.push(("after", number(), false));
@@ -155,6 +167,17 @@ fn constraints() -> Vec<(&'static str, &'static str, Value)> {
         ("TokenRequest", "policy", policy()),
         ("TokenRequest", "ttl_seconds", ttl()),
         ("TokenRequest", "hosts", list(32, 253)),
+        ("ProfileRequest", "attributes", list(64, 4096)),
+        ("ProfileRequest", "policy", policy()),
+        ("ProfileRequest", "certificate_days", json!({ "minimum": 1, "maximum": 3650 })),
+        ("ProfileRequest", "token_ttl_seconds", ttl()),
+        ("ProfileRequest", "rules", json!({ "maxItems": 64 })),
+        ("GroupRequest", "profile", json!({ "pattern": NAME })),
+        ("GroupRequest", "attributes", list(64, 4096)),
+        ("TokenRequest", "profile", json!({ "pattern": NAME })),
+        ("TokenRequest", "group", json!({ "pattern": NAME })),
+        ("DeviceChange", "profile", json!({ "pattern": NAME })),
+        ("DeviceChange", "group", json!({ "pattern": NAME })),
         ("EnrolRequest", "serial", json!({ "pattern": NAME })),
         ("TokenRequest", "count", json!({ "minimum": 1, "maximum": 10_000 })),
         (

@@ -111,6 +111,7 @@ impl Tx<'_> {
     /// The attributes of every active device, and of every token that can still be used.
     pub(crate) fn attributes_in_use(&self, now: u64) -> Result<Vec<Attributes>> {
         let sql = "SELECT DISTINCT attributes FROM devices WHERE revoked IS NULL AND role = 'device' \
+                   UNION SELECT attributes FROM profiles UNION SELECT attributes FROM device_groups \
                    UNION SELECT DISTINCT attributes FROM tokens \
                    WHERE used < uses_max AND removed IS NULL AND expires > ?";
         let mut statement = self.connection.prepare_cached(sql)?;
@@ -125,6 +126,7 @@ impl Tx<'_> {
     /// The policies of the keys of every active device, and of every token that can still be used.
     pub(crate) fn policies_in_use(&self, now: u64) -> Result<Vec<Policy>> {
         let sql = "SELECT policy FROM devices WHERE revoked IS NULL AND policy IS NOT NULL \
+                   UNION SELECT policy FROM profiles WHERE policy IS NOT NULL \
                    UNION SELECT policy FROM tokens \
                    WHERE used < uses_max AND removed IS NULL AND expires > ? AND policy IS NOT NULL";
         let mut statement = self.connection.prepare_cached(sql)?;

@@ -161,3 +161,40 @@ fn a_site_comes_back_from_a_backup_and_the_revoked_stay_out() {
     let sent = site.run_as(&nurse, &["publish", "--topic", "a/b", "--message", "hello"], b"");
     sent.success();
 }
+
+#[test]
+fn a_master_secret_key_is_rotated_under_readers_and_publishers_that_run() {
+    let site = Site::start();
+    let [sensor, nurse, sleeper] =
+        ["sensor", "nurse", "sleeper"].map(|name| site.enrol(name, &["role=nurse"]));
+    site.rule_set("a/+", &["--policy", "role=nurse"]);
+    let reader = site.subscribe(&nurse, "a/+", &[]);
+    let say = |message: &str, arguments: &[&str]| {
+        site.publish(&sensor, "a/b", message, arguments).success();
+        reader.out.line(message);
+    };
+    say("before", &["--retain"]);
+    let rotate = |arguments: &[&str]| {
+        let done = site.run(&[&["authority", "rotate", "master", "--json"], arguments].concat());
+        let done: serde_json::Value = serde_json::from_str(&done.success()).unwrap();
+        site.wait_bundle(done["bundle"].as_u64().unwrap());
+        done["params"].as_array().unwrap().clone()
+    };
+    let both = rotate(&["prepare"]);
+    assert_eq!(both.len(), 2);
+    say("prepared", &[]);
+    site.run(&["authority", "rotate", "master", "activate"]).failure(&["not before epoch 2", "force"]);
+    site.run(&["epoch", "rotate"]).success();
+    let turned = rotate(&["activate"]);
+    assert_eq!((&turned[0], &turned[1]), (&both[1], &both[0]));
+    say("activated", &[]);
+    // Whoever slept through it reads what was kept from before, and what comes.
+    let late = site.subscribe(&sleeper, "a/+", &[]);
+    late.out.line("before");
+    say("both read", &[]);
+    late.out.line("both read");
+    site.run(&["authority", "rotate", "master", "retire"]).failure(&["not before epoch"]);
+    assert_eq!(rotate(&["retire", "--force"]), both[1..]);
+    say("retired", &[]);
+    late.out.line("retired");
+}

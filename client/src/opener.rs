@@ -9,7 +9,7 @@ use smqtt_core::envelope::{Envelope, MESSAGES_MAX, Message, OpeningKey, is_seale
 use smqtt_core::header::{Header, HeaderError, KID_BYTES, Kid};
 use smqtt_core::identity::{Identity, VerifiedCertificate};
 use smqtt_core::rule::Mode;
-use smqtt_core::suite::{SuiteError, SuiteId};
+use smqtt_core::suite::{SuiteError, SuiteId, UserKey};
 use smqtt_core::target::Target;
 
 use crate::files::FileError;
@@ -356,8 +356,9 @@ impl Known {
 fn decapsulate(header: &Header, keyring: &Keyring) -> Result<OpeningKey, Closed> {
     let Some(params) = keyring.params_of(header) else { return Err(Closed::NotForMe(NotForMe::Params)) };
     let scope = header.scope();
-    let of_epoch = keyring.keys().iter().rev().filter(|key| key.epoch() == header.epoch());
-    let Some(key) = of_epoch.clone().find(|key| key.satisfies(&scope)) else {
+    // While a master secret key is rotated there are keys for the same labels under two sets of parameters.
+    let fits = |key: &&UserKey| key.epoch() == header.epoch() && key.params_id() == header.params_id();
+    let Some(key) = keyring.keys().iter().rev().filter(fits).find(|key| key.satisfies(&scope)) else {
         return Err(Closed::NotForMe(why_not(header, keyring)));
     };
     header.open(params, key).map_err(|error| match error {
@@ -375,7 +376,10 @@ pub fn why_not(header: &Header, keyring: &Keyring) -> NotForMe {
     if header.suite() == SuiteId::FabeoKp && keyring.policy().is_none() {
         return NotForMe::NoPolicy { labels: target };
     }
-    let of_suite = keyring.keys().iter().filter(|key| key.suite() == header.suite());
+    let of_suite = keyring.keys().iter().filter(|key| key.params_id() == header.params_id());
+    if of_suite.clone().next().is_none() && keyring.keys().iter().any(|key| key.suite() == header.suite()) {
+        return NotForMe::Params;
+    }
     let mut of_epoch = of_suite.clone().filter(|key| key.epoch() == header.epoch());
     let mut epochs: Vec<u64> = of_suite.map(|key| key.epoch()).collect();
     epochs.sort_unstable();

@@ -225,3 +225,22 @@ async fn what_a_revoked_device_left_retained_stays_and_its_readers_refuse_it() {
     site.nurse.refresh().await.unwrap();
     assert_eq!(site.nurse.sees(&mut site.nurse.opener(), WARD, &got), "broken revoked");
 }
+
+/// A rule that asks who publishes counts for what the device is now, from the very bundle on that says that something changed:
+/// what was found good under a bundle is not looked at again.
+#[tokio::test]
+async fn a_device_that_lost_an_attribute_publishes_where_it_needs_it_no_more() {
+    let site = Site::new().await;
+    let mut nurse = site.as_device(&site.nurse, Version::V5).await;
+    assert_eq!(publish(&mut nurse, "staff/rota", b"early", QoS::AtLeastOnce).await, Said::Taken);
+    let change = serde_json::json!({"remove": ["role"]});
+    let path = "/v1/devices/nurse";
+    let done: smqtt_core::api::DeviceChanged = site.lab.admin().patch(path, &change).await.unwrap();
+    site.broker.knows(done.bundle).await;
+    let said = publish(&mut nurse, "staff/rota", b"late", QoS::AtLeastOnce).await;
+    assert_eq!(said, refused(ReasonCode::NotAuthorized, "not-allowed"));
+    let change = serde_json::json!({"add": ["role=nurse"]});
+    let done: smqtt_core::api::DeviceChanged = site.lab.admin().patch(path, &change).await.unwrap();
+    site.broker.knows(done.bundle).await;
+    assert_eq!(publish(&mut nurse, "staff/rota", b"early", QoS::AtLeastOnce).await, Said::Taken);
+}

@@ -24,6 +24,8 @@ const WAIT: Duration = Duration::from_secs(30);
 const CONTACT_SECONDS: u64 = 30;
 /// How long an attempt to reach the authority is left alone when somebody is in a hurry, in seconds.
 const HURRY_SECONDS: u64 = 5;
+/// How long a newer bundle waits for the directory that goes with it.
+const DIRECTORY_PATIENCE: Duration = Duration::from_millis(500);
 const CONTACT: &str = "contact";
 const CONTACT_BYTES_MAX: usize = 64;
 
@@ -250,6 +252,10 @@ impl View {
                 let asked = refresh_after(&self.keyring, self.now(), wait, revision).await;
                 let done = asked.map_err(|error: EnrolError| error.to_string())?;
                 self.revision.fetch_max(done.revision.unwrap_or_default(), Ordering::Relaxed);
+                if done.bundle {
+                    // What is judged under a bundle is not judged again: the attributes are to be as new as it is.
+                    let _ = tokio::time::timeout(DIRECTORY_PATIENCE, self.refresh_directory()).await;
+                }
                 Ok(done)
             };
             let hurry = async {

@@ -5,6 +5,7 @@
 //! seconds since 1970.
 
 mod access;
+mod audit;
 mod backup;
 mod device;
 mod profile;
@@ -13,6 +14,7 @@ mod token;
 use serde::{Deserialize, Serialize};
 
 pub use access::{Access, AccessRequest, NewAccess};
+pub use audit::{AuditLine, AuditRecord, Checkpoint};
 pub use backup::{BackupMade, BackupRequest, MasterRotated, MasterRotation, RootKeyRotated};
 pub use device::{DeviceChange, DeviceChanged, Reset, ResetRequest, Resumption, Suspension};
 pub use profile::{Group, GroupRequest, Profile, ProfileRequest, TemplateSet};
@@ -241,24 +243,6 @@ pub struct Rotation {
     pub epoch: u64,
     /// The bundle that tells everyone.
     pub bundle: u64,
-}
-
-/// A line of the audit log.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-pub struct AuditRecord {
-    /// Its number, without gaps.
-    pub number: u64,
-    /// When.
-    pub at: u64,
-    /// Who: name and id, or an address.
-    pub actor: String,
-    /// What was done or refused.
-    pub action: String,
-    /// To whom or what.
-    pub subject: String,
-    /// SHA-256 over the previous record's hash and this record, hexadecimal.
-    pub hash: String,
 }
 
 /// An error (RFC 9457).

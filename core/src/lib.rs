@@ -6,6 +6,7 @@
 
 pub mod api;
 pub mod attribute;
+pub mod audit;
 pub mod bundle;
 mod cbor;
 mod cose;

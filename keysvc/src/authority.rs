@@ -8,6 +8,7 @@ mod backup;
 mod bundle;
 mod caller;
 mod change;
+mod checkpoints;
 mod devices;
 mod enrol;
 mod epochs;
@@ -217,6 +218,7 @@ impl Authority {
         } else if now >= resign_at {
             self.resign_bundle(now).await?;
         }
+        self.sign_audit(now).await?;
         self.tidy(now).await
     }
 
@@ -231,6 +233,7 @@ impl Authority {
         }
         let before = now.saturating_sub(REMEMBER_SECONDS.max(self.config.renewal_window_seconds()));
         let count = self.store.write(move |tx| Ok(tx.forget_before(before)?)).await?;
+        self.prune_audit(now).await?;
         if count > 0 {
             tracing::info!(count, "forgot expired certificates and tokens");
         }

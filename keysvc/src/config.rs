@@ -41,6 +41,8 @@ pub struct Config {
     pub renewal_window_days: u64,
     /// How long a token is good for, if its maker does not say.
     pub token_ttl_seconds: u64,
+    /// For how many days rows of the audit log are kept; for ever if absent.
+    pub audit_days: Option<u64>,
     /// What a connection may take.
     pub limits: Limits,
 }
@@ -59,6 +61,7 @@ impl Default for Config {
             certificate_days: 30,
             renewal_window_days: 30,
             token_ttl_seconds: DAY,
+            audit_days: None,
             limits: Limits::default(),
         }
     }

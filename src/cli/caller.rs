@@ -30,6 +30,16 @@ pub struct CallerArgs {
 }
 
 impl CallerArgs {
+    /// Where the root certificate is that the caller knows the authority by.
+    pub fn root(&self) -> Result<PathBuf, Failure> {
+        let dir = match &self.own {
+            Some(dir) => dir.clone(),
+            None => self.site.load()?.1,
+        };
+        let keyring = self.own.is_some() || is_keyring(&dir);
+        Ok(if keyring { dir.join("root.pem") } else { dir.join("admin/root.pem") })
+    }
+
     /// The authority. The certificate of an enroller or auditor is renewed where it is time.
     pub async fn authority(&self) -> Result<Authority, Failure> {
         let dir = match &self.own {

@@ -2,6 +2,7 @@
 
 mod access;
 mod admin;
+mod audit;
 mod authority;
 mod backup;
 mod bench;
@@ -77,6 +78,9 @@ enum Command {
     /// List, show, approve, change, suspend, reset and revoke devices
     #[command(subcommand)]
     Device(admin::DeviceCommand),
+    /// Show, export and check the authority's audit log
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
     /// Make, list and end access tokens for programs
     #[command(subcommand)]
     Access(access::AccessCommand),
@@ -179,6 +183,7 @@ pub fn main() -> ExitCode {
             Command::Profile(command) => profile::profile(&command).await,
             Command::Group(command) => profile::group(&command).await,
             Command::Epoch(command) => admin::epoch(&command).await,
+            Command::Audit(command) => audit::run(&command).await,
             Command::Access(command) => access::run(&command).await,
             Command::Enrol(args) => enrol::run(&args).await,
             Command::Publish(args) => publish::run(&args).await,

@@ -1,20 +1,17 @@
 //! The audit log: one row in the same transaction as what it tells, each hash over the one before.
 //!
-//! ```text
-//! hash = SHA-256(previous hash || number || at || len(actor) || actor || len(action) || action || len(subject) || subject)
-//! ```
-//!
-//! Numbers and lengths are 8 bytes, big-endian. A chain cannot tell that its end was cut off: the number and hash of
+//! [`smqtt_core::audit`] has the chain. A chain cannot tell that its end was cut off: the number and hash of
 //! the last row stand beside it under a key that is not in the store.
 
 use std::sync::PoisonError;
 
 use smqtt_core::api::AuditRecord;
-use smqtt_core::crypto::{equal, sha256};
+use smqtt_core::audit::chain;
+use smqtt_core::crypto::equal;
 
 use super::{Authority, Caller, Operation};
 use crate::error::Error;
-use crate::store::{AuditRow, StoreError, Tx};
+use crate::store::{AuditRow, NUMBER_MAX, StoreError, Tx};
 use crate::vault::Vault;
 
 /// Most bytes of an actor or subject.
@@ -83,18 +80,7 @@ pub(super) fn append(
 }
 
 fn hash(previous: &[u8; 32], row: &AuditRow) -> [u8; 32] {
-    let length = |text: &str| (text.len() as u64).to_be_bytes();
-    sha256(&[
-        previous,
-        &row.number.to_be_bytes(),
-        &row.at.to_be_bytes(),
-        &length(&row.actor),
-        row.actor.as_bytes(),
-        &length(&row.action),
-        row.action.as_bytes(),
-        &length(&row.subject),
-        row.subject.as_bytes(),
-    ])
+    chain(previous, row.number, row.at, &row.actor, &row.action, &row.subject)
 }
 
 fn head(vault: &Vault, row: &AuditRow) -> [u8; 32] {
@@ -133,6 +119,7 @@ impl Authority {
     /// Not allowed, or the store failed.
     pub async fn audit_log(&self, caller: &Caller, after: u64) -> Result<Vec<AuditRecord>, Error> {
         self.authorise(caller, Operation::ReadAudit).await?;
+        let after = after.min(NUMBER_MAX);
         let rows = self.store.read(move |tx| Ok(tx.audit_after(after, PAGE_MAX)?)).await?;
         Ok(rows.into_iter().map(record).collect())
     }
@@ -142,7 +129,8 @@ impl Authority {
     /// # Errors
     /// The store failed.
     pub async fn verify_audit(&self) -> Result<Result<u64, u64>, Error> {
-        let (mut number, mut previous) = (0, [0; 32]);
+        let begins = self.store.read(|tx| Ok(tx.pruned()?)).await?;
+        let (mut number, mut previous) = begins.unwrap_or_default();
         loop {
             // The page and the head are of one snapshot: the log grows meanwhile.
             let read = move |tx: &Tx<'_>| Ok((tx.audit_after(number, PAGE_MAX)?, tx.document(HEAD)?));

@@ -11,7 +11,7 @@ use smqtt_core::policy::Policy;
 use super::keys::texts;
 use super::{Authority, Caller, Operation};
 use crate::error::Error;
-use crate::store::{DeviceRow, RevocationRow, Tx};
+use crate::store::{DeviceRow, NUMBER_MAX, RevocationRow, Tx};
 
 /// Most devices in one answer.
 pub(crate) const PAGE_MAX: usize = 1000;
@@ -43,6 +43,7 @@ impl Authority {
     /// Not allowed, or the store failed.
     pub async fn directory(&self, caller: &Caller, revision: u64) -> Result<Directory, Error> {
         self.authorise(caller, Operation::ReadDirectory).await?;
+        let revision = revision.min(NUMBER_MAX);
         let rows = self.store.read(move |tx| Ok(tx.devices_after(revision, PAGE_MAX)?)).await?;
         let revision = rows.last().map_or(revision, |row| row.revision);
         Ok(Directory { revision, devices: rows.into_iter().map(device).collect() })

@@ -23,6 +23,8 @@ const EARLY_PART: u64 = 4;
 /// parameters that are in use. Newest epoch last.
 pub(super) struct Plan {
     device: DeviceId,
+    /// Name and identifier, for the audit log.
+    actor: String,
     hpke_key: Vec<u8>,
     keys: Vec<(u64, [u8; PARAMS_ID_BYTES], SuiteId, Scope)>,
     in_use: Vec<InUse>,
@@ -33,6 +35,7 @@ impl Plan {
     pub(super) fn new(tx: &Tx<'_>, device: &DeviceRow, history: u64, now: u64) -> Result<Self, StoreError> {
         let mut plan = Self {
             device: device.id,
+            actor: format!("{} {}", device.name, device.id),
             hpke_key: device.hpke_key.clone(),
             keys: Vec::new(),
             in_use: masters::in_use(tx)?,
@@ -63,6 +66,21 @@ impl Plan {
             };
             self.keys.push((epoch, params.id, params.suite, scope));
         }
+    }
+
+    /// For the audit log: `fabeo-cp 3,4 fabeo-kp 4`, suites and their epochs.
+    fn subject(&self) -> String {
+        let mut suites: Vec<(SuiteId, Vec<String>)> = Vec::new();
+        for (epoch, _, suite, _) in &self.keys {
+            match suites.iter_mut().find(|(other, _)| other == suite) {
+                // Once, though there be a key under each of two parameters.
+                Some((_, epochs)) if epochs.contains(&epoch.to_string()) => {}
+                Some((_, epochs)) => epochs.push(epoch.to_string()),
+                None => suites.push((*suite, vec![epoch.to_string()])),
+            }
+        }
+        let suites = suites.iter().map(|(suite, epochs)| format!("{} {}", suite.name(), epochs.join(",")));
+        suites.collect::<Vec<_>>().join(" ")
     }
 
     /// Changes whenever the keys do: with an epoch, a version of what its attributes or its policy name, the key they
@@ -125,6 +143,14 @@ impl Authority {
             return Ok(Vec::new());
         }
         let _permit = self.keygen.acquire().await.map_err(|_| Error::Busy)?;
+        // On record before they are told; and whoever was revoked meanwhile is told none.
+        let (this, device) = (self.clone(), plan.device);
+        let (actor, subject) = (plan.actor.clone(), plan.subject());
+        let issue = self.store.write(move |tx| {
+            tx.device(device)?.ok_or(Error::UnknownCaller)?.stands()?;
+            Ok(this.audit(tx, &actor, "issue-keys", &subject)?)
+        });
+        issue.await?;
         let this = self.clone();
         let derived = tokio::task::spawn_blocking(move || {
             let to = SealTo::new(&plan.hpke_key).ok_or(StoreError::Corrupt("hpke_key"))?;

@@ -129,6 +129,7 @@ operations! {
     RotateRootKey "rotate-root-key" Post "/v1/rotate/root-key" Who::Roles(&[Admin]), "Draw another root key";
     RotateMaster "rotate-master" Post "/v1/rotate/master" Who::Roles(&[Admin]), "A step on the way to another master secret key";
     ReadAudit "read-audit" Get "/v1/audit" Who::Roles(&[Admin, Auditor]), "The audit log, a page at a time";
+    ListCheckpoints "list-checkpoints" Get "/v1/audit/checkpoints" Who::Roles(&[Admin, Auditor]), "What the authority signed of its audit log";
 }
 
 impl Operation {

@@ -16,8 +16,8 @@ use tokio::sync::{mpsc, oneshot};
 
 pub(crate) use journal::{Deed, Entry as JournalEntry, FILE as JOURNAL_FILE, Journal, read as read_journal};
 pub(crate) use tx::{
-    AccessRow, AuditRow, DeviceRow, GivenRow, GroupRow, ProfileRow, RevocationRow, RuleRow, TokenRow, Tx,
-    UseRow,
+    AccessRow, AuditRow, CheckpointRow, DeviceRow, GivenRow, GroupRow, ProfileRow, RevocationRow, RuleRow,
+    TokenRow, Tx, UseRow,
 };
 
 use crate::error::{Error, OpenError};
@@ -33,9 +33,12 @@ const MIGRATIONS: &[&str] = &[
     include_str!("schema-6-tokens.sql"),
     include_str!("schema-7-journal.sql"),
     include_str!("schema-8-profiles.sql"),
+    include_str!("schema-9-checkpoints.sql"),
 ];
 /// The schema that this program writes.
 const SCHEMA_VERSION: u32 = MIGRATIONS.len() as u32;
+/// The largest number that SQLite keeps: to ask for what comes after a larger one is to ask for nothing.
+pub(crate) const NUMBER_MAX: u64 = i64::MAX as u64;
 /// `SQMT` as SQLite's application id.
 const APPLICATION_ID: i32 = 0x534d_5154;
 /// Most requests in one commit.

@@ -21,7 +21,7 @@ use smqtt_core::policy::Policy;
 use super::{Deed, StoreError};
 
 pub(crate) use access::AccessRow;
-pub(crate) use audit::AuditRow;
+pub(crate) use audit::{AuditRow, CheckpointRow};
 pub(crate) use devices::{DeviceRow, RevocationRow};
 pub(crate) use profiles::{GivenRow, GroupRow, ProfileRow};
 pub(crate) use rules::RuleRow;

@@ -49,7 +49,7 @@ async fn a_second_start_changes_nothing() {
         serde_json::from_slice(&std::fs::read(server.path("admin/authority.json")).unwrap()).unwrap();
     assert_eq!(about["url"], server.authority.url());
     assert_eq!(about["fingerprint"], fingerprint.to_string());
-    assert!(matches!(server.authority.verify_audit().await, Ok(Ok(4))));
+    assert!(matches!(server.authority.verify_audit().await, Ok(Ok(6))));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -187,7 +187,14 @@ async fn an_administrator_is_renewed_without_a_start_as_well() {
     server.authority.housekeep().await.unwrap();
     assert_eq!(before, from_pem(&server.path("admin/cert.pem")));
     server.clock.advance(2 * DAY);
-    server.authority.housekeep().await.unwrap();
+    // The server's own housekeeping may have come first, and still be at it.
+    let renewed = async {
+        while before == from_pem(&server.path("admin/cert.pem")) {
+            server.authority.housekeep().await.unwrap();
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(30), renewed).await.unwrap();
     let (after, same_key) = admin_identity(&server.path("admin"));
     assert!(before != after && key == same_key);
     assert_eq!(server.admin().get("/v1/audit").await.status, StatusCode::OK);
@@ -200,13 +207,14 @@ async fn an_altered_audit_log_is_noticed() {
         ("UPDATE audit SET at = at + 1 WHERE number = 1", 1),
         ("DELETE FROM audit WHERE number = 2", 2),
         ("DELETE FROM audit WHERE number = 4", 4),
+        ("DELETE FROM audit WHERE number = 5", 5),
         ("DELETE FROM audit", 1),
         ("UPDATE audit SET actor = actor || 'x', action = substr(action, 2) WHERE number = 4", 4),
     ];
     for (alteration, first_bad) in alterations {
         let server = Running::start().await;
         server.enrol("a", &["x"]).await;
-        assert_eq!(server.authority.verify_audit().await.unwrap(), Ok(4));
+        assert_eq!(server.authority.verify_audit().await.unwrap(), Ok(5));
         let (dir, clock, config) = server.stop().await;
         let store = rusqlite::Connection::open(dir.path().join("data/authority/authority.db")).unwrap();
         assert!(store.execute(alteration, []).unwrap() > 0);
@@ -231,7 +239,8 @@ fn as_version_1(dir: &Path) {
                 DROP INDEX devices_suspended; ALTER TABLE devices DROP COLUMN suspended; \
                 ALTER TABLE devices DROP COLUMN reset; ALTER TABLE devices DROP COLUMN policy; ALTER TABLE tokens DROP COLUMN policy; \
                 ALTER TABLE rules DROP COLUMN labels; DROP TABLE access; DROP TABLE data_keys; DROP TABLE token_given; \
-                DROP TABLE device_given; DROP TABLE device_groups; DROP TABLE profiles; DELETE FROM counters WHERE name = 'journal'; PRAGMA user_version = 1; \
+                DROP TABLE device_given; DROP TABLE device_groups; DROP TABLE profiles; DROP TABLE checkpoints; \
+                DROP INDEX audit_at; DELETE FROM counters WHERE name = 'journal'; PRAGMA user_version = 1; \
                 DELETE FROM documents WHERE name IN ('params/fabeo-kp', 'master/fabeo-kp')";
     store.execute_batch(undo).unwrap();
 }

@@ -198,3 +198,14 @@ async fn the_root_is_in_the_chain_for_devices_that_know_its_fingerprint_alone() 
     assert_eq!(chain.len(), 2);
     assert_eq!(smqtt_core::identity::fingerprint(&chain[1]).unwrap(), server.authority.fingerprint());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_the_largest_number_there_is_nothing() {
+    let server = Running::start().await;
+    for after in [i64::MAX as u64, i64::MAX as u64 + 1, u64::MAX] {
+        for path in ["/v1/audit", "/v1/audit/checkpoints", "/v1/directory", "/v1/bundle"] {
+            let answer = server.admin().get(&format!("{path}?after={after}")).await;
+            assert!(answer.status.is_success(), "{path} {after}: {}", answer.text());
+        }
+    }
+}

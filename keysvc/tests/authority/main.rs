@@ -3,6 +3,7 @@
 mod common;
 
 mod access;
+mod audit;
 mod backups;
 mod batches;
 mod bundles;

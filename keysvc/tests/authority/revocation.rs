@@ -145,10 +145,10 @@ async fn the_audit_log_tells_it_and_no_secret() {
     let audit = server.admin().get("/v1/audit").await;
     let rows: Vec<smqtt_core::api::AuditRecord> = audit.json();
     let actions: Vec<_> = rows.iter().map(|row| row.action.as_str()).collect();
-    assert_eq!(actions, ["create", "create-admin", "make-token", "enrol", "revoke"]);
-    assert!(rows[4].actor.starts_with("admin "));
+    assert_eq!(actions, ["create", "create-admin", "make-token", "enrol", "issue-keys", "revoke"]);
+    assert!(rows[5].actor.starts_with("admin "));
     let secret = base64::engine::general_purpose::STANDARD.encode(token.secret);
     assert!(!audit.text().contains(&hex(&token.secret)) && !audit.text().contains(&secret));
     let rest: Vec<smqtt_core::api::AuditRecord> = server.admin().get("/v1/audit?after=4").await.json();
-    assert_eq!((rest.len(), rest[0].number), (1, 5));
+    assert_eq!((rest.len(), rest[0].number), (2, 5));
 }

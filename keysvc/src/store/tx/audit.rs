@@ -15,7 +15,70 @@ pub(crate) struct AuditRow {
     pub(crate) hash: [u8; 32],
 }
 
+/// What was signed of it.
+#[derive(Clone, Debug)]
+pub(crate) struct CheckpointRow {
+    pub(crate) number: u64,
+    pub(crate) at: u64,
+    pub(crate) hash: [u8; 32],
+    pub(crate) certificate: Vec<u8>,
+    pub(crate) signature: Vec<u8>,
+}
+
 impl Tx<'_> {
+    /// Number and time of the last checkpoint.
+    pub(crate) fn last_checkpoint(&self) -> Result<Option<(u64, u64)>> {
+        let sql = "SELECT number, at FROM checkpoints ORDER BY number DESC LIMIT 1";
+        let mut statement = self.connection.prepare_cached(sql)?;
+        Ok(statement.query_row([], |row| Ok((row.get(0)?, row.get(1)?))).optional()?)
+    }
+
+    pub(crate) fn insert_checkpoint(&self, row: &CheckpointRow) -> Result<()> {
+        let CheckpointRow { number, at, hash, certificate, signature } = row;
+        let sql = "INSERT INTO checkpoints VALUES (?, ?, ?, ?, ?)";
+        self.connection.prepare_cached(sql)?.execute(params![number, at, hash, certificate, signature])?;
+        Ok(())
+    }
+
+    pub(crate) fn checkpoints_after(&self, number: u64, max: usize) -> Result<Vec<CheckpointRow>> {
+        let sql = "SELECT number, at, hash, certificate, signature FROM checkpoints WHERE number > ? \
+                   ORDER BY number LIMIT ?";
+        let mut statement = self.connection.prepare_cached(sql)?;
+        let rows = statement.query_map(params![number, max], |row| {
+            Ok(CheckpointRow {
+                number: row.get(0)?,
+                at: row.get(1)?,
+                hash: row.get(2)?,
+                certificate: row.get(3)?,
+                signature: row.get(4)?,
+            })
+        })?;
+        Ok(rows.collect::<rusqlite::Result<_>>()?)
+    }
+
+    /// The hash that stood before the first row there is, where earlier ones were pruned.
+    pub(crate) fn pruned(&self) -> Result<Option<(u64, [u8; 32])>> {
+        let sql = "SELECT c.number, c.hash FROM checkpoints c \
+                   WHERE c.number = (SELECT min(number) FROM audit) - 1";
+        let mut statement = self.connection.prepare_cached(sql)?;
+        Ok(statement.query_row([], |row| Ok((row.get(0)?, row.get(1)?))).optional()?)
+    }
+
+    /// Forgets rows before `before`, up to the last checkpoint before it, and checkpoints that are older still; the
+    /// last row stays. Says up to which.
+    pub(crate) fn prune_audit(&self, before: u64) -> Result<Option<u64>> {
+        let sql = "SELECT max(number) FROM checkpoints WHERE number < \
+                   coalesce((SELECT min(number) FROM audit WHERE at >= ?), (SELECT max(number) FROM audit))";
+        let mut statement = self.connection.prepare_cached(sql)?;
+        let Some(upto) = statement.query_row([before], |row| row.get::<_, Option<u64>>(0))? else {
+            return Ok(None);
+        };
+        let run = |sql| Ok::<_, super::StoreError>(self.connection.prepare_cached(sql)?.execute([upto])?);
+        let rows = run("DELETE FROM audit WHERE number <= ?")?;
+        run("DELETE FROM checkpoints WHERE number < ?")?;
+        Ok((rows > 0).then_some(upto))
+    }
+
     pub(crate) fn last_audit(&self) -> Result<Option<(u64, [u8; 32])>> {
         let sql = "SELECT number, hash FROM audit ORDER BY number DESC LIMIT 1";
         let mut statement = self.connection.prepare_cached(sql)?;

@@ -1,0 +1,237 @@
+//! The audit log outside of the authority: its chain, the checkpoints signed over it, and their check.
+//!
+//! ```text
+//! hash      = SHA-256(previous hash || number || at || len(actor) || actor || len(action) || action || len(subject) || subject)
+//! signature = ECDSA-P256-SHA256 by the authority over "SMQTT-V01 audit checkpoint" || number || at || hash
+//! ```
+//!
+//! Numbers and lengths are 8 bytes, big-endian; the hash before the first row is zero. The chain shows that rows belong
+//! together; who can write the log can make another chain. A checkpoint they cannot make: it says with the authority's
+//! signature how the log stood. What comes after the last checkpoint is held by the chain alone.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use crate::api::{AuditRecord, Checkpoint};
+use crate::crypto::{sha256, verify};
+use crate::header::Signer;
+use crate::identity::{CERTIFICATE_BYTES_MAX, Fingerprint, Role, verify_certificate};
+
+const DOMAIN: &[u8] = b"SMQTT-V01 audit checkpoint";
+
+/// The hash of a row after the row with hash `previous`.
+pub fn chain(
+    previous: &[u8; 32],
+    number: u64,
+    at: u64,
+    actor: &str,
+    action: &str,
+    subject: &str,
+) -> [u8; 32] {
+    let length = |text: &str| (text.len() as u64).to_be_bytes();
+    sha256(&[
+        previous,
+        &number.to_be_bytes(),
+        &at.to_be_bytes(),
+        &length(actor),
+        actor.as_bytes(),
+        &length(action),
+        action.as_bytes(),
+        &length(subject),
+        subject.as_bytes(),
+    ])
+}
+
+fn message(number: u64, at: u64, hash: &[u8; 32]) -> Vec<u8> {
+    [DOMAIN, &number.to_be_bytes(), &at.to_be_bytes(), hash].concat()
+}
+
+/// Signs that at time `at` the log ended with row `number`, whose hash is `hash`.
+pub fn checkpoint(signer: &Signer, number: u64, at: u64, hash: &[u8; 32]) -> Checkpoint {
+    Checkpoint {
+        number,
+        at,
+        hash: Fingerprint(*hash).to_string(),
+        certificate: STANDARD.encode(signer.certificate()),
+        signature: STANDARD.encode(signer.key().sign(&message(number, at, hash))),
+    }
+}
+
+/// Where a log does not hold.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AuditFault {
+    /// Rows are missing or out of order.
+    #[error("row {expected} is missing: row {found} follows")]
+    Gap {
+        /// What should be there.
+        expected: u64,
+        /// What is.
+        found: u64,
+    },
+    /// Altered, or put in.
+    #[error("row {0} is not what was written")]
+    Row(u64),
+    /// Rows that the authority signed for are not there.
+    #[error("the log ends with row {last}, though the authority signed for row {signed}")]
+    Truncated {
+        /// The last row there is.
+        last: u64,
+        /// The last row that there was.
+        signed: u64,
+    },
+    /// A checkpoint is not by the authority.
+    #[error("the checkpoint at row {0} is not signed by the authority")]
+    Checkpoint(u64),
+    /// A checkpoint by the authority says something else: the rows up to it were written anew.
+    #[error("row {0} is not the row that the authority signed for")]
+    Rewritten(u64),
+    /// The log begins in the middle, and no checkpoint says how.
+    #[error("the log begins with row {0}, and no checkpoint says what was before")]
+    Beginning(u64),
+}
+
+impl AuditFault {
+    /// The row where it shows.
+    pub fn number(&self) -> u64 {
+        match self {
+            Self::Gap { expected, .. } => *expected,
+            Self::Truncated { last, .. } => last + 1,
+            Self::Row(number) | Self::Checkpoint(number) | Self::Rewritten(number) => *number,
+            Self::Beginning(number) => *number,
+        }
+    }
+}
+
+/// A log that holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Verified {
+    /// The first row there is; 1 unless earlier ones were pruned.
+    pub first: u64,
+    /// The last row.
+    pub last: u64,
+    /// Its hash.
+    pub hash: [u8; 32],
+    /// How many checkpoints there are.
+    pub checkpoints: u64,
+    /// Up to which row the authority signed.
+    pub signed: u64,
+}
+
+/// Checks a log, row by row. Checkpoints come first, all of them; rows then in the order of the log.
+#[derive(Debug)]
+pub struct Verifier {
+    /// By number, lowest first: number and hash.
+    checkpoints: Vec<(u64, [u8; 32])>,
+    next: usize,
+    first: u64,
+    number: u64,
+    hash: [u8; 32],
+}
+
+impl Verifier {
+    /// Checks the checkpoints against the authority's roots.
+    ///
+    /// # Errors
+    /// [`AuditFault::Checkpoint`] for the first that is not the authority's.
+    pub fn new(checkpoints: &[Checkpoint], roots: &[Vec<u8>]) -> Result<Self, AuditFault> {
+        let mut good = Vec::with_capacity(checkpoints.len());
+        let mut known = None;
+        for checkpoint in checkpoints {
+            let wrong = || AuditFault::Checkpoint(checkpoint.number);
+            let hash = checkpoint.hash.parse::<Fingerprint>().map_err(|_| wrong())?.0;
+            let key = public_key(checkpoint, roots, &mut known).ok_or_else(wrong)?;
+            let signature = STANDARD.decode(&checkpoint.signature).map_err(|_| wrong())?;
+            if !verify(&key, &message(checkpoint.number, checkpoint.at, &hash), &signature) {
+                return Err(wrong());
+            }
+            good.push((checkpoint.number, hash));
+        }
+        good.sort_unstable();
+        good.dedup();
+        // Two that disagree about one row: the log was written anew between them.
+        if let Some(pair) = good.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+            return Err(AuditFault::Rewritten(pair[0].0));
+        }
+        Ok(Self { checkpoints: good, next: 0, first: 0, number: 0, hash: [0; 32] })
+    }
+
+    /// Checks the next row.
+    ///
+    /// # Errors
+    /// [`AuditFault`]; the log does not hold from there on.
+    pub fn row(&mut self, row: &AuditRecord) -> Result<(), AuditFault> {
+        if self.first == 0 {
+            self.begin(row.number)?;
+        }
+        if row.number != self.number + 1 {
+            return Err(AuditFault::Gap { expected: self.number + 1, found: row.number });
+        }
+        let hash = chain(&self.hash, row.number, row.at, &row.actor, &row.action, &row.subject);
+        if row.hash != Fingerprint(hash).to_string() {
+            return Err(AuditFault::Row(row.number));
+        }
+        (self.number, self.hash) = (row.number, hash);
+        while let Some((number, signed)) = self.checkpoints.get(self.next).filter(|c| c.0 <= row.number) {
+            if *number == row.number && *signed != hash {
+                return Err(AuditFault::Rewritten(row.number));
+            }
+            self.next += 1;
+        }
+        Ok(())
+    }
+
+    /// The row before the first was pruned: a checkpoint has its hash.
+    fn begin(&mut self, number: u64) -> Result<(), AuditFault> {
+        self.first = number;
+        if number <= 1 {
+            return Ok(());
+        }
+        let before = self.checkpoints.iter().find(|checkpoint| checkpoint.0 == number - 1);
+        let (before, hash) = before.ok_or(AuditFault::Beginning(number))?;
+        (self.number, self.hash) = (*before, *hash);
+        Ok(())
+    }
+
+    /// Up to which row the log was checked so far.
+    pub fn last(&self) -> u64 {
+        self.number
+    }
+
+    /// After the last row.
+    ///
+    /// # Errors
+    /// [`AuditFault::Truncated`] where the authority signed for more.
+    pub fn finish(self) -> Result<Verified, AuditFault> {
+        let signed = self.checkpoints.last().map_or(0, |checkpoint| checkpoint.0);
+        if signed > self.number {
+            return Err(AuditFault::Truncated { last: self.number, signed });
+        }
+        let checkpoints = self.checkpoints.len() as u64;
+        Ok(Verified { first: self.first.max(1), last: self.number, hash: self.hash, checkpoints, signed })
+    }
+}
+
+/// The key of a checkpoint's certificate, if that is the authority's and held then. Most have the one before's.
+fn public_key(
+    checkpoint: &Checkpoint,
+    roots: &[Vec<u8>],
+    known: &mut Option<(String, u64, [u8; 65])>,
+) -> Option<[u8; 65]> {
+    if let Some((text, at, key)) = known
+        && *text == checkpoint.certificate
+        && *at == checkpoint.at
+    {
+        return Some(*key);
+    }
+    if checkpoint.certificate.len() > CERTIFICATE_BYTES_MAX * 2 {
+        return None;
+    }
+    let der = STANDARD.decode(&checkpoint.certificate).ok()?;
+    let verified = verify_certificate(&der, roots, checkpoint.at).ok()?;
+    if verified.identity.role != Role::Authority {
+        return None;
+    }
+    *known = Some((checkpoint.certificate.clone(), checkpoint.at, verified.public_key));
+    Some(verified.public_key)
+}

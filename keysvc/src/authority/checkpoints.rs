@@ -1,0 +1,83 @@
+//! Checkpoints: the authority's signature on how its audit log stood. Whoever has one can tell whether what was before it
+//! was changed, the authority's own administrators included.
+
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use smqtt_core::api::Checkpoint;
+use smqtt_core::audit::checkpoint;
+use smqtt_core::identity::Fingerprint;
+
+use super::{Authority, Caller, Operation};
+use crate::error::Error;
+use crate::store::{CheckpointRow, NUMBER_MAX, StoreError};
+
+/// Signed when there are so many new rows,
+const ROWS: u64 = 1000;
+/// or when there are any and the last checkpoint is so old.
+const SECONDS: u64 = 60;
+/// Most checkpoints in one answer.
+pub(crate) const PAGE_MAX: usize = 1000;
+
+impl Authority {
+    /// Signs the log, if it is time.
+    pub(super) async fn sign_audit(self: &Arc<Self>, now: u64) -> Result<(), Error> {
+        let due = self.store.read(move |tx| {
+            let (last, _) = tx.last_audit()?.unwrap_or_default();
+            let (signed, at) = tx.last_checkpoint()?.unwrap_or_default();
+            Ok(last >= signed + ROWS || last > signed && now >= at.saturating_add(SECONDS))
+        });
+        if !due.await? {
+            return Ok(());
+        }
+        let this = self.clone();
+        self.store
+            .write(move |tx| {
+                let (number, hash) = tx.last_audit()?.unwrap_or_default();
+                if tx.last_checkpoint()?.is_some_and(|(signed, _)| signed >= number) {
+                    return Ok(());
+                }
+                let signer = this.secrets.fresh_signer(tx, now)?;
+                let made = checkpoint(&signer, number, now, &hash);
+                let corrupt = |_| StoreError::Corrupt("checkpoint");
+                tx.insert_checkpoint(&CheckpointRow {
+                    number,
+                    at: now,
+                    hash,
+                    certificate: signer.certificate().to_vec(),
+                    signature: STANDARD.decode(made.signature).map_err(corrupt)?,
+                })?;
+                Ok(())
+            })
+            .await
+    }
+
+    /// Forgets rows that are older than the configuration says, up to a checkpoint.
+    pub(super) async fn prune_audit(self: &Arc<Self>, now: u64) -> Result<(), Error> {
+        let Some(days) = self.config.audit_days else { return Ok(()) };
+        let before = now.saturating_sub(days.saturating_mul(86_400));
+        if let Some(upto) = self.store.write(move |tx| Ok(tx.prune_audit(before)?)).await? {
+            tracing::info!(upto, "forgot old rows of the audit log");
+        }
+        Ok(())
+    }
+
+    /// Up to 1,000 checkpoints after the one at row `after`.
+    ///
+    /// # Errors
+    /// Not allowed, or the store failed.
+    pub async fn checkpoints(&self, caller: &Caller, after: u64) -> Result<Vec<Checkpoint>, Error> {
+        self.authorise(caller, Operation::ListCheckpoints).await?;
+        let after = after.min(NUMBER_MAX);
+        let rows = self.store.read(move |tx| Ok(tx.checkpoints_after(after, PAGE_MAX)?)).await?;
+        let api = |row: CheckpointRow| Checkpoint {
+            number: row.number,
+            at: row.at,
+            hash: Fingerprint(row.hash).to_string(),
+            certificate: STANDARD.encode(row.certificate),
+            signature: STANDARD.encode(row.signature),
+        };
+        Ok(rows.into_iter().map(api).collect())
+    }
+}

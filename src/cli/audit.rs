@@ -1,0 +1,307 @@
+//! `smqtt audit`: the authority's audit log, shown, written to a file, and checked without trusting who keeps it.
+
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use smqtt_client::authority::Authority;
+use smqtt_client::files::read_bounded;
+use smqtt_core::api::{AuditLine, AuditRecord, Checkpoint};
+use smqtt_core::audit::{AuditFault, Verified, Verifier};
+use smqtt_core::identity::fingerprint;
+
+use super::admin::print_json;
+use super::caller::CallerArgs;
+use super::failure::Failure;
+use super::{date, hex, print_line};
+
+/// How often `--follow` asks.
+const FOLLOW: Duration = Duration::from_secs(1);
+/// Most bytes of a line of an exported log.
+const LINE_BYTES_MAX: usize = 16 << 10;
+const ROOT_BYTES_MAX: usize = 64 << 10;
+
+/// `smqtt audit`.
+#[derive(Subcommand)]
+pub enum AuditCommand {
+    /// Show the log
+    List(ListArgs),
+    /// Append what is new to a file, one JSON object a line, checkpoints included
+    Export(ExportArgs),
+    /// Check the log: any edit, deletion or reordering shows, and any end that is missing of what was signed for
+    Verify(VerifyArgs),
+}
+
+/// Arguments of `smqtt audit list`.
+#[derive(Args)]
+pub struct ListArgs {
+    /// Only what comes after this row
+    #[arg(long, value_name = "NUMBER", default_value_t = 0)]
+    after: u64,
+    /// Go on with what is written from now on
+    #[arg(long)]
+    follow: bool,
+    /// As JSON, one object a line
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    site: CallerArgs,
+}
+
+/// Arguments of `smqtt audit export`.
+#[derive(Args)]
+pub struct ExportArgs {
+    /// The file; one that is there is gone on with
+    file: PathBuf,
+    #[command(flatten)]
+    site: CallerArgs,
+}
+
+/// Arguments of `smqtt audit verify`.
+#[derive(Args)]
+pub struct VerifyArgs {
+    /// A file that `smqtt audit export` wrote [default: the log that the authority shows]
+    file: Option<PathBuf>,
+    /// The authority's root certificate (PEM), for a file [default: root.pem of the administrator or of `--as`]
+    #[arg(long, value_name = "FILE", requires = "file")]
+    root: Option<PathBuf>,
+    /// Remember in this file how far the log came, and complain the next time if it has less or something else there
+    #[arg(long, value_name = "FILE")]
+    remember: Option<PathBuf>,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    site: CallerArgs,
+}
+
+/// `smqtt audit …`
+pub async fn run(command: &AuditCommand) -> Result<(), Failure> {
+    match command {
+        AuditCommand::List(args) => list(args).await,
+        AuditCommand::Export(args) => export(args).await,
+        AuditCommand::Verify(args) => verify(args).await,
+    }
+}
+
+async fn list(args: &ListArgs) -> Result<(), Failure> {
+    let authority = args.site.authority().await?;
+    let mut after = args.after;
+    loop {
+        let rows: Vec<AuditRecord> = authority.get(&format!("/v1/audit?after={after}")).await?;
+        for row in &rows {
+            let line = match args.json {
+                true => serde_json::to_string(row).unwrap_or_default(),
+                false => format!(
+                    "{}  {}  {}  {}  {}",
+                    row.number,
+                    date(row.at),
+                    row.actor,
+                    row.action,
+                    row.subject
+                ),
+            };
+            print_line(line)?;
+        }
+        match rows.last() {
+            Some(last) => after = last.number,
+            None if args.follow => tokio::time::sleep(FOLLOW).await,
+            None => return Ok(()),
+        }
+    }
+}
+
+async fn checkpoints(authority: &Authority, mut after: u64) -> Result<Vec<Checkpoint>, Failure> {
+    let mut all: Vec<Checkpoint> = Vec::new();
+    loop {
+        let page: Vec<Checkpoint> = authority.get(&format!("/v1/audit/checkpoints?after={after}")).await?;
+        let Some(last) = page.last() else { return Ok(all) };
+        after = last.number;
+        all.extend(page);
+    }
+}
+
+async fn export(args: &ExportArgs) -> Result<(), Failure> {
+    let authority = args.site.authority().await?;
+    let (mut after, mut signed) = (0, 0);
+    if args.file.exists() {
+        for line in lines(&args.file)? {
+            match line? {
+                AuditLine::Record(row) => after = row.number,
+                AuditLine::Checkpoint(checkpoint) => signed = checkpoint.number,
+            }
+        }
+    }
+    let cannot = |error: std::io::Error| {
+        Failure::new(format!("cannot write `{}`", args.file.display())).because(&error)
+    };
+    let mut file =
+        OpenOptions::new().append(true).create(true).mode(0o600).open(&args.file).map_err(cannot)?;
+    let mut pending = checkpoints(&authority, signed).await?.into_iter().peekable();
+    let mut count = 0u64;
+    let mut write = |line: &AuditLine| {
+        let mut text = serde_json::to_vec(line).unwrap_or_default();
+        text.push(b'\n');
+        file.write_all(&text).map_err(cannot)
+    };
+    loop {
+        let rows: Vec<AuditRecord> = authority.get(&format!("/v1/audit?after={after}")).await?;
+        if rows.is_empty() {
+            break;
+        }
+        for row in rows {
+            // One over rows that were pruned comes before the first that is left.
+            while let Some(checkpoint) = pending.next_if(|checkpoint| checkpoint.number < row.number) {
+                write(&AuditLine::Checkpoint(checkpoint))?;
+            }
+            after = row.number;
+            count += 1;
+            write(&AuditLine::Record(row))?;
+        }
+    }
+    for checkpoint in pending.take_while(|checkpoint| checkpoint.number <= after) {
+        write(&AuditLine::Checkpoint(checkpoint))?;
+    }
+    file.sync_all().map_err(cannot)?;
+    eprintln!("{count} rows, up to row {after}");
+    Ok(())
+}
+
+/// The lines of an exported log.
+fn lines(path: &Path) -> Result<impl Iterator<Item = Result<AuditLine, Failure>> + use<>, Failure> {
+    let name = path.display().to_string();
+    let file =
+        File::open(path).map_err(|error| Failure::new(format!("cannot read `{name}`")).because(&error))?;
+    let mut reader = BufReader::new(file);
+    let mut number = 0;
+    Ok(std::iter::from_fn(move || {
+        number += 1;
+        let mut line = Vec::new();
+        let read = std::io::Read::take(&mut reader, LINE_BYTES_MAX as u64).read_until(b'\n', &mut line);
+        match read {
+            Err(error) => Some(Err(Failure::new(format!("cannot read `{name}`")).because(&error))),
+            Ok(0) => None,
+            Ok(_) => Some(serde_json::from_slice(&line).map_err(|error| {
+                Failure::new(format!("line {number} of `{name}` is no part of an audit log")).because(&error)
+            })),
+        }
+    }))
+}
+
+/// How far a log came.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Remembered {
+    number: u64,
+    hash: String,
+}
+
+async fn verify(args: &VerifyArgs) -> Result<(), Failure> {
+    let remembered = match &args.remember {
+        Some(path) if path.exists() => Some(remembered(path)?),
+        _ => None,
+    };
+    let mut seen = false;
+    let mut look = |row: &AuditRecord| match &remembered {
+        Some(known) if known.number == row.number => {
+            seen = true;
+            if known.hash == row.hash { Ok(()) } else { Err(AuditFault::Rewritten(row.number)) }
+        }
+        _ => Ok(()),
+    };
+    let verified = match &args.file {
+        Some(path) => verify_file(path, &root(args)?, &mut look),
+        None => verify_shown(&args.site.authority().await?, &root(args)?, &mut look).await,
+    }?;
+    if let Some(known) = &remembered
+        && !seen
+        && verified.first <= known.number
+    {
+        return Err(does_not_hold(&AuditFault::Truncated { last: verified.last, signed: known.number }));
+    }
+    if let Some(path) = &args.remember {
+        let now = Remembered { number: verified.last, hash: hex(&verified.hash) };
+        let json = serde_json::to_vec(&now).unwrap_or_default();
+        smqtt_client::files::write_private(path, &json)?;
+    }
+    if args.json {
+        return print_json(&serde_json::json!({
+            "first": verified.first, "last": verified.last, "hash": hex(&verified.hash),
+            "checkpoints": verified.checkpoints, "signed": verified.signed,
+        }));
+    }
+    print_line(format!("holds        rows {} to {}", verified.first, verified.last))?;
+    print_line(format!("signed for   up to row {}, {} checkpoints", verified.signed, verified.checkpoints))?;
+    print_line(format!("last hash    {}", hex(&verified.hash)))
+}
+
+fn verify_file(
+    path: &Path,
+    root: &[u8],
+    look: &mut impl FnMut(&AuditRecord) -> Result<(), AuditFault>,
+) -> Result<Verified, Failure> {
+    // Twice through the file: checkpoints are few, rows are many.
+    let mut checkpoints = Vec::new();
+    for line in lines(path)? {
+        if let AuditLine::Checkpoint(checkpoint) = line? {
+            checkpoints.push(checkpoint);
+        }
+    }
+    let mut verifier =
+        Verifier::new(&checkpoints, &[root.to_vec()]).map_err(|fault| does_not_hold(&fault))?;
+    for line in lines(path)? {
+        if let AuditLine::Record(row) = line? {
+            verifier.row(&row).and_then(|()| look(&row)).map_err(|fault| does_not_hold(&fault))?;
+        }
+    }
+    verifier.finish().map_err(|fault| does_not_hold(&fault))
+}
+
+async fn verify_shown(
+    authority: &Authority,
+    root: &[u8],
+    look: &mut impl FnMut(&AuditRecord) -> Result<(), AuditFault>,
+) -> Result<Verified, Failure> {
+    let signed = checkpoints(authority, 0).await?;
+    let mut verifier = Verifier::new(&signed, &[root.to_vec()]).map_err(|fault| does_not_hold(&fault))?;
+    let mut after = 0;
+    loop {
+        let rows: Vec<AuditRecord> = authority.get(&format!("/v1/audit?after={after}")).await?;
+        let Some(last) = rows.last() else { break };
+        after = last.number;
+        for row in &rows {
+            verifier.row(row).and_then(|()| look(row)).map_err(|fault| does_not_hold(&fault))?;
+        }
+    }
+    verifier.finish().map_err(|fault| does_not_hold(&fault))
+}
+
+fn does_not_hold(fault: &AuditFault) -> Failure {
+    Failure::new("the audit log does not hold")
+        .because(fault)
+        .hint("keep this copy, and compare it with an earlier export")
+}
+
+fn remembered(path: &Path) -> Result<Remembered, Failure> {
+    let bytes = read_bounded(path, 4096)?;
+    serde_json::from_slice(&bytes).map_err(|error| {
+        Failure::new(format!("`{}` is not what `--remember` wrote", path.display())).because(&error)
+    })
+}
+
+/// The root by which checkpoints are checked: never one that the log brings along.
+fn root(args: &VerifyArgs) -> Result<Vec<u8>, Failure> {
+    let path = match &args.root {
+        Some(path) => path.clone(),
+        None => args.site.root()?,
+    };
+    let damaged = || Failure::new(format!("`{}` is no root certificate", path.display()));
+    let bytes = read_bounded(&path, ROOT_BYTES_MAX)?;
+    let der = CertificateDer::from_pem_slice(&bytes).map_err(|_| damaged())?;
+    fingerprint(&der).map_err(|_| damaged())?;
+    Ok(der.to_vec())
+}

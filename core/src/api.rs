@@ -9,6 +9,7 @@ mod audit;
 mod backup;
 mod device;
 mod profile;
+mod revocation;
 mod token;
 
 use serde::{Deserialize, Serialize};
@@ -18,6 +19,10 @@ pub use audit::{AuditLine, AuditRecord, Checkpoint};
 pub use backup::{BackupMade, BackupRequest, MasterRotated, MasterRotation, RootKeyRotated};
 pub use device::{DeviceChange, DeviceChanged, Reset, ResetRequest, Resumption, Suspension};
 pub use profile::{Group, GroupRequest, Profile, ProfileRequest, TemplateSet};
+pub use revocation::{
+    BROKER_SECONDS_MAX, BrokerState, FormerReader, MAX_STALENESS_SECONDS, PUBLISHER_SECONDS_MAX, Publishers,
+    Readable, ReadableEpoch, Revocation, RevocationDone, RevocationOrder, RevocationReport, STALENESS_FACTOR,
+};
 pub use token::{Applicant, NewToken, TokenInfo, TokenRequest, TokenUse, Waiting};
 
 /// The media type of every error (RFC 9457).
@@ -217,22 +222,6 @@ pub struct RuleSet {
     pub bundle: u64,
     /// What is allowed but perhaps not meant, such as an attribute nobody has.
     pub warnings: Vec<String>,
-}
-
-/// The answer to `POST /v1/devices/NAME-OR-ID/revoke`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-pub struct Revocation {
-    /// Which device.
-    pub id: String,
-    /// Its name.
-    pub name: String,
-    /// When.
-    pub revoked: u64,
-    /// The attributes whose versions were raised.
-    pub raised: Vec<String>,
-    /// The bundle that tells everyone.
-    pub bundle: u64,
 }
 
 /// The answer to `POST /v1/epoch/rotate`.

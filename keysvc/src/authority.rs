@@ -19,6 +19,7 @@ mod operation;
 mod polls;
 mod profiles;
 mod restore;
+mod revocations;
 mod rules;
 mod seal;
 mod standing;
@@ -74,6 +75,10 @@ pub struct Authority {
     tidied: Mutex<u64>,
     polls: polls::Polls,
     data_dir: PathBuf,
+    /// Counts what brokers reported.
+    reports: watch::Sender<u64>,
+    /// When this process opened it.
+    opened: u64,
     admin_dir: PathBuf,
     url: String,
     broker_url: RwLock<Option<String>>,
@@ -156,6 +161,8 @@ impl Authority {
             tidied: Mutex::new(now),
             polls: polls::Polls::new(revision),
             data_dir: data_dir.to_owned(),
+            reports: watch::Sender::new(0),
+            opened: now,
             admin_dir,
             url,
             first_start,
@@ -231,6 +238,7 @@ impl Authority {
             }
             *tidied = now;
         }
+        self.polls.forget_before(now.saturating_sub(TIDY_SECONDS));
         let before = now.saturating_sub(REMEMBER_SECONDS.max(self.config.renewal_window_seconds()));
         let count = self.store.write(move |tx| Ok(tx.forget_before(before)?)).await?;
         self.prune_audit(now).await?;

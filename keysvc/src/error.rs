@@ -130,6 +130,15 @@ pub enum Error {
         /// What was asked for.
         filter: String,
     },
+    /// What was asked for is about revoked devices.
+    #[error("the device `{name}` was not revoked")]
+    NotRevoked {
+        /// Its name or identifier.
+        name: String,
+    },
+    /// A broker says something else than before.
+    #[error("this broker has reported otherwise on this revocation")]
+    ReportedOtherwise,
     /// What was asked for is for devices that were not revoked.
     #[error("the device `{name}` was revoked")]
     DeviceRevoked {
@@ -233,6 +242,8 @@ impl Error {
             Self::Revoked => "revoked",
             Self::Suspended => "suspended",
             Self::DeviceRevoked { .. } => "device-revoked",
+            Self::NotRevoked { .. } => "not-revoked",
+            Self::ReportedOtherwise => "reported",
             Self::UnknownCaller => "unknown-device",
             Self::NoSuchDevice { .. } => "no-such-device",
             Self::NoSuchRule { .. } => "no-such-rule",

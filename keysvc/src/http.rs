@@ -21,6 +21,7 @@ mod params;
 mod problem;
 mod profiles;
 mod renew;
+mod revocations;
 mod root;
 mod rotate;
 mod rules;
@@ -94,6 +95,9 @@ fn handler(operation: Operation) -> MethodRouter<Arc<Authority>> {
         Operation::ShowGroup => on(method, groups::get),
         Operation::SetGroup => on(method, groups::put),
         Operation::RemoveGroup => on(method, groups::delete),
+        Operation::ShowRevocation => on(method, revocations::get),
+        Operation::ListRevocations => on(method, revocations::list),
+        Operation::ReportRevocation => on(method, revocations::done),
         Operation::ReadDirectory => on(method, directory::get),
         Operation::BeginEpoch => on(method, epoch::rotate),
         Operation::MakeAccess => on(method, access::post),

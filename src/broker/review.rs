@@ -100,6 +100,11 @@ impl BrokerHandle {
         removed
     }
 
+    /// Waits until all that was changed until now is on disk, where there is one; whether it is.
+    pub async fn settled(&self) -> bool {
+        self.core.store.settled().await
+    }
+
     /// Asks the hooks again about every shared subscription, of clients that are away too, and removes what they refuse:
     /// what a member of a group may not have would reach nobody.
     pub async fn review_shared(&self) {

@@ -3,14 +3,14 @@
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use smqtt_client::authority::Authority;
-use smqtt_core::api::{Device, Revocation, Rotation, Rule, RuleSet};
+use smqtt_core::api::{Device, Rotation, Rule, RuleSet};
 use smqtt_core::policy::{Labelling, Policy, Template};
 use smqtt_core::rule::Mode;
 use smqtt_core::topic::Filter;
 
 use super::caller::CallerArgs;
 use super::failure::Failure;
-use super::{date, device, print_line};
+use super::{date, device, print_line, revocation};
 
 /// `smqtt rule`.
 #[derive(Subcommand)]
@@ -89,7 +89,9 @@ pub enum DeviceCommand {
     Reset(device::ResetArgs),
     /// Revoke one, for good: no new keys or certificates, live session cut, versions of its attributes raised, and of
     /// those that its policy names
-    Revoke(ShowArgs),
+    Revoke(revocation::RevokeArgs),
+    /// What a revocation did, and what is still open to the device
+    Report(revocation::ReportArgs),
 }
 
 /// Arguments of `smqtt device show`, `revoke` and the like.
@@ -225,17 +227,8 @@ pub async fn device(command: &DeviceCommand) -> Result<(), Failure> {
         DeviceCommand::Suspend(args) => device::suspend(args).await,
         DeviceCommand::Resume(args) => device::resume(args).await,
         DeviceCommand::Reset(args) => device::reset(args).await,
-        DeviceCommand::Revoke(args) => {
-            let path = format!("/v1/devices/{}/revoke", percent(&args.device));
-            let done: Revocation = args.site.authority().await?.post(&path, &serde_json::json!({})).await?;
-            if args.json {
-                return print_json(&done);
-            }
-            print_line(format!("revoked      {} ({}) at {}", done.name, done.id, date(done.revoked)))?;
-            print_line(format!("versions     raised for {}", or_nothing(&done.raised.join(", "))))?;
-            print_line(format!("bundle       {} tells brokers and publishers", done.bundle))?;
-            print_line("it can still read what was sealed before; what is sealed from now on is closed to it")
-        }
+        DeviceCommand::Revoke(args) => revocation::revoke(args).await,
+        DeviceCommand::Report(args) => revocation::report(args).await,
     }
 }
 

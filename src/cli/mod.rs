@@ -31,6 +31,7 @@ mod recovery;
 mod refused_filters;
 mod reload;
 mod restore;
+mod revocation;
 mod rotate;
 mod seal;
 mod secret_line;

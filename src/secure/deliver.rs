@@ -146,6 +146,11 @@ impl SecurePublish {
         Ok(place)
     }
 
+    /// The header of a sealed message.
+    pub(super) fn sealed_under(message: &Message) -> Option<&Header> {
+        Carried::of(message).and_then(Carried::header).map(|kept| &***kept)
+    }
+
     /// Whether a message that passes would not if its rule were `required`; for a retained one under a rule that warns.
     pub(super) fn would_go(&self, bundle: &Ruled, message: &Message) -> bool {
         match Carried::of(message).and_then(Carried::header) {

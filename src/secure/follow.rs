@@ -13,6 +13,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use super::denials::Denied;
 use super::hook::{STALENESS_FACTOR, SecurePublish};
 use super::refused::Refused;
+use super::revocations::Tally;
 use super::rules::rule_at;
 use super::session::Session;
 use crate::broker::{BrokerHandle, Message, SessionInfo, Stored};
@@ -41,11 +42,11 @@ impl SecurePublish {
     /// what is retained and to shared subscriptions, and closes what must be closed while the authority is away. `renewed`
     /// hears of every renewed certificate of the broker's own.
     pub async fn follow(self, broker: BrokerHandle, renewed: impl Fn()) {
-        tokio::join!(self.chase(&broker, renewed), self.watch(&broker));
+        tokio::join!(self.chase(&broker, renewed), self.watch(&broker), self.tell_revocations(&broker));
     }
 
     async fn chase(&self, broker: &BrokerHandle, renewed: impl Fn()) {
-        let mut failures = 0u32;
+        let (mut failures, mut revision) = (0u32, None);
         self.cut_revoked(broker, &self.view.bundle().revoked);
         let mut review = Review(self.review(broker));
         loop {
@@ -70,6 +71,11 @@ impl SecurePublish {
                     self.view.heard();
                     if done.certificate {
                         renewed();
+                    }
+                    if done.revision != revision {
+                        // Perhaps an order about somebody who is revoked already.
+                        revision = done.revision;
+                        self.cuts.news.notify_one();
                     }
                     // Where many devices change one after the other, they are asked for together.
                     if !done.bundle && begun.elapsed() < DIRECTORY_PAUSE {
@@ -114,21 +120,29 @@ impl SecurePublish {
 
     /// Ends all that a revoked device has here.
     fn cut_revoked(&self, broker: &BrokerHandle, devices: &[DeviceId]) {
-        self.discard(broker, devices, &Refused::revoked());
+        let tally = self.discard(broker, devices, &Refused::revoked());
+        self.cuts.note(devices, &tally, self.view.now());
         for device in devices {
             self.headers.forget(*device);
             self.bridges.forget(*device);
         }
     }
 
-    fn discard(&self, broker: &BrokerHandle, devices: &[DeviceId], why: &Refused) {
+    fn discard(&self, broker: &BrokerHandle, devices: &[DeviceId], why: &Refused) -> Tally {
+        let tally = Tally::default();
         if devices.is_empty() {
-            return;
+            return tally;
         }
         let owners: HashSet<String> = devices.iter().map(DeviceId::to_string).collect();
-        let theirs =
-            |session: &SessionInfo<'_>| session.identity.is_some_and(|id| owners.contains(id.as_str()));
+        let theirs = |session: &SessionInfo<'_>| {
+            let is_theirs = session.identity.is_some_and(|id| owners.contains(id.as_str()));
+            if is_theirs {
+                tally.count(session);
+            }
+            is_theirs
+        };
         self.cut(broker, theirs, why, Stored::Discard);
+        tally
     }
 
     fn cut(

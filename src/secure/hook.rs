@@ -7,10 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+pub use smqtt_core::api::{MAX_STALENESS_SECONDS, STALENESS_FACTOR};
 
 use super::brought::Bridges;
 use super::denials::{Denials, Denied};
 use super::headers::{HeaderLimits, Headers};
+use super::revocations::Cuts;
 use super::session::{Expiries, Session};
 use super::view::View;
 use crate::broker::{
@@ -29,11 +31,6 @@ pub(super) struct Passed {
     pub(super) headers: Counter,
 }
 
-/// How long a broker that does not hear from its authority goes on letting clients in, in seconds.
-pub const MAX_STALENESS_SECONDS: u64 = 900;
-/// After how many times as long it closes the sessions where sealing is required.
-pub const STALENESS_FACTOR: u64 = 4;
-
 /// Lets in whom the authority knows, and lets through what its rules allow. Clones share all of it.
 #[derive(Clone)]
 pub struct SecurePublish {
@@ -45,6 +42,7 @@ pub struct SecurePublish {
     /// Whether clients without a certificate are let in (only a listener without TLS has such).
     pub(super) anonymous: bool,
     pub(super) bridges: Arc<Bridges>,
+    pub(super) cuts: Arc<Cuts>,
     pub(super) max_staleness: u64,
     closed: Arc<AtomicBool>,
 }
@@ -62,6 +60,7 @@ impl SecurePublish {
             max_staleness: MAX_STALENESS_SECONDS,
             closed: Arc::default(),
             bridges: Arc::default(),
+            cuts: Arc::default(),
         }
     }
 

@@ -7,6 +7,7 @@
 //! rules      what the rules say of a device, a topic and a message
 //! hook       decides on connections (admit), subscriptions (subscribe), messages (publish, brought) and deliveries (deliver)
 //! follow     keeps all of it fresh, and applies what is new to what is there already
+//! revocations  what the authority is told of what was done about them
 //! denials    what was refused and why, counted and logged
 //! explain    what would be decided, and why
 //! operate    what whoever runs the broker is told on the admin listener
@@ -26,6 +27,7 @@ mod hook;
 mod operate;
 mod publish;
 mod refused;
+mod revocations;
 mod rules;
 mod session;
 mod subscribe;

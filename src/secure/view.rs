@@ -203,7 +203,8 @@ impl View {
         }
     }
 
-    fn authority(&self) -> Result<Authority, RequestError> {
+    /// The authority, as this broker, for a request that is made at once.
+    pub(super) fn authority(&self) -> Result<Authority, RequestError> {
         let unusable = || RequestError::Url(self.keyring.with(|k| k.place().authority.clone()));
         self.keyring.with(|k| authority_of(k, self.now())).map_err(|_| unusable())
     }

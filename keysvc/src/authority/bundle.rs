@@ -93,7 +93,9 @@ impl Authority {
         let mut asker = self.asker(caller).await?;
         let is_own = asker.as_ref().is_some_and(|of| matches!(of.role, Role::Device | Role::Bridge));
         let mut newest = self.bundle.subscribe();
-        let polling = asker.as_ref().map(|of| self.polls.begin(of.id));
+        // Nobody can have more than there is.
+        let has = after.min(newest.borrow().number);
+        let polling = asker.as_ref().map(|of| self.polls.begin(of.id, of.role, has, self.now()));
         let changed = polling.as_ref().map_or_else(Arc::default, |polling| polling.changed.clone());
         let news = async {
             loop {
@@ -122,7 +124,9 @@ impl Authority {
             Ok(news) => news?,
             Err(_) => None,
         };
-        drop(polling);
+        if let Some(polling) = polling {
+            polling.end(self.now());
+        }
         if self.polls.revision() != before || bundle.is_some() {
             // Somebody who was revoked meanwhile learns it now.
             asker = self.asker(caller).await?;

@@ -50,11 +50,17 @@ impl Authority {
     }
 
     /// Revokes a device, for good: no certificate and no key from the commit on, the versions of its attributes
-    /// and of those that its policy names raised, everyone told. Asked again, it answers the same. For administrators.
+    /// and of those that its policy names raised, everyone told. Asked again, it answers the same. With `purge` brokers are to remove what is retained and was
+    /// open to it. For administrators.
     ///
     /// # Errors
     /// Not allowed, no such device, or the store failed.
-    pub async fn revoke(self: &Arc<Self>, caller: &Caller, name_or_id: String) -> Result<Revocation, Error> {
+    pub async fn revoke(
+        self: &Arc<Self>,
+        caller: &Caller,
+        name_or_id: String,
+        purge: bool,
+    ) -> Result<Revocation, Error> {
         let admin = self.authorise(caller, Operation::Revoke).await?;
         let (this, now) = (self.clone(), self.now());
         self.store
@@ -64,6 +70,9 @@ impl Authority {
                     Some(revocation) => revocation,
                     None => this.end(tx, &device, "revoke", &admin.actor, now)?,
                 };
+                if purge {
+                    this.order_purge(tx, &device, &admin.actor, now)?;
+                }
                 Ok(report(device.id, device.name, revocation))
             })
             .await
@@ -83,7 +92,9 @@ impl Authority {
         }
         tx.revoke_device(device.id, now)?;
         self.tell(tx, device.id)?;
+        let before = tx.current_epoch()?.number;
         let raised = self.shut_out(tx, version_keys(device), actor, now)?;
+        self.record_closed(tx, device, &raised, before, actor, now)?;
         let bundle = self.publish(tx, now)?;
         tx.set_revocation(device.id, &raised, bundle)?;
         self.audit(tx, actor, action, &format!("{} {}", device.name, device.id))?;

@@ -120,6 +120,9 @@ operations! {
     ShowGroup "show-group" Get "/v1/groups/{name}" Who::Roles(&[Admin, Enroller, Auditor]), "One group";
     SetGroup "set-group" Put "/v1/groups/{name}" Who::Roles(&[Admin]), "Set a group, and what its devices have";
     RemoveGroup "remove-group" Delete "/v1/groups/{name}" Who::Roles(&[Admin]), "Remove a group that nobody has";
+    ShowRevocation "show-revocation" Get "/v1/devices/{device}/revocation" Who::Roles(&[Admin, Auditor]), "What a revocation did";
+    ListRevocations "list-revocations" Get "/v1/revocations" Who::Holders(&[Broker]), "Revocations that the broker has not reported on";
+    ReportRevocation "report-revocation" Post "/v1/revocations/{device}/done" Who::Holders(&[Broker]), "What a broker did about a revocation";
     ReadDirectory "read-directory" Get "/v1/directory" Who::Roles(&[Broker, Admin]), "Devices that are new or changed";
     BeginEpoch "begin-epoch" Post "/v1/epoch/rotate" Who::Roles(&[Admin]), "Begin a new epoch now";
     MakeAccess "make-access" Post "/v1/access" Who::Holders(&[Admin]), "Leave for a program to make some requests";

@@ -43,12 +43,20 @@ pub(super) async fn get(
     Ok(Answer(authority.device(&caller, name_or_id).await?))
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Wish {
+    #[serde(default)]
+    purge_retained: bool,
+}
+
 pub(super) async fn revoke(
     State(authority): Shared,
     From(caller): From,
     Named(name_or_id): Named,
+    Asked(wish): Asked<Wish>,
 ) -> Result<Answer<Revocation>, Refused> {
-    Ok(Answer(authority.revoke(&caller, name_or_id).await?))
+    Ok(Answer(authority.revoke(&caller, name_or_id, wish.purge_retained).await?))
 }
 
 pub(super) async fn patch(

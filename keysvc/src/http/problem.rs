@@ -57,6 +57,7 @@ fn status(error: &Error) -> StatusCode {
         | Error::TokenUsed
         | Error::NameTaken { .. }
         | Error::NotRevocable
+        | Error::ReportedOtherwise
         | Error::DeviceRevoked { .. }
         | Error::Answered { .. }
         | Error::InUse { .. }
@@ -67,6 +68,7 @@ fn status(error: &Error) -> StatusCode {
         | Error::NoSuchProfile { .. }
         | Error::NoSuchGroup { .. }
         | Error::NoSuchDevice { .. }
+        | Error::NotRevoked { .. }
         | Error::NoSuchRule { .. }
         | Error::NoSuchAccess { .. } => StatusCode::NOT_FOUND,
         Error::Invalid { .. } => StatusCode::BAD_REQUEST,

@@ -7,6 +7,7 @@ mod epochs;
 mod keys;
 mod profiles;
 mod restore;
+mod revocations;
 mod rules;
 mod tokens;
 
@@ -24,6 +25,7 @@ pub(crate) use access::AccessRow;
 pub(crate) use audit::{AuditRow, CheckpointRow};
 pub(crate) use devices::{DeviceRow, RevocationRow};
 pub(crate) use profiles::{GivenRow, GroupRow, ProfileRow};
+pub(crate) use revocations::ClosedRow;
 pub(crate) use rules::RuleRow;
 pub(crate) use tokens::{TokenRow, UseRow};
 

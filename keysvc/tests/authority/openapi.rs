@@ -70,11 +70,16 @@ impl Teller {
             Operation::Renew => self.exchange::<api::RenewRequest, api::Enrolment>(200, &[]),
             Operation::FetchKeys => {
                 let mut told = self.answer::<api::Keys>(&[]);
+                told.query.push(("since", number(), false));
                 told.answers.push((304, "", None));
                 told
             }
             Operation::ReadBundle => Told {
-                query: vec![("after", number(), false), ("wait", number(), false)],
+                query: vec![
+                    ("after", number(), false),
+                    ("wait", number(), false),
+                    ("revision", number(), false),
+                ],
                 body: None,
                 answers: vec![
                     (200, "application/cose; cose-type=\"cose-sign1\"", Some(json!({ "type": "string" }))),
@@ -125,6 +130,20 @@ impl Teller {
                 told
             }
             Operation::RemoveGroup => self.answer::<api::TemplateSet>(&[404, 409]),
+            Operation::Revoke => {
+                let mut told = self.answer::<api::Revocation>(&[404, 409]);
+                told.query.push(("purge_retained", json!({ "type": "boolean" }), false));
+                told
+            }
+            Operation::ShowRevocation => {
+                let mut told = self.answer::<api::RevocationReport>(&[404]);
+                told.query.push(("wait", number(), false));
+                told
+            }
+            Operation::ListRevocations => self.answer::<Vec<api::RevocationOrder>>(&[]),
+            Operation::ReportRevocation => {
+                self.exchange::<api::RevocationDone, api::RevocationDone>(200, &[404, 409])
+            }
             Operation::ReadDirectory => {
                 let mut told = self.answer::<api::Directory>(&[]);
                 told.query.push(("after", number(), false));
@@ -156,6 +175,7 @@ fn constraints() -> Vec<(&'static str, &'static str, Value)> {
     let hex = |digits: usize| json!({ "pattern": format!("^[0-9a-f]{{{digits}}}$") });
     let base64 = |bytes: usize| json!({ "pattern": BASE64, "maxLength": bytes.div_ceil(3) * 4 });
     let list = |items: usize, chars: usize| json!({ "maxItems": items, "items": { "type": "string", "minLength": 1, "maxLength": chars } });
+    let count = || json!({ "minimum": 0, "maximum": u32::MAX });
     let ttl = || json!({ "minimum": 1, "maximum": YEAR });
     let policy = || json!({ "minLength": 1, "maxLength": 4096 });
     let key = || json!({ "pattern": BASE64, "minLength": 88, "maxLength": 88 });
@@ -166,6 +186,11 @@ fn constraints() -> Vec<(&'static str, &'static str, Value)> {
         ("EnrolRequest", "hpke_key", key()),
         ("RenewRequest", "csr", base64(4096)),
         ("RenewRequest", "hpke_key", key()),
+        ("RevocationDone", "bundle", json!({ "minimum": 1, "maximum": u64::MAX })),
+        ("RevocationDone", "cut_at", json!({ "minimum": 0, "maximum": u64::MAX })),
+        ("RevocationDone", "sessions", count()),
+        ("RevocationDone", "connections", count()),
+        ("RevocationDone", "retained", count()),
         ("TokenRequest", "name", json!({ "pattern": NAME })),
         ("TokenRequest", "role", json!({ "enum": ["device", "broker", "bridge", "enroller", "auditor"] })),
         ("TokenRequest", "attributes", list(64, 4096)),

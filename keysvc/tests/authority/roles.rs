@@ -58,6 +58,12 @@ fn decision(operation: Operation) -> (&'static str, String, &'static [Role]) {
         Operation::ShowGroup => ("/v1/groups/none", none(), &[Admin, Enroller, Auditor]),
         Operation::SetGroup => ("/v1/groups/new", "{}".into(), &[Admin]),
         Operation::RemoveGroup => ("/v1/groups/none", none(), &[Admin]),
+        Operation::ShowRevocation => ("/v1/devices/nobody/revocation", none(), &[Admin, Auditor]),
+        Operation::ListRevocations => ("/v1/revocations", none(), &[Broker]),
+        Operation::ReportRevocation => {
+            let path = "/v1/revocations/00000000000000000000000000000000/done";
+            (path, r#"{"bundle": 1, "cut_at": 1, "sessions": 0, "connections": 0}"#.into(), &[Broker])
+        }
         Operation::ReadDirectory => ("/v1/directory", none(), &[Broker, Admin]),
         Operation::BeginEpoch => ("/v1/epoch/rotate", none(), &[Admin]),
         Operation::MakeAccess => {

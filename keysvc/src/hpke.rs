@@ -18,11 +18,20 @@ impl SealTo {
         Some(Self(key))
     }
 
+    /// A key that was checked when it was taken, as the store has it. To check it again takes as long as to seal.
+    pub(crate) fn stored(bytes: &[u8]) -> Self {
+        Self(HpkePublicKey(bytes.to_vec()))
+    }
+
     /// The encapsulated key and the ciphertext.
     pub(crate) fn seal(&self, info: &[u8], aad: &[u8], plaintext: &[u8]) -> (Vec<u8>, Vec<u8>) {
-        let (enc, ciphertext) =
-            SUITE.seal(info, aad, plaintext, &self.0).expect("the key was checked when it was taken");
-        (enc.0, ciphertext)
+        self.try_seal(info, aad, plaintext).expect("the key was checked when it was taken")
+    }
+
+    /// The same; `None` if a stored key turns out to be none.
+    pub(crate) fn try_seal(&self, info: &[u8], aad: &[u8], plaintext: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+        let (enc, ciphertext) = SUITE.seal(info, aad, plaintext, &self.0).ok()?;
+        Some((enc.0, ciphertext))
     }
 
     /// The point.

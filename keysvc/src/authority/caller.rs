@@ -1,8 +1,11 @@
 //! Who asks, and whether they may.
 
 use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use smqtt_core::identity::{DeviceId, Role, read_certificate, verify_certificate};
+use smqtt_core::identity::{
+    DeviceId, IdentityError, Role, VerifiedCertificate, read_certificate, verify_certificate,
+};
 
 use super::access::Presented;
 use super::{Authority, Operation};
@@ -13,8 +16,51 @@ use crate::store::DeviceRow;
 #[derive(Clone, Debug)]
 pub struct Caller {
     address: IpAddr,
-    certificate: Option<Vec<u8>>,
+    certificate: Option<Arc<Shown>>,
     access: Option<Presented>,
+}
+
+/// For how long a connection's certificate that was found to hold need not be checked again.
+const HOLDS_SECONDS: u64 = 60;
+
+/// The certificate of a connection. Whoever asks again over it is spared the signature's check.
+#[derive(Debug)]
+struct Shown {
+    der: Vec<u8>,
+    found: Mutex<Found>,
+}
+
+#[derive(Debug, Default)]
+enum Found {
+    #[default]
+    Nothing,
+    /// It held; whoever asks once is not worth more work than that.
+    Once,
+    /// It holds under these roots from one time to another, seconds since 1970.
+    Holds { verified: VerifiedCertificate, roots: Vec<Vec<u8>>, from: u64, to: u64 },
+}
+
+impl Shown {
+    fn verify(&self, roots: &[Vec<u8>], at: u64) -> Result<VerifiedCertificate, IdentityError> {
+        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Found::Holds { verified, roots: under, from, to } = &*found
+            && under == roots
+            && (*from..=*to).contains(&at)
+        {
+            return Ok(verified.clone());
+        }
+        let verified = verify_certificate(&self.der, roots, at)?;
+        let to = at.saturating_add(HOLDS_SECONDS);
+        // What is valid at both ends is valid in between.
+        *found = match *found {
+            Found::Nothing => Found::Once,
+            _ if verify_certificate(&self.der, roots, to).is_ok() => {
+                Found::Holds { verified: verified.clone(), roots: roots.to_vec(), from: at, to }
+            }
+            _ => Found::Once,
+        };
+        Ok(verified)
+    }
 }
 
 /// A caller whose standing was checked.
@@ -46,7 +92,8 @@ impl DeviceRow {
 impl Caller {
     /// A caller at `address` whose possession of `certificate` (DER) TLS has checked.
     pub fn new(address: IpAddr, certificate: Option<Vec<u8>>) -> Self {
-        Self { address, certificate, access: None }
+        let shown = |der| Arc::new(Shown { der, found: Mutex::default() });
+        Self { address, certificate: certificate.map(shown), access: None }
     }
 
     /// The same with an access token: it counts instead of the certificate.
@@ -60,8 +107,8 @@ impl Caller {
 
     /// Whom the certificate names, whether it holds or not.
     pub(super) fn device(&self) -> Option<DeviceId> {
-        let certificate = self.certificate.as_deref()?;
-        read_certificate(certificate).ok().map(|read| read.identity.id)
+        let certificate = self.certificate.as_ref()?;
+        read_certificate(&certificate.der).ok().map(|read| read.identity.id)
     }
 
     /// Whether a certificate, and no access token, says who asks.
@@ -75,7 +122,7 @@ impl Caller {
         if let Some(access) = &self.access {
             return access.actor().unwrap_or_else(|| self.address.to_string());
         }
-        let named = self.certificate.as_deref().and_then(|der| read_certificate(der).ok());
+        let named = self.certificate.as_ref().and_then(|shown| read_certificate(&shown.der).ok());
         match named {
             Some(named) => format!("{} {}", named.identity.name, named.identity.id),
             None => self.address.to_string(),
@@ -130,8 +177,8 @@ impl Authority {
     }
 
     async fn check_holder(&self, caller: &Caller, operation: Operation, at: u64) -> Result<Holder, Error> {
-        let certificate = caller.certificate.as_deref().ok_or(Error::CertificateRequired)?;
-        let verified = verify_certificate(certificate, &self.roots(), at).map_err(Error::Certificate)?;
+        let certificate = caller.certificate.as_ref().ok_or(Error::CertificateRequired)?;
+        let verified = certificate.verify(&self.roots(), at).map_err(Error::Certificate)?;
         let (id, role) = (verified.identity.id, verified.identity.role);
         let device = self.store.read(move |tx| Ok(tx.device(id)?)).await?.ok_or(Error::UnknownCaller)?;
         device.stands()?;

@@ -153,7 +153,7 @@ impl Authority {
         issue.await?;
         let this = self.clone();
         let derived = tokio::task::spawn_blocking(move || {
-            let to = SealTo::new(&plan.hpke_key).ok_or(StoreError::Corrupt("hpke_key"))?;
+            let to = SealTo::stored(&plan.hpke_key);
             let mut keys = Vec::new();
             let masters = this.secrets.masters();
             for (epoch, params, suite, scope) in &plan.keys {
@@ -161,7 +161,8 @@ impl Authority {
                 let master = masters.get(params).ok_or(Error::Busy)?;
                 let key = suite.suite().keygen(master, *epoch, scope, &Secret32::random());
                 let key = key.expect("a plan has labels for the one suite and a policy for the other");
-                let (enc, ciphertext) = to.seal(KEY_HPKE_INFO, &plan.device.0, &key.encode());
+                let sealed = to.try_seal(KEY_HPKE_INFO, &plan.device.0, &key.encode());
+                let (enc, ciphertext) = sealed.ok_or(StoreError::Corrupt("hpke_key"))?;
                 keys.push(SealedKey {
                     suite: suite.name().to_owned(),
                     epoch: *epoch,

@@ -152,3 +152,28 @@ async fn the_audit_log_tells_it_and_no_secret() {
     let rest: Vec<smqtt_core::api::AuditRecord> = server.admin().get("/v1/audit?after=4").await.json();
     assert_eq!((rest.len(), rest[0].number), (2, 5));
 }
+
+/// What a connection's certificate was found to be is remembered; that its holder was revoked, or that it ran out, counts with
+/// the next request all the same.
+#[tokio::test]
+async fn a_connection_that_asked_often_is_refused_once_its_holder_is_revoked_or_its_certificate_over() {
+    let running = Running::start().await;
+    for fate in ["revoked", "certificate-expired"] {
+        let device = running.enrol(fate, &["role=nurse"]).await;
+        let mut connection = running.client(&device).connect().await;
+        let mut ask = async || {
+            let request = Request::get("/v1/keys").header("host", "localhost");
+            let request = request.body(Full::new(Bytes::new())).unwrap();
+            answer(connection.send_request(request).await.unwrap()).await
+        };
+        for _ in 0..4 {
+            assert_eq!(ask().await.status, 200);
+        }
+        if fate == "revoked" {
+            running.admin().post(&format!("/v1/devices/{}/revoke", device.id()), &()).await;
+        } else {
+            running.clock.advance(31 * DAY);
+        }
+        ask().await.problem(403, fate);
+    }
+}

@@ -94,7 +94,7 @@ impl Teller {
                 told.query.push(("filter", json!({ "type": "string" }), true));
                 told
             }
-            Operation::MakeToken => self.exchange::<api::TokenRequest, api::NewToken>(201, &[409]),
+            Operation::MakeToken => self.exchange::<api::TokenRequest, api::NewToken>(201, &[404, 409]),
             Operation::ListTokens => {
                 let mut told = self.answer::<Vec<api::TokenInfo>>(&[404]);
                 told.query.push(("after", json!({ "type": "string", "pattern": "^[0-9a-f]{32}$" }), false));

@@ -32,6 +32,8 @@ use smqtt_keysvc::Caller;
 use tokio::sync::mpsc;
 
 const TOPIC: &str = "load/1";
+/// About how much is delivered meanwhile.
+const DELIVERIES_PER_SECOND: u32 = 5000;
 /// Devices of one group: the holders of one attribute.
 const GROUP: usize = 10;
 
@@ -85,14 +87,8 @@ async fn revocation_under_load() {
     let lab = Lab::start().await;
     let broker = lab.broker_with(Config::default(), Vec::new()).await;
     let (cut, mut cuts) = mpsc::unbounded_channel();
-    let mut devices = HashMap::new();
-    for n in 0..count {
-        let (name, unit) = (format!("device-{n}"), format!("unit=u{}", n / GROUP));
-        let device = lab.enrol(&name, &["role=reader", &unit]).await;
-        join(&lab, &broker, &device, &name, cut.clone()).await;
-        devices.insert(name, (device, unit));
-    }
-    // The load.
+    // The load: some thousand deliveries a second, however many there are to get them.
+    let pause = Duration::from_millis(20).max(Duration::from_secs(count as u64) / DELIVERIES_PER_SECOND * 2);
     let mut busy = Vec::new();
     for n in 0..2 {
         let sensor = lab.enrol(&format!("busy-{n}"), &[]).await;
@@ -113,11 +109,18 @@ async fn revocation_under_load() {
                         retain: false,
                     };
                     sent += u64::from(client.publish(&order).await.is_ok());
-                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    tokio::time::sleep(pause).await;
                 }
             };
             tokio::select! { _ = fresh => {}, () = publish => {} }
         }));
+    }
+    let mut devices = HashMap::new();
+    for n in 0..count {
+        let (name, unit) = (format!("device-{n}"), format!("unit=u{}", n / GROUP));
+        let device = lab.enrol(&name, &["role=reader", &unit]).await;
+        join(&lab, &broker, &device, &name, cut.clone()).await;
+        devices.insert(name, (device, unit));
     }
     // One that seals for each device in turn, and only follows the authority.
     let sensor = lab.enrol("sensor", &[]).await;

@@ -117,7 +117,6 @@ impl Teller {
             Operation::Suspend => self.answer::<api::Suspension>(&[404, 409]),
             Operation::Resume => self.answer::<api::Resumption>(&[404, 409]),
             Operation::Reset => self.exchange::<api::ResetRequest, api::Reset>(201, &[404, 409]),
-            Operation::Revoke => self.answer::<api::Revocation>(&[404, 409]),
             Operation::ListProfiles => self.answer::<Vec<api::Profile>>(&[]),
             Operation::ShowProfile => self.answer::<api::Profile>(&[404]),
             Operation::SetProfile => self.exchange::<api::ProfileRequest, api::TemplateSet>(200, &[404, 409]),

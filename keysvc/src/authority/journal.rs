@@ -8,7 +8,7 @@ use smqtt_core::attribute::Versions;
 use smqtt_core::bundle::{Bundle, Epoch};
 use smqtt_core::identity::Role;
 
-use super::audit;
+use super::{Operation, audit};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::error::OpenError;
@@ -24,6 +24,8 @@ pub(super) const DIRECTORY: &str = "revocations";
 pub(super) struct CaughtUp {
     /// Names of those who are revoked or suspended again.
     pub(super) shut_out: BTreeSet<String>,
+    /// What was done again, as the audit log has it: action and subject.
+    done: Vec<(&'static str, String)>,
     /// The highest epoch that anybody has seen.
     epoch: u64,
 }
@@ -90,6 +92,7 @@ fn catch_up(
         );
         tracing::warn!(subject, "the store was behind its journal and has caught up");
         begin_above(tx, config, caught_up.epoch, now)?;
+        caught_up.write_down(tx, vault, now)?;
         audit::append(tx, vault, now, "authority", "catch-up", &subject)
     })
 }
@@ -111,13 +114,23 @@ pub(super) fn apply(tx: &Tx<'_>, entries: &[JournalEntry], now: u64) -> Result<C
         match &entry.deed {
             Deed::Revoked { id, role, name } | Deed::Suspended { id, role, name } => {
                 let suspends = matches!(entry.deed, Deed::Suspended { .. });
-                match tx.device(*id)? {
-                    None => tx.insert_revoked(*id, *role, name, entry.at)?,
+                let operation = match tx.device(*id)? {
+                    None => {
+                        tx.insert_revoked(*id, *role, name, entry.at)?;
+                        Operation::Revoke
+                    }
                     Some(device) if device.revocation.is_some() => continue,
                     Some(device) if suspends && device.suspension.is_some() => continue,
-                    Some(_) if suspends => tx.suspend_device(*id, entry.at)?,
-                    Some(_) => tx.revoke_device(*id, entry.at)?,
-                }
+                    Some(_) if suspends => {
+                        tx.suspend_device(*id, entry.at)?;
+                        Operation::Suspend
+                    }
+                    Some(_) => {
+                        tx.revoke_device(*id, entry.at)?;
+                        Operation::Revoke
+                    }
+                };
+                caught_up.did(operation, format!("{name} {id}"));
                 caught_up.shut_out.insert(name.clone());
             }
             Deed::Resumed { id } => {
@@ -125,12 +138,16 @@ pub(super) fn apply(tx: &Tx<'_>, entries: &[JournalEntry], now: u64) -> Result<C
                     && device.suspension.is_some()
                 {
                     tx.resume_device(*id)?;
+                    caught_up.did(Operation::Resume, format!("{} {id}", device.name));
                     caught_up.shut_out.remove(&device.name);
                 }
             }
             Deed::Changed { id, attributes, policy } => {
-                if tx.device(*id)?.is_some() {
+                if let Some(device) = tx.device(*id)?
+                    && (&device.attributes, &device.policy) != (attributes, policy)
+                {
                     tx.set_attributes(*id, attributes, policy.as_ref())?;
+                    caught_up.did(Operation::ChangeDevice, format!("{} {id}: {attributes}", device.name));
                 }
             }
             Deed::Version { attribute, version } => {
@@ -155,10 +172,12 @@ pub(super) fn apply_bundle(tx: &Tx<'_>, bundle: &Bundle, now: u64) -> Result<Cau
             Some(device) if device.revocation.is_some() || device.suspension.is_some() => continue,
             Some(device) => {
                 tx.revoke_device(*id, now)?;
+                caught_up.did(Operation::Revoke, format!("{} {id}", device.name));
                 caught_up.shut_out.insert(device.name);
                 continue;
             }
         }
+        caught_up.did(Operation::Revoke, format!("{id} {id}"));
         caught_up.shut_out.insert(id.to_string());
     }
     let own: Versions = tx.versions()?;
@@ -171,9 +190,21 @@ pub(super) fn apply_bundle(tx: &Tx<'_>, bundle: &Bundle, now: u64) -> Result<Cau
 }
 
 impl CaughtUp {
+    fn did(&mut self, operation: Operation, subject: String) {
+        self.done.push((operation.name(), subject));
+    }
+
+    /// Writes a row for each change into the audit log: what was cut short was not written down with it.
+    pub(super) fn write_down(&self, tx: &Tx<'_>, vault: &Vault, now: u64) -> Result<(), StoreError> {
+        self.done
+            .iter()
+            .try_for_each(|(action, subject)| audit::append(tx, vault, now, "authority", action, subject))
+    }
+
     /// The two together.
     pub(super) fn and(mut self, other: Self) -> Self {
         self.shut_out.extend(other.shut_out);
+        self.done.extend(other.done);
         self.epoch = self.epoch.max(other.epoch);
         self
     }

@@ -153,6 +153,7 @@ async fn restore_into(
         }
         let epoch = journal::begin_above(tx, config, caught_up.epoch(), now)?;
         let voided = tx.void_tokens(now)?;
+        caught_up.write_down(tx, &vault, now)?;
         audit::append(tx, &vault, now, "authority", "restore", &subject(&what.since, &head, &caught_up))?;
         Ok::<_, StoreError>((caught_up, epoch, voided))
     })?;

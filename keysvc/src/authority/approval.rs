@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use smqtt_core::api::{Applicant, Device};
-use smqtt_core::identity::DeviceId;
+use smqtt_core::identity::{DeviceId, Role};
 
 use super::enrol::key_text;
 use super::keys::texts;
@@ -41,9 +41,7 @@ impl Authority {
         let (this, now) = (self.clone(), self.now());
         self.store
             .write(move |tx| {
-                let used = find(tx, &name)?;
-                let token = token_of(tx, &used)?;
-                for_devices(who.role, token.role)?;
+                let (used, token) = asked(tx, &name, who.role)?;
                 if used.denied.is_some() {
                     return Err(Error::Answered { name, answer: "denied" });
                 }
@@ -74,9 +72,7 @@ impl Authority {
         let (this, now) = (self.clone(), self.now());
         self.store
             .write(move |tx| {
-                let used = find(tx, &name)?;
-                let token = token_of(tx, &used)?;
-                for_devices(who.role, token.role)?;
+                let (used, token) = asked(tx, &name, who.role)?;
                 if used.device.is_some() {
                     return Err(Error::Answered { name, answer: "approved" });
                 }
@@ -92,9 +88,13 @@ impl Authority {
     }
 }
 
-fn find(tx: &Tx<'_>, name: &str) -> Result<UseRow, Error> {
+/// Who asked under this name, and with which token, if somebody of this role may answer.
+fn asked(tx: &Tx<'_>, name: &str, by: Role) -> Result<(UseRow, TokenRow), Error> {
     let none = || Error::NoSuchEnrolment { name: name.chars().take(64).collect() };
-    tx.asked_approval(name)?.ok_or_else(none)
+    let used = tx.asked_approval(name)?.ok_or_else(none)?;
+    let token = token_of(tx, &used)?;
+    for_devices(by, token.role)?;
+    Ok((used, token))
 }
 
 fn token_of(tx: &Tx<'_>, used: &UseRow) -> Result<TokenRow, Error> {

@@ -83,7 +83,7 @@ fn catch_up(
     now: u64,
 ) -> Result<(), OpenError> {
     opening.transaction(|tx| {
-        let caught_up = apply(tx, missed, now)?;
+        let caught_up = apply(tx, missed)?;
         let subject = format!(
             "journal lines {} to {}: shut out {}",
             missed[0].number,
@@ -107,7 +107,7 @@ pub(super) fn list(names: &BTreeSet<String>) -> String {
 }
 
 /// Has the store do what `entries` say, in their order, as far as it has not.
-pub(super) fn apply(tx: &Tx<'_>, entries: &[JournalEntry], now: u64) -> Result<CaughtUp, StoreError> {
+pub(super) fn apply(tx: &Tx<'_>, entries: &[JournalEntry]) -> Result<CaughtUp, StoreError> {
     let mut caught_up = CaughtUp::default();
     tx.jump()?;
     for entry in entries {
@@ -159,7 +159,6 @@ pub(super) fn apply(tx: &Tx<'_>, entries: &[JournalEntry], now: u64) -> Result<C
         }
     }
     tx.set_counter("journal", entries.last().map_or(0, |entry| entry.number).max(tx.counter("journal")?))?;
-    let _ = now;
     Ok(caught_up)
 }
 

@@ -6,11 +6,15 @@
 
 #[path = "common/lab.rs"]
 mod lab;
+#[path = "../core/tests/common/random.rs"]
+#[allow(dead_code)]
+mod random;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use lab::{DAY, Device, Lab, LabBroker, Line, now, until};
+use random::Rng;
 use smqtt::broker::Config as BrokerConfig;
 use smqtt_client::enrol::{EnrolError, enrol, refresh};
 use smqtt_client::opener::{Opener, Outcome};
@@ -37,15 +41,12 @@ fn fleet() -> usize {
     std::env::var("SMQTT_YEAR_DEVICES").ok().and_then(|text| text.parse().ok()).unwrap_or(DEVICES)
 }
 
-/// Numbers that look random, always the same ones.
-struct Dice(u64);
+/// What happens, as numbers have it that are the same in every run.
+struct Dice(Rng);
 
 impl Dice {
     fn below(&mut self, bound: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) % bound as u64) as usize
+        self.0.below(bound)
     }
 
     fn percent(&mut self, percent: usize) -> bool {
@@ -236,7 +237,7 @@ impl Year {
         let mut year = Self {
             lab,
             line,
-            dice: Dice(2026),
+            dice: Dice(Rng(2026)),
             model,
             members: Vec::new(),
             publisher,

@@ -5,6 +5,9 @@
 //! `SMQTT_CRASH_CYCLES=2000` runs it for longer than the checks do.
 
 mod common;
+#[path = "../core/tests/common/random.rs"]
+#[allow(dead_code)]
+mod random;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,10 +18,10 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use common::TempDir;
-use common::process::Running;
-use common::site::{address, smqtt};
+use common::authority::{administrator, pem, start};
+use common::site::address;
+use random::Rng;
 use smqtt_client::authority::{Authority, RequestError};
-use smqtt_client::tls;
 use smqtt_core::api::{
     AuditRecord, Device, DeviceChange, DeviceChanged, EnrolRequest, Enrolment, NewToken, Resumption,
     Revocation, Rotation, Suspension, TokenRequest,
@@ -33,43 +36,12 @@ const CYCLES: usize = 12;
 /// Who works at the same time, each on devices of its own.
 const WORKERS: usize = 6;
 /// Different values of the one attribute that changes.
-const VALUES: u64 = 16;
+const VALUES: usize = 16;
 /// Between two looks at everything there is.
 const CYCLES_EACH_AUDIT: usize = 50;
 
 fn cycles() -> usize {
     std::env::var("SMQTT_CRASH_CYCLES").ok().and_then(|text| text.parse().ok()).unwrap_or(CYCLES)
-}
-
-/// Numbers that look random, always the same ones.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % bound
-    }
-}
-
-fn start(home: &Path, listen: &str) -> (Running, String) {
-    let mut command = smqtt(home);
-    let running =
-        Running::spawn(command.args(["authority", "--listen", listen, "--data"]).arg(home.join("site")));
-    running.out.line("fingerprint");
-    let url = running.out.line("authority").split_whitespace().last().unwrap().to_owned();
-    (running, url)
-}
-
-fn pem(home: &Path, name: &str) -> Vec<u8> {
-    let text = std::fs::read_to_string(home.join("site/admin").join(name)).unwrap();
-    STANDARD.decode(text.lines().filter(|line| !line.starts_with("-----")).collect::<String>()).unwrap()
-}
-
-fn administrator(home: &Path, url: &str) -> Authority {
-    let (root, certificate, key) = (pem(home, "root.pem"), pem(home, "cert.pem"), pem(home, "key.pem"));
-    Authority::new(url, tls::client_config(&[root], Some((&certificate, &key))).unwrap()).unwrap()
 }
 
 /// The keys that somebody enrols with.
@@ -119,7 +91,7 @@ impl Standing {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Expected {
     name: String,
-    value: u64,
+    value: usize,
     standing: Standing,
     /// Rows of the log that tell of it, by action.
     rows: BTreeMap<&'static str, usize>,
@@ -128,14 +100,14 @@ struct Expected {
 /// What was asked for when the authority went down.
 #[derive(Clone, Debug)]
 enum Open {
-    Enrol { name: String, value: u64, token: String },
+    Enrol { name: String, value: usize, token: String },
     Change { id: String, action: &'static str, to: Expected },
 }
 
 /// One of those who work, and what it knows.
 struct Worker {
     number: usize,
-    dice: Dice,
+    dice: Rng,
     keys: Keys,
     other: Keys,
     made: usize,
@@ -150,7 +122,7 @@ impl Worker {
     fn new(number: usize) -> Self {
         Self {
             number,
-            dice: Dice(number as u64),
+            dice: Rng(number as u64),
             keys: Keys::generate(),
             other: Keys::generate(),
             made: 0,
@@ -177,7 +149,7 @@ impl Worker {
             self.devices.iter().filter(standing(Standing::Active)).map(|(id, _)| id.clone()).collect();
         let suspended: Vec<_> =
             self.devices.iter().filter(standing(Standing::Suspended)).map(|(id, _)| id.clone()).collect();
-        let of = |dice: &mut Dice, from: &[String]| from[dice.below(from.len() as u64) as usize].clone();
+        let of = |dice: &mut Rng, from: &[String]| from[dice.below(from.len())].clone();
         match self.dice.below(100) {
             0..3 => answered(admin.post::<Rotation>("/v1/epoch/rotate", &()).await).is_some(),
             3..10 if !self.used.is_empty() => {
@@ -411,18 +383,18 @@ async fn killed_again_and_again_it_forgets_nothing_and_does_nothing_by_half() {
     let admin = Arc::new(administrator(home, &url));
     let mut workers: Vec<Worker> = (0..WORKERS).map(Worker::new).collect();
     let mut rows = Rows::default();
-    let mut dice = Dice(u64::MAX);
+    let mut dice = Rng(u64::MAX);
     let mut acknowledged = 0;
     for cycle in 0..cycles() {
         let told = Arc::new((AtomicUsize::new(0), Notify::new()));
         let working: JoinSet<Worker> =
             workers.drain(..).map(|worker| worker.work(admin.clone(), told.clone())).collect();
-        let enough = 1 + dice.below(30) as usize;
+        let enough = 1 + dice.below(30);
         while told.0.load(Ordering::SeqCst) < enough {
             told.1.notified().await;
         }
         // The moment itself, not a wait for something: it varies from round to round.
-        tokio::time::sleep(Duration::from_micros(dice.below(6_000))).await;
+        tokio::time::sleep(Duration::from_micros(dice.below(6_000) as u64)).await;
         authority.kill();
         workers = working.join_all().await;
         workers.sort_by_key(|worker| worker.number);

@@ -9,15 +9,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use common::TempDir;
-use common::process::Running;
-use common::site::{address, smqtt};
+use common::authority::{administrator, start};
+use common::site::address;
 use smqtt_client::authority::Authority;
 use smqtt_client::enrol::{EnrolError, authority_of, enrol, refresh};
 use smqtt_client::keyring::{Keyring, SharedKeyring};
-use smqtt_client::{system_now, tls};
+use smqtt_client::system_now;
 use smqtt_core::api::{AuditRecord, Device, Keys, NewToken, TokenRequest};
 use smqtt_core::token::Token;
 use tokio::sync::{Notify, Semaphore};
@@ -26,24 +24,6 @@ use tokio::task::JoinSet;
 const DEVICES: usize = 200;
 /// How many enrol at a time.
 const AT_ONCE: usize = 16;
-
-fn start(home: &Path, listen: &str) -> (Running, String) {
-    let mut command = smqtt(home);
-    let running =
-        Running::spawn(command.args(["authority", "--listen", listen, "--data"]).arg(home.join("site")));
-    running.out.line("fingerprint");
-    let url = running.out.line("authority").split_whitespace().last().unwrap().to_owned();
-    (running, url)
-}
-
-fn administrator(home: &Path, url: &str) -> Authority {
-    let pem = |name: &str| {
-        let text = std::fs::read_to_string(home.join("site/admin").join(name)).unwrap();
-        STANDARD.decode(text.lines().filter(|line| !line.starts_with("-----")).collect::<String>()).unwrap()
-    };
-    let (root, certificate, key) = (pem("root.pem"), pem("cert.pem"), pem("key.pem"));
-    Authority::new(url, tls::client_config(&[root], Some((&certificate, &key))).unwrap()).unwrap()
-}
 
 fn name(number: usize) -> String {
     format!("device-{number}")

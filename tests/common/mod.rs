@@ -2,6 +2,7 @@
 //! wrote, a relay that records.
 #![allow(dead_code)]
 
+pub mod authority;
 pub mod open;
 pub mod peers;
 pub mod process;

@@ -1,6 +1,6 @@
 //! A year of an authority in fast motion: epochs of a week, devices that renew, sleep, change, are suspended and revoked,
-//! an outage of the authority, a broker that is cut off. A model that knows nothing of cryptography says all the while who
-//! reads what; every device has to agree, message by message.
+//! keys that are rotated, an outage, a broker that is cut off, a disk that is lost and an authority out of a backup. A model
+//! that knows nothing of cryptography says all the while who reads what; every device has to agree, message by message.
 //!
 //! `SMQTT_YEAR_DEVICES=1000` makes the fleet as large as an operator's; the checks make it smaller.
 
@@ -11,6 +11,7 @@ mod lab;
 mod random;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use lab::{DAY, Device, Lab, LabBroker, Line, now, until};
@@ -20,8 +21,12 @@ use smqtt_client::enrol::{EnrolError, enrol, refresh};
 use smqtt_client::opener::{Opener, Outcome};
 use smqtt_client::replay::Replay;
 use smqtt_client::sealer::{Outgoing, SealError, Sealer, Wish};
-use smqtt_core::api::{DeviceChange, DeviceChanged, Resumption, Revocation, Suspension};
+use smqtt_core::api::{
+    BackupMade, DeviceChange, DeviceChanged, MasterRotated, MasterRotation, Resumption, Revocation,
+    RootKeyRotated, Suspension,
+};
 use smqtt_core::target::Target;
+use smqtt_keysvc::{Authority, Config, RecoverySecret, Restore, Since, restore};
 use tokio::task::JoinSet;
 
 const DEVICES: usize = 16;
@@ -35,6 +40,13 @@ const MESSAGES: usize = 4;
 const LOOK_BACK: usize = 12;
 /// Who refreshes at a time.
 const AT_ONCE: usize = 16;
+/// Weeks at whose beginning something happens to the authority itself.
+const OUTAGE: usize = 20;
+const ROOT_KEY: usize = 10;
+const CUT_OFF: usize = 30;
+const BACKUP: usize = 33;
+const LOSS: usize = 36;
+const MASTER: usize = 40;
 const TOPIC: &str = "field/reading";
 
 fn fleet() -> usize {
@@ -125,6 +137,8 @@ enum Standing {
     Revoked,
     /// It slept for so long that its certificate cannot be renewed any more.
     Lost,
+    /// It enrolled after the backup that the authority was restored from.
+    Unknown,
 }
 
 /// A device, and what it may have by the model.
@@ -133,6 +147,7 @@ struct Member {
     device: Device,
     attributes: BTreeSet<String>,
     standing: Standing,
+    enrolled: usize,
     /// The week in which it wakes up.
     asleep_until: usize,
     /// When its certificate was made last, at the latest.
@@ -209,6 +224,8 @@ impl Model {
 
 struct Year {
     lab: Lab,
+    config: Config,
+    backup: Option<(PathBuf, RecoverySecret)>,
     line: Line,
     dice: Dice,
     model: Model,
@@ -223,19 +240,21 @@ struct Year {
 impl Year {
     async fn begin() -> Self {
         let line = Line::to("").await;
-        let config = smqtt_keysvc::Config {
+        let config = Config {
             public_url: Some(format!("https://{}", line.address)),
             epoch_seconds: WEEK,
             history_epochs: HISTORY,
-            ..smqtt_keysvc::Config::default()
+            ..Config::default()
         };
-        let mut lab = Lab::with(config).await;
+        let mut lab = Lab::with(config.clone()).await;
         lab.stop_authority().await;
         line.turn_to(lab.start_authority(None).await.to_string());
         let publisher = lab.enrol("publisher", &["role=publisher"]).await;
         let model = Model { epoch: 1, versions: Versions::new(), past: BTreeMap::new() };
         let mut year = Self {
             lab,
+            config,
+            backup: None,
             line,
             dice: Dice(Rng(2026)),
             model,
@@ -247,12 +266,12 @@ impl Year {
             opened: 0,
         };
         for number in 0..fleet() {
-            year.enrol(number).await;
+            year.enrol(number, 0).await;
         }
         year
     }
 
-    async fn enrol(&mut self, number: usize) {
+    async fn enrol(&mut self, number: usize, week: usize) {
         let (name, attributes) = (format!("device-{number}"), self.dice.attributes());
         let texts: Vec<&str> = attributes.iter().map(String::as_str).collect();
         let token = self.lab.token(&name, "device", &texts).await;
@@ -262,6 +281,7 @@ impl Year {
             device,
             attributes,
             standing: Standing::Active,
+            enrolled: week,
             asleep_until: 0,
             certified: now(),
             news: true,
@@ -326,16 +346,20 @@ impl Year {
                         }
                         self.model.refresh(member, early);
                     }
-                    (Standing::Active, Err(EnrolError::RanOut(_))) => {
+                    (Standing::Active, Err(EnrolError::RanOut(error))) => {
                         // A month of validity, and another of patience.
-                        assert!(now() - member.certified > 60 * DAY, "{} ran out too early", member.name);
+                        assert!(
+                            now() - member.certified > 60 * DAY,
+                            "{} ran out too early: {error:?}",
+                            member.name
+                        );
                         member.standing = Standing::Lost;
                     }
                     (Standing::Active, Err(error)) => panic!("{}: {error:?}", member.name),
                     (Standing::Revoked, Err(error)) => {
                         assert!(error.is_revoked() || matches!(error, EnrolError::RanOut(_)), "{error:?}");
                     }
-                    (Standing::Suspended | Standing::Lost, Err(_)) => {}
+                    (Standing::Suspended | Standing::Lost | Standing::Unknown, Err(_)) => {}
                     (standing, Ok(_)) => panic!("{} is {standing:?} and was served", member.name),
                 }
             }
@@ -436,6 +460,59 @@ impl Year {
     }
 }
 
+impl Year {
+    async fn back_up(&mut self) {
+        let (key, data) = (RecoverySecret::generate(), self.lab.dir.path().join("data"));
+        key.public().trust(&data).unwrap();
+        let made: BackupMade = self.lab.admin().post("/v1/backup", &serde_json::json!({})).await.unwrap();
+        let elsewhere = self.lab.dir.path().join("kept.backup");
+        std::fs::copy(data.join("backups").join(made.file), &elsewhere).unwrap();
+        self.backup = Some((elsewhere, key));
+    }
+
+    /// The authority's disk is lost, but for its journal of which there is a copy. Whom the backup does not know has to enrol
+    /// again; everybody else goes on, those who slept through it all with keys of epochs that the backup does not know.
+    async fn lose_and_restore(&mut self, week: usize) {
+        self.lab.stop_authority().await;
+        self.line.cut();
+        let (data, lost) = (self.lab.dir.path().join("data"), self.lab.dir.path().join("lost"));
+        std::fs::rename(&data, &lost).unwrap();
+        let (backup, key) = self.backup.as_ref().unwrap();
+        let since = Since::Journal(lost.join("revocations/journal"));
+        let what = Restore { backup, key, since, bundles: Vec::new() };
+        let restored = restore(what, &data, &self.config, self.lab.clock()).await.unwrap();
+        assert_eq!(restored.epoch, self.model.epoch + 1);
+        let again = Authority::open(&data, self.config.clone(), self.lab.clock()).unwrap();
+        self.line.turn_to(self.lab.start_authority(Some(again)).await.to_string());
+        self.line.restore();
+        self.model.begin(restored.epoch);
+        for member in &mut self.members {
+            let known = member.enrolled < BACKUP;
+            member.news |= known;
+            if !known && member.standing != Standing::Revoked {
+                member.standing = Standing::Unknown;
+            }
+        }
+        for _ in 0..self.members.iter().filter(|member| member.standing == Standing::Unknown).count() {
+            let number = self.members.len();
+            self.enrol(number, week).await;
+        }
+    }
+
+    /// What is rotated in this week: the root key, or a step on the way to another master secret key.
+    async fn rotate(&mut self, week: usize) {
+        let admin = self.lab.admin();
+        if week == ROOT_KEY {
+            let _: RootKeyRotated = admin.post("/v1/rotate/root-key", &serde_json::json!({})).await.unwrap();
+        }
+        let steps = [("prepare", 0), ("activate", 1), ("retire", 2 + HISTORY as usize)];
+        for (step, _) in steps.iter().filter(|(_, after)| week == MASTER + after) {
+            let request = MasterRotation { suite: "fabeo-cp".into(), step: (*step).into(), force: false };
+            let _: MasterRotated = admin.post("/v1/rotate/master", &request).await.unwrap();
+        }
+    }
+}
+
 /// A broker that loses its authority lets nobody in after a quarter of an hour, closes what must be sealed after an hour,
 /// and is itself again when it hears of it.
 async fn cut_off(year: &Year, broker: &LabBroker, line: &Line) {
@@ -463,19 +540,28 @@ async fn at_the_end_of_a_year_everybody_reads_exactly_what_its_attributes_allow(
     let mut year = Year::begin().await;
     let (broker, line) = broker(&year).await;
     for week in 0..WEEKS {
+        match week {
+            BACKUP => year.back_up().await,
+            LOSS => {
+                year.lose_and_restore(week).await;
+                year.publisher.refresh().await.unwrap();
+                broker.knows(year.publisher.with(|k| k.bundle().number)).await;
+            }
+            _ => year.rotate(week).await,
+        }
         year.administer().await;
         if week % 4 == 3 {
             // A new one now and then.
             let number = year.members.len();
-            year.enrol(number).await;
+            year.enrol(number, week).await;
         }
         year.refresh(week, false).await;
         year.seal(week).unwrap();
         year.send_to_sleep(week);
-        if week == 20 {
+        if week == OUTAGE {
             year.outage(week).await;
         }
-        if week == 30 {
+        if week == CUT_OFF {
             cut_off(&year, &broker, &line).await;
         }
         for _ in 0..3 {
@@ -494,15 +580,16 @@ async fn at_the_end_of_a_year_everybody_reads_exactly_what_its_attributes_allow(
     (0..year.members.len()).for_each(|at| year.try_all(at, WEEKS - LOOK_BACK));
 
     let of = |standing| year.members.iter().filter(|member| member.standing == standing).count();
-    let standings = [Standing::Active, Standing::Suspended, Standing::Revoked, Standing::Lost].map(of);
+    let standings =
+        [Standing::Active, Standing::Suspended, Standing::Revoked, Standing::Lost, Standing::Unknown].map(of);
     println!(
-        "{} devices (active, suspended, revoked, lost: {standings:?}), {} messages, {} tries, {} opened",
+        "{} devices (active, suspended, revoked, lost, unknown: {standings:?}), {} messages, {} tries, {} opened",
         year.members.len(),
         year.messages.len(),
         year.tried,
         year.opened,
     );
-    assert!(standings[0] > 0 && standings[2] > 0, "{standings:?}");
+    assert!(standings[0] > 0 && standings[2] > 0 && standings[4] > 0, "{standings:?}");
     assert!(year.opened * 20 > year.tried && year.opened < year.tried, "{} of {}", year.opened, year.tried);
     drop(broker.stop().await);
 }

@@ -191,6 +191,12 @@ fn ia5(text: &str) -> Ia5String {
     Ia5String::try_from(text).expect("names, hosts and identities are ASCII")
 }
 
+/// Until when a certificate says that it is valid, seconds since 1970; nobody has checked it.
+pub(crate) fn not_after(der: &[u8]) -> Option<u64> {
+    let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
+    u64::try_from(certificate.validity().not_after.timestamp()).ok()
+}
+
 /// The point of a signing key.
 pub(crate) fn point(key: &SigningKey) -> Point {
     key.public_key().try_into().expect("an uncompressed P-256 point has 65 bytes")

@@ -10,6 +10,7 @@ use smqtt_core::identity::{
 use super::access::Presented;
 use super::{Authority, Operation};
 use crate::error::Error;
+use crate::pki::not_after;
 use crate::store::DeviceRow;
 
 /// Who asks: an address, the certificate that TLS found, if there was one, and the access token of the request.
@@ -109,6 +110,11 @@ impl Caller {
     pub(super) fn device(&self) -> Option<DeviceId> {
         let certificate = self.certificate.as_ref()?;
         read_certificate(&certificate.der).ok().map(|read| read.identity.id)
+    }
+
+    /// Until when the certificate says that it is valid, whether it holds or not; seconds since 1970.
+    pub(super) fn certificate_expires(&self) -> Option<u64> {
+        not_after(&self.certificate.as_ref()?.der)
     }
 
     /// Whether a certificate, and no access token, says who asks.

@@ -273,14 +273,17 @@ impl Authority {
         self.enrolment(enrolled.await?).await
     }
 
-    /// When the caller's certificate has to be valid: now, or, if it expired not too long ago, then.
+    /// When the caller's certificate has to be valid: now, or, if the device's last one expired not too long ago, then. A
+    /// restored authority may not know the last one: then it is the one that the caller has.
     async fn renewal_time(&self, caller: &Caller, now: u64) -> u64 {
         let Some(id) = caller.device() else { return now };
-        let expires =
+        let known =
             self.store.read(move |tx| Ok(tx.device(id)?.map(|device| device.certificate_expires))).await;
-        match expires {
-            Ok(Some(expires)) if now > expires && now - expires <= self.config.renewal_window_seconds() => {
-                expires
+        match known {
+            Ok(Some(known)) => {
+                let expires = known.max(caller.certificate_expires().unwrap_or(known));
+                let late = now > expires && now - expires <= self.config.renewal_window_seconds();
+                if late { expires } else { now }
             }
             _ => now,
         }

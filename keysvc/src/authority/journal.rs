@@ -53,11 +53,11 @@ pub(super) fn open(
             if !missed.is_empty() {
                 return catch_up(opening, vault, config, &missed, now);
             }
-            // A store from before there was a journal, perhaps.
-            let unwritten = known == 0 && opening.transaction(|tx| Ok(!tx.revoked_ids()?.is_empty()))?;
-            if !unwritten {
+            if known > 0 {
                 return Ok(());
             }
+            // A new store, or one from before there was a journal. It gets a first line at once: a journal without any
+            // is no source for a restore, since it may have been emptied.
             None
         }
         Ok(read) => Some(format!("ends with line {}, and the store knows of {known}", read.last())),
@@ -69,7 +69,11 @@ pub(super) fn open(
     }
     opening.transaction(|tx| {
         write_state(tx)?;
-        let subject = problem.as_deref().unwrap_or("the store had none");
+        let subject = match &problem {
+            Some(problem) => problem,
+            None if tx.revoked_ids()?.is_empty() => return Ok(()),
+            None => "the store had none",
+        };
         audit::append(tx, vault, now, "authority", "rebuild-journal", subject)
     })
 }
@@ -83,7 +87,7 @@ fn catch_up(
     now: u64,
 ) -> Result<(), OpenError> {
     opening.transaction(|tx| {
-        let caught_up = apply(tx, missed)?;
+        let caught_up = apply(tx, config, missed)?;
         let subject = format!(
             "journal lines {} to {}: shut out {}",
             missed[0].number,
@@ -106,8 +110,9 @@ pub(super) fn list(names: &BTreeSet<String>) -> String {
     }
 }
 
-/// Has the store do what `entries` say, in their order, as far as it has not.
-pub(super) fn apply(tx: &Tx<'_>, entries: &[JournalEntry]) -> Result<CaughtUp, StoreError> {
+/// Has the store do what `entries` say, in their order, as far as it has not. Epochs that it has forgotten begin and end again
+/// with the versions that they had, so that whoever slept through them is given their keys.
+pub(super) fn apply(tx: &Tx<'_>, config: &Config, entries: &[JournalEntry]) -> Result<CaughtUp, StoreError> {
     let mut caught_up = CaughtUp::default();
     tx.jump()?;
     for entry in entries {
@@ -155,7 +160,12 @@ pub(super) fn apply(tx: &Tx<'_>, entries: &[JournalEntry]) -> Result<CaughtUp, S
                     tx.set_version(attribute, *version)?;
                 }
             }
-            Deed::Epoch { number } => caught_up.epoch = caught_up.epoch.max(*number),
+            Deed::Epoch { number } => {
+                if tx.current_epoch()?.number < *number {
+                    begin(tx, config, *number, entry.at)?;
+                    caught_up.did(Operation::BeginEpoch, number.to_string());
+                }
+            }
         }
     }
     tx.set_counter("journal", entries.last().map_or(0, |entry| entry.number).max(tx.counter("journal")?))?;
@@ -221,10 +231,14 @@ impl CaughtUp {
 /// Begins an epoch above the store's own and `seen`, and has the next start sign a bundle. Gives its number.
 pub(super) fn begin_above(tx: &Tx<'_>, config: &Config, seen: u64, now: u64) -> Result<u64, StoreError> {
     let number = tx.current_epoch()?.number.max(seen) + 1;
-    let epoch = Epoch { number, begins: now, ends: now.saturating_add(config.epoch_seconds) };
-    tx.begin_epoch(epoch, &tx.versions()?, number.saturating_sub(config.history_epochs))?;
+    begin(tx, config, number, now)?;
     tx.delete_document("bundle")?;
     Ok(number)
+}
+
+fn begin(tx: &Tx<'_>, config: &Config, number: u64, at: u64) -> Result<(), StoreError> {
+    let epoch = Epoch { number, begins: at, ends: at.saturating_add(config.epoch_seconds) };
+    tx.begin_epoch(epoch, &tx.versions()?, number.saturating_sub(config.history_epochs))
 }
 
 /// Writes all that must not be undone into a journal that has nothing of it.

@@ -142,7 +142,7 @@ async fn restore_into(
         }
     };
     let (caught_up, epoch, voided) = opening.transaction(|tx| {
-        let mut caught_up = journal::apply(tx, &entries)?;
+        let mut caught_up = journal::apply(tx, config, &entries)?;
         for bundle in &bundles {
             caught_up = caught_up.and(journal::apply_bundle(tx, bundle, now)?);
         }

@@ -5,10 +5,13 @@ use std::sync::Arc;
 
 use hyper::StatusCode;
 use smqtt_core::api::{BackupMade, Device as ApiDevice, Keys};
+use smqtt_core::header::Header;
 use smqtt_keysvc::{
     Authority, BackupError, Clock, Config, OpenError, RecoveryKey, RecoverySecret, Restore, Restored, Since,
     restore,
 };
+
+use tempfile::TempDir;
 
 use crate::common::*;
 
@@ -111,17 +114,69 @@ async fn suspensions_and_lost_attributes_outlive_a_restore() {
     let path = format!("/v1/devices/{}", nurse.enrolment.id);
     let answer = server.admin().patch(&path, &change).await;
     assert!(answer.status.is_success(), "{}", answer.text());
-    let (dir, clock, config) = server.stop().await;
-    let since = Since::Journal(dir.path().join("data/revocations/journal"));
-    let data = dir.path().join("restored");
-    restore_to(&data, &backup, &key, since, Vec::new(), clock.clone()).await.unwrap();
-    std::fs::rename(dir.path().join("data"), dir.path().join("lost")).unwrap();
-    std::fs::rename(&data, dir.path().join("data")).unwrap();
-    let server = Running::again(dir, clock, config).await;
+    let server = replaced(server.stop().await, &backup, &key).await;
     let a: ApiDevice = server.admin().get("/v1/devices/a").await.json();
     assert_eq!(a.status, "suspended");
     let nurse: ApiDevice = server.admin().get("/v1/devices/nurse").await.json();
     assert_eq!(nurse.attributes, ["x"]);
+}
+
+/// Puts an authority out of `backup`, with its journal, in the place of the one that was stopped.
+async fn replaced(
+    (dir, clock, config): (Arc<TempDir>, Arc<ManualClock>, Config),
+    backup: &Path,
+    key: &RecoverySecret,
+) -> Running {
+    let since = Since::Journal(dir.path().join("data/revocations/journal"));
+    let data = dir.path().join("restored");
+    restore_to(&data, backup, key, since, Vec::new(), clock.clone()).await.unwrap();
+    std::fs::rename(dir.path().join("data"), dir.path().join("lost")).unwrap();
+    std::fs::rename(&data, dir.path().join("data")).unwrap();
+    Running::again(dir, clock, config).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_slept_through_epochs_that_the_backup_does_not_know_is_given_their_keys() {
+    let server = Running::start().await;
+    let sleeper = server.enrol("sleeper", &["ward=3"]).await;
+    server.enrol("thief", &["ward=3"]).await;
+    let key = RecoverySecret::generate();
+    let backup = back_up(&server, &key).await;
+    // An epoch that the backup does not know, sealed in before a version was raised and after.
+    server.admin().post("/v1/epoch/rotate", &serde_json::json!({})).await;
+    let early = sleeper.seal("ward=3", &server.newest_bundle().await, server.now()).0;
+    revoke(&server, "thief").await;
+    let late = sleeper.seal("ward=3", &server.newest_bundle().await, server.now()).0;
+    server.admin().post("/v1/epoch/rotate", &serde_json::json!({})).await;
+    let other = sleeper.seal("ward=3", &server.newest_bundle().await, server.now()).0;
+    let server = replaced(server.stop().await, &backup, &key).await;
+    let keys: Keys = server.client(&sleeper).get("/v1/keys").await.json();
+    let keys = sleeper.open_keys(&keys.keys);
+    let opens = |header: &Header| keys.iter().any(|key| header.open(&sleeper.params(), key).is_ok());
+    // As ever, of an epoch that is over there are keys for how its versions ended.
+    assert_eq!([&early, &late, &other].map(opens), [false, true, true]);
+    let rows: Vec<smqtt_core::api::AuditRecord> = server.admin().get("/v1/audit").await.json();
+    let epochs: Vec<_> = rows.iter().filter(|row| row.action == "begin-epoch").map(|r| &r.subject).collect();
+    assert!(epochs.ends_with(&[&"2".to_owned(), &"3".to_owned()]), "{epochs:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_renewed_after_the_backup_has_as_long_as_anybody_to_renew_again() {
+    let server = Running::start().await;
+    let mut device = server.enrol("a", &["x"]).await;
+    let other = server.enrol("b", &["x"]).await;
+    let key = RecoverySecret::generate();
+    let backup = back_up(&server, &key).await;
+    server.clock.advance(25 * DAY);
+    device.enrolment = server.client(&device).post("/v1/renew", &device.keys.renewal()).await.json();
+    let server = replaced(server.stop().await, &backup, &key).await;
+    // A month for which the new certificate held, and nearly all of the window; for the other's first one that is too late.
+    server.clock.advance(59 * DAY);
+    assert!(closed_without_answer(&server.client(&other), "/v1/keys").await);
+    let client = server.client(&device);
+    client.post("/v1/renew", &DeviceKeys::generate().renewal()).await.problem(400, "csr");
+    let answer = client.post("/v1/renew", &device.keys.renewal()).await;
+    assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
 }
 
 #[tokio::test(flavor = "multi_thread")]

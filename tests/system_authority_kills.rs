@@ -1,6 +1,7 @@
-//! An authority that is killed again and again while many enrol devices, change, suspend, resume and revoke them and begin
-//! epochs: what it acknowledged is so, what it did not is so or not but never by half, every change has its row in the
-//! audit log and every row its change, nobody who was revoked comes back, and no token works for a second device.
+//! An authority that is killed again and again while many enrol devices, one by one and in batches, change, suspend, resume and
+//! revoke them, begin epochs, rotate its keys and make and end access tokens: what it acknowledged is so, what it did not is
+//! so or not but never by half, every change has its row in the audit log and every row its change, nobody who was revoked
+//! comes back, and no token works for a device more than it is for.
 //!
 //! `SMQTT_CRASH_CYCLES=2000` runs it for longer than the checks do.
 
@@ -23,8 +24,9 @@ use common::site::address;
 use random::Rng;
 use smqtt_client::authority::{Authority, RequestError};
 use smqtt_core::api::{
-    AuditRecord, Device, DeviceChange, DeviceChanged, EnrolRequest, Enrolment, NewToken, Resumption,
-    Revocation, Rotation, Suspension, TokenRequest,
+    Access, AccessRequest, AuditRecord, Device, DeviceChange, DeviceChanged, EnrolRequest, Enrolment,
+    MasterRotated, MasterRotation, NewAccess, NewToken, Resumption, Revocation, RootKeyRotated, Rotation,
+    Suspension, TokenRequest,
 };
 use smqtt_core::bundle::Bundle;
 use smqtt_core::crypto::{SigningKey, sha256};
@@ -37,6 +39,10 @@ const CYCLES: usize = 12;
 const WORKERS: usize = 6;
 /// Different values of the one attribute that changes.
 const VALUES: usize = 16;
+/// Devices that a batch's token is for.
+const BATCH: usize = 3;
+/// The steps of a rotation of a master secret key.
+const STEPS: [&str; 3] = ["prepare", "activate", "retire"];
 /// Between two looks at everything there is.
 const CYCLES_EACH_AUDIT: usize = 50;
 
@@ -45,7 +51,7 @@ fn cycles() -> usize {
 }
 
 /// The keys that somebody enrols with.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 struct Keys {
     csr: String,
     hpke_key: String,
@@ -100,8 +106,19 @@ struct Expected {
 /// What was asked for when the authority went down.
 #[derive(Clone, Debug)]
 enum Open {
-    Enrol { name: String, value: usize, token: String },
+    Enrol { name: String, value: usize, token: String, keys: Keys },
+    EndAccess { id: String },
+    Step { at: usize },
     Change { id: String, action: &'static str, to: Expected },
+}
+
+/// A token for several devices.
+#[derive(Clone, Debug)]
+struct Batch {
+    token: String,
+    name: String,
+    value: usize,
+    used: usize,
 }
 
 /// One of those who work, and what it knows.
@@ -113,6 +130,12 @@ struct Worker {
     made: usize,
     devices: BTreeMap<String, Expected>,
     used: Vec<String>,
+    batch: Option<Batch>,
+    /// Access tokens that were made and not ended.
+    access: Vec<String>,
+    ended: Vec<String>,
+    /// Steps of rotations that were done.
+    steps: usize,
     /// Devices and tokens that were touched since the last restart.
     touched: Vec<String>,
     open: Option<Open>,
@@ -128,6 +151,10 @@ impl Worker {
             made: 0,
             devices: BTreeMap::new(),
             used: Vec::new(),
+            batch: None,
+            access: Vec::new(),
+            ended: Vec::new(),
+            steps: 0,
             touched: Vec::new(),
             open: None,
         }
@@ -151,12 +178,16 @@ impl Worker {
             self.devices.iter().filter(standing(Standing::Suspended)).map(|(id, _)| id.clone()).collect();
         let of = |dice: &mut Rng, from: &[String]| from[dice.below(from.len())].clone();
         match self.dice.below(100) {
-            0..3 => answered(admin.post::<Rotation>("/v1/epoch/rotate", &()).await).is_some(),
-            3..10 if !self.used.is_empty() => {
+            0 => answered(admin.post::<RootKeyRotated>("/v1/rotate/root-key", &()).await).is_some(),
+            1 => answered(admin.post::<Rotation>("/v1/epoch/rotate", &()).await).is_some(),
+            // One of them, so that it is known which step is next.
+            2 if self.number == 0 => self.step(admin).await,
+            3..6 => self.access(admin).await,
+            6..12 if !self.used.is_empty() => {
                 let token = of(&mut self.dice, &self.used);
                 self.replay(admin, &token).await
             }
-            10..35 if !active.is_empty() => {
+            12..35 if !active.is_empty() => {
                 let id = of(&mut self.dice, &active);
                 let value = self.dice.below(VALUES);
                 let mut to = self.devices[&id].clone();
@@ -202,24 +233,84 @@ impl Worker {
         answered(asked.await).is_some() && self.happened()
     }
 
-    async fn enrol(&mut self, admin: &Authority) -> bool {
+    async fn step(&mut self, admin: &Authority) -> bool {
+        let at = self.steps % STEPS.len();
+        let request = MasterRotation { suite: "fabeo-cp".into(), step: STEPS[at].into(), force: true };
+        self.open = Some(Open::Step { at });
+        if answered(admin.post::<MasterRotated>("/v1/rotate/master", &request).await).is_none() {
+            return false;
+        }
+        (self.open, self.steps) = (None, self.steps + 1);
+        true
+    }
+
+    /// Makes an access token, or ends one.
+    async fn access(&mut self, admin: &Authority) -> bool {
+        if self.access.is_empty() || self.access.len() < 4 && self.dice.below(2) == 0 {
+            let request: AccessRequest = serde_json::from_value(serde_json::json!({
+                "name": "program", "role": "auditor", "ttl_seconds": 86_400,
+            }))
+            .unwrap();
+            let made = answered(admin.post::<NewAccess>("/v1/access", &request).await);
+            return made.map(|made| self.access.push(made.id)).is_some();
+        }
+        let id = self.access[self.dice.below(self.access.len())].clone();
+        self.open = Some(Open::EndAccess { id: id.clone() });
+        answered(admin.delete::<Access>(&format!("/v1/access/{id}")).await).is_some() && self.ended()
+    }
+
+    fn ended(&mut self) -> bool {
+        let Some(Open::EndAccess { id }) = self.open.take() else { panic!("nothing was asked") };
+        self.access.retain(|own| *own != id);
+        self.ended.push(id);
+        true
+    }
+
+    /// A token, and the device that it names next.
+    async fn token(&mut self, admin: &Authority) -> Option<Batch> {
+        if let Some(batch) = self.batch.clone() {
+            return Some(batch);
+        }
         self.made += 1;
+        let count = if self.dice.below(4) == 0 { BATCH } else { 1 };
         let (name, value) = (format!("device-{}-{}", self.number, self.made), self.dice.below(VALUES));
         let request: TokenRequest = serde_json::from_value(serde_json::json!({
-            "name": name, "role": "device", "attributes": [format!("n=v{value}")],
+            "name": name, "role": "device", "attributes": [format!("n=v{value}")], "count": count,
         }))
         .unwrap();
-        let Some(made) = answered(admin.post::<NewToken>("/v1/tokens", &request).await) else { return false };
-        let token = Token::parse(&made.token).unwrap();
-        self.open = Some(Open::Enrol { name: name.clone(), value, token: made.token });
-        let enrolment = admin.post::<Enrolment>("/v1/enrol", &self.keys.request(&token)).await;
+        let token = answered(admin.post::<NewToken>("/v1/tokens", &request).await)?.token;
+        let batch = Batch { token, name, value, used: 0 };
+        if count > 1 {
+            self.batch = Some(batch.clone());
+        }
+        Some(batch)
+    }
+
+    async fn enrol(&mut self, admin: &Authority) -> bool {
+        let Some(Batch { token, name, value, used }) = self.token(admin).await else { return false };
+        let (name, keys) = match &self.batch {
+            Some(_) => (format!("{name}-{}", used + 1), Keys::generate()),
+            None => (name, self.keys.clone()),
+        };
+        let request = keys.request(&Token::parse(&token).unwrap());
+        self.open = Some(Open::Enrol { name, value, token, keys });
+        let enrolment = admin.post::<Enrolment>("/v1/enrol", &request).await;
         answered(enrolment).is_some_and(|enrolment| self.enrolled(enrolment))
     }
 
     fn enrolled(&mut self, enrolment: Enrolment) -> bool {
-        let Some(Open::Enrol { name, value, token }) = self.open.take() else { panic!("nothing was asked") };
+        let Some(Open::Enrol { name, value, token, .. }) = self.open.take() else {
+            panic!("nothing was asked")
+        };
         assert_eq!(enrolment.name, name);
-        self.used.push(token);
+        let more = self.batch.as_mut().is_some_and(|batch| {
+            batch.used += 1;
+            batch.used < BATCH
+        });
+        if !more {
+            self.batch = None;
+            self.used.push(token);
+        }
         self.touched.push(enrolment.id.clone());
         let rows = BTreeMap::from([("enrol", 1)]);
         self.devices.insert(enrolment.id, Expected { name, value, standing: Standing::Active, rows });
@@ -249,10 +340,26 @@ impl Worker {
         match self.open.clone() {
             None => {}
             // With the same keys an answer that was lost is given again, and what was not done is done now.
-            Some(Open::Enrol { token, .. }) => {
-                let request = self.keys.request(&Token::parse(&token).unwrap());
+            Some(Open::Enrol { token, keys, .. }) => {
+                let request = keys.request(&Token::parse(&token).unwrap());
                 let enrolment = admin.post::<Enrolment>("/v1/enrol", &request).await.unwrap();
                 self.enrolled(enrolment);
+            }
+            Some(Open::Step { at }) => {
+                let before = self.steps / STEPS.len() + usize::from(self.steps % STEPS.len() > at);
+                let now = rows.count(STEPS[at], "rotate-master");
+                assert!(now == before || now == before + 1, "{}: {before} rows, then {now}", STEPS[at]);
+                (self.open, self.steps) = (None, self.steps + now - before);
+            }
+            Some(Open::EndAccess { id }) => {
+                let listed: Vec<Access> = admin.get("/v1/access").await.unwrap();
+                match rows.count(&id, "remove-access") {
+                    0 => {
+                        assert!(listed.iter().any(|access| access.id == id), "{id} ended without a row");
+                        self.open = None;
+                    }
+                    _ => assert!(self.ended()),
+                }
             }
             Some(Open::Change { id, action, to }) => {
                 let now = rows.count(&id, action);
@@ -301,6 +408,7 @@ struct Rows {
     number: u64,
     hash: [u8; 32],
     counts: BTreeMap<(String, String), usize>,
+    actions: BTreeMap<String, usize>,
 }
 
 impl Rows {
@@ -332,6 +440,7 @@ impl Rows {
         let hex: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(hex, record.hash, "row {} does not follow the one before", record.number);
         (self.number, self.hash) = (record.number, hash);
+        *self.actions.entry(record.action.clone()).or_default() += 1;
         // `name id …`, the identifier perhaps with a colon.
         if let Some(id) = record.subject.split([' ', ':']).nth(1) {
             *self.counts.entry((id.to_owned(), record.action.clone())).or_default() += 1;
@@ -368,6 +477,17 @@ async fn look_at_all(home: &Path, admin: &Authority, workers: &[Worker], rows: &
             }
         }
     }
+    let access: Vec<Access> = admin.get("/v1/access").await.unwrap();
+    let is_listed = |id: &String| access.iter().any(|access| access.id == *id);
+    for worker in workers {
+        assert!(worker.access.iter().all(is_listed), "an access token is lost");
+        assert!(!worker.ended.iter().any(is_listed), "an access token is back");
+    }
+    let of = |action| rows.actions.get(action).copied().unwrap_or(0);
+    assert_eq!(of("make-access"), of("remove-access") + access.len());
+    // Between the first step and the last there are two parameters of the suite, and of the other suite one.
+    let steps = workers[0].steps;
+    assert_eq!((of("rotate-master"), bundle.params.len()), (steps, 2 + usize::from(steps % STEPS.len() > 0)));
     let devices = listed.values().filter(|device| device.role == "device").count();
     assert_eq!(devices, known, "nobody whom nobody enrolled");
     let all: usize = rows.counts.iter().filter(|((_, action), _)| action == "revoke").map(|(_, n)| n).sum();

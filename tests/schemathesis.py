@@ -78,7 +78,10 @@ def main():
     with tempfile.TemporaryDirectory() as directory:
         home = pathlib.Path(directory)
         data = home / "data"
-        command = [binary, "authority", "--data", str(data), "--listen", "127.0.0.1:0", "--until-stdin-ends"]
+        # What is tried here is not how often somebody may ask.
+        config = home / "smqtt.toml"
+        config.write_text("[authority.rates]\n" + "".join(f"{who} = {{ per_second = 0, burst = 1 }}\n" for who in ["address", "device", "trusted"]))
+        command = [binary, "authority", "--config", str(config), "--data", str(data), "--listen", "127.0.0.1:0", "--until-stdin-ends"]
         log = open(home / "log", "w")
         server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env={**os.environ, "HOME": directory})
         try:

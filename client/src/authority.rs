@@ -13,6 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use smqtt_core::api::{Problem, REVISION_HEADER};
 use smqtt_core::bundle::BUNDLE_BYTES_MAX;
+use smqtt_core::crypto::random;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
@@ -22,6 +23,11 @@ const ANSWER_BYTES_MAX: usize = 2 * BUNDLE_BYTES_MAX;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long an answer may take, beyond what was asked to wait.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How often a request that came too soon is made again.
+const TRIES_AGAIN_MAX: u32 = 5;
+/// Longest wait for that, whatever the authority says.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
 
 /// Why a request came to nothing.
 #[derive(Debug, thiserror::Error)]
@@ -56,7 +62,7 @@ pub enum RequestError {
     Broken(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The authority said no.
     #[error("{}", .0.detail.as_deref().unwrap_or(&.0.title))]
-    Problem(Problem),
+    Problem(Box<Problem>),
     /// An answer that makes no sense.
     #[error("the authority's answer cannot be understood")]
     Answer(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -83,6 +89,14 @@ impl RequestError {
             Self::Unreachable { .. } | Self::Broken(_) => true,
             Self::Problem(problem) => problem.status == 429 || problem.status >= 500,
             _ => false,
+        }
+    }
+
+    /// After how long to ask again, where the authority says so.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Problem(problem) => problem.retry_after_seconds.map(Duration::from_secs),
+            _ => None,
         }
     }
 
@@ -216,7 +230,29 @@ impl Authority {
         Ok(self.exchange(method, path, body, Duration::ZERO).await?.2)
     }
 
+    /// One request. One that came too soon, of which nothing was done, is made again when it is time.
     async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Bytes>,
+        wait: Duration,
+    ) -> Result<(StatusCode, HeaderMap, Bytes), RequestError> {
+        let mut tries = 0;
+        loop {
+            let answer = self.try_exchange(method.clone(), path, body.clone(), wait).await;
+            match answer {
+                Err(RequestError::Problem(problem)) if problem.status == 429 && tries < TRIES_AGAIN_MAX => {
+                    tries += 1;
+                    let after = Duration::from_secs(problem.retry_after_seconds.unwrap_or(1));
+                    tokio::time::sleep(spread_out(after.min(RETRY_AFTER_MAX))).await;
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    async fn try_exchange(
         &self,
         method: Method,
         path: &str,
@@ -253,10 +289,9 @@ impl Authority {
             kind: "about:blank".into(),
             title: format!("the authority answered {status}"),
             status: status.as_u16(),
-            detail: None,
-            hint: None,
+            ..Problem::default()
         });
-        Err(RequestError::Problem(problem))
+        Err(RequestError::Problem(Box::new(problem)))
     }
 
     /// In TLS 1.3 a server refuses a client's certificate after the handshake, by an alert.
@@ -297,6 +332,12 @@ impl Authority {
             Err(_) => Err(unreachable(std::io::ErrorKind::TimedOut.into())),
         }
     }
+}
+
+/// As long, and up to half as long again: whoever was told the same time does not come back at the same time.
+pub fn spread_out(pause: Duration) -> Duration {
+    let part = f64::from(u32::from_be_bytes(random())) / f64::from(u32::MAX);
+    pause + pause.mul_f64(part / 2.0)
 }
 
 fn is_about_certificates(alert: AlertDescription) -> bool {

@@ -14,7 +14,7 @@ use smqtt_core::identity::{DeviceId, Role, fingerprint};
 use smqtt_core::suite::{SuiteId, UserKey};
 use smqtt_core::token::Token;
 
-use crate::authority::{Authority, RequestError};
+use crate::authority::{Authority, RequestError, spread_out};
 use crate::keyring::{Keyring, KeyringError, OwnKeys, SharedKeyring};
 use crate::tls;
 
@@ -84,6 +84,14 @@ impl EnrolError {
     /// Whether the same request may succeed later.
     pub fn is_temporary(&self) -> bool {
         matches!(self, Self::Request(error) if error.is_temporary())
+    }
+
+    /// After how long to ask again, where the authority says so.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Request(error) => error.retry_after(),
+            _ => None,
+        }
     }
 
     /// Whether the authority says that the device was revoked: nothing more is to be had.
@@ -273,7 +281,8 @@ pub async fn keep_fresh(keyring: &SharedKeyring, now: fn() -> u64) -> EnrolError
                 failures += 1;
                 tracing::debug!(%error, failures, "cannot refresh the keyring");
                 let pause = Duration::from_millis(500) * 2u32.saturating_pow(failures.min(7) - 1);
-                tokio::time::sleep(pause.min(BACKOFF_MAX)).await;
+                let asked = error.retry_after().unwrap_or_default();
+                tokio::time::sleep(spread_out(pause.max(asked).min(BACKOFF_MAX))).await;
             }
         }
     }

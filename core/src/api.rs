@@ -34,6 +34,9 @@ pub const KEY_HPKE_INFO: &[u8] = b"SMQTT-V01 user key";
 /// caller's own attributes, and with those of all devices for brokers and administrators.
 pub const REVISION_HEADER: &str = "smqtt-revision";
 
+/// The header of every answer that names the request, as the authority's log does: 16 hexadecimal digits.
+pub const REQUEST_ID_HEADER: &str = "x-request-id";
+
 /// `GET /v1/health`, where the authority works.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -235,7 +238,7 @@ pub struct Rotation {
 }
 
 /// An error (RFC 9457).
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Problem {
     /// A URI reference that names the kind, `/problems/CODE`.
@@ -251,6 +254,12 @@ pub struct Problem {
     /// What to do about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
+    /// For 429 and 503: after how many seconds to ask again, as `Retry-After` says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after_seconds: Option<u64>,
+    /// The request, as `X-Request-Id` and the authority's log name it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
 }
 
 impl Problem {

@@ -18,6 +18,7 @@ mod masters;
 mod operation;
 mod polls;
 mod profiles;
+mod rates;
 mod restore;
 mod revocations;
 mod rules;
@@ -51,6 +52,7 @@ pub use caller::Caller;
 pub(crate) use devices::PAGE_MAX as DEVICES_PAGE_MAX;
 pub use enrol::EnrolAnswer;
 pub use operation::{Method, Operation, Who};
+pub use rates::Limited;
 pub use restore::{Restore, Restored, Since, restore};
 pub use seal::{Resealed, change_seal};
 pub(crate) use tokens::PAGE_MAX as TOKENS_PAGE_MAX;
@@ -74,6 +76,7 @@ pub struct Authority {
     /// When the hourly work was done.
     tidied: Mutex<u64>,
     polls: polls::Polls,
+    rates: rates::Rates,
     data_dir: PathBuf,
     /// Counts what brokers reported.
     reports: watch::Sender<u64>,
@@ -160,6 +163,7 @@ impl Authority {
             denials: Mutex::default(),
             tidied: Mutex::new(now),
             polls: polls::Polls::new(revision),
+            rates: rates::Rates::default(),
             data_dir: data_dir.to_owned(),
             reports: watch::Sender::new(0),
             opened: now,

@@ -45,6 +45,8 @@ pub struct Config {
     pub audit_days: Option<u64>,
     /// What a connection may take.
     pub limits: Limits,
+    /// How often anybody may ask.
+    pub rates: Rates,
 }
 
 impl Default for Config {
@@ -63,6 +65,7 @@ impl Default for Config {
             token_ttl_seconds: DAY,
             audit_days: None,
             limits: Limits::default(),
+            rates: Rates::default(),
         }
     }
 }
@@ -99,6 +102,47 @@ impl Default for Limits {
             shutdown_timeout_ms: 2_000,
         }
     }
+}
+
+/// How often anybody may ask.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Rates {
+    /// An address, of IPv6 a network of 64 bits, for requests without a credential that holds. A fleet behind one address
+    /// that enrols at once comes in at this pace.
+    pub address: Rate,
+    /// The certificate of a device or a bridge.
+    pub device: Rate,
+    /// Every other certificate, and each access token: brokers, and people and programs who look after devices.
+    pub trusted: Rate,
+}
+
+impl Default for Rates {
+    fn default() -> Self {
+        Self {
+            address: Rate { per_second: 50, burst: 1000 },
+            device: Rate { per_second: 50, burst: 500 },
+            trusted: Rate { per_second: 200, burst: 2000 },
+        }
+    }
+}
+
+impl Rates {
+    /// Without a limit.
+    pub fn unlimited() -> Self {
+        let rate = Rate { per_second: 0, burst: 1 };
+        Self { address: rate, device: rate, trusted: rate }
+    }
+}
+
+/// So many requests at once, and so many more with every second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rate {
+    /// What comes back in a second; 0 for no limit.
+    pub per_second: u32,
+    /// What can be saved up.
+    pub burst: u32,
 }
 
 /// A setting that cannot be meant.
@@ -140,6 +184,11 @@ impl Config {
         }
         if self.limits.connections_max == 0 {
             return Err(ConfigError { key: "limits.connections_max", problem: "is 0".into() });
+        }
+        let rates = [&self.rates.address, &self.rates.device, &self.rates.trusted];
+        if rates.iter().any(|rate| rate.burst == 0) {
+            let problem = "has a `burst` of 0, which lets nobody in: for no limit set `per_second` to 0";
+            return Err(ConfigError { key: "rates", problem: problem.into() });
         }
         if self.hosts.len() > HOSTS_MAX {
             return Err(ConfigError { key: "hosts", problem: format!("has more than {HOSTS_MAX} entries") });
@@ -212,6 +261,10 @@ mod tests {
             Config { epoch_seconds: 0, ..Config::default() },
             Config { certificate_days: 0, ..Config::default() },
             Config { history_epochs: 367, ..Config::default() },
+            Config {
+                rates: Rates { device: Rate { per_second: 1, burst: 0 }, ..Rates::default() },
+                ..Config::default()
+            },
             Config { hosts: vec!["a b".into()], ..Config::default() },
             Config { public_url: Some("http://a".into()), ..Config::default() },
             Config { broker_url: Some("mqtts://".into()), ..Config::default() },

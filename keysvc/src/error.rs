@@ -191,6 +191,12 @@ pub enum Error {
     /// Files of the authority could not be used.
     #[error("the authority's files cannot be used")]
     Files(#[source] Box<OpenError>),
+    /// Whoever asks has asked too often.
+    #[error("too many requests")]
+    TooMany {
+        /// After how long to ask again.
+        retry_after_seconds: u64,
+    },
     /// Too much to do.
     #[error("the authority is busy")]
     Busy,
@@ -255,6 +261,7 @@ impl Error {
             Self::RecoveryKey => "recovery-key",
             Self::Backup(_) => "backup",
             Self::Files(_) => "files",
+            Self::TooMany { .. } => "too-many",
             Self::Busy => "busy",
             Self::Store(_) => "store",
         }
@@ -280,6 +287,7 @@ impl Error {
             Self::TooEarly { .. } => "wait, or force it: whoever sleeps until then is then left behind",
             Self::RecoveryKey => "on the authority's machine: `smqtt authority recovery-key trust KEY`",
             Self::Backup(_) | Self::Files(_) => "the authority's log says more; there is no new backup",
+            Self::TooMany { .. } => "wait for as many seconds as `Retry-After` says",
             Self::Busy => "try again in a few seconds",
             Self::Store(_) => "the authority's log says more; nothing was changed",
             Self::Invalid { hint, .. } => return hint.clone(),

@@ -21,6 +21,7 @@ mod params;
 mod problem;
 mod profiles;
 mod renew;
+mod request;
 mod revocations;
 mod root;
 mod rotate;
@@ -33,6 +34,8 @@ mod tokens;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::middleware::map_response;
+use axum::response::Response;
 use axum::routing::{MethodFilter, MethodRouter, on};
 
 use crate::authority::{Authority, Method, Operation};
@@ -46,11 +49,19 @@ type Shared = axum::extract::State<Arc<Authority>>;
 fn router(authority: Arc<Authority>) -> Router {
     let routes = Operation::ALL
         .iter()
-        .fold(Router::new(), |router, operation| router.route(operation.path(), handler(*operation)));
+        .fold(Router::new(), |router, operation| router.route(operation.path(), named(*operation)));
     routes
         .fallback(problem::not_found)
         .method_not_allowed_fallback(problem::method_not_allowed)
         .with_state(authority)
+}
+
+/// The route of an operation, whose answers say which it was.
+fn named(operation: Operation) -> MethodRouter<Arc<Authority>> {
+    handler(operation).layer(map_response(move |mut answer: Response| async move {
+        answer.extensions_mut().insert(operation);
+        answer
+    }))
 }
 
 fn handler(operation: Operation) -> MethodRouter<Arc<Authority>> {

@@ -27,11 +27,12 @@ mod store;
 mod vault;
 
 pub use authority::{
-    Authority, Caller, Method, Operation, Resealed, Restore, Restored, Since, Who, change_seal, restore,
+    Authority, Caller, Limited, Method, Operation, Resealed, Restore, Restored, Since, Who, change_seal,
+    restore,
 };
 pub use backup::BackupError;
 pub use clock::{Clock, SystemClock};
-pub use config::{Config, ConfigError, Limits};
+pub use config::{Config, ConfigError, Limits, Rate, Rates};
 pub use error::{Error, OpenError};
 pub use http::{BODY_BYTES_MAX, serve};
 pub use recovery::{RECOVERY_KEYS_MAX, RecoveryKey, RecoverySecret};

@@ -44,6 +44,14 @@ impl Presented {
         parse().unwrap_or(Self::Malformed)
     }
 
+    /// The one that it says it is.
+    pub(super) fn id(&self) -> Option<[u8; 16]> {
+        match self {
+            Self::Token { id, .. } => Some(*id),
+            Self::Malformed => None,
+        }
+    }
+
     /// For the audit log, before anybody looked whether there is such a token.
     pub(super) fn actor(&self) -> Option<String> {
         match self {

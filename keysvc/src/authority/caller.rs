@@ -18,6 +18,8 @@ use crate::store::DeviceRow;
 pub struct Caller {
     address: IpAddr,
     certificate: Option<Arc<Shown>>,
+    /// Whom the certificate names.
+    named: Option<(DeviceId, Role)>,
     access: Option<Presented>,
 }
 
@@ -93,8 +95,10 @@ impl DeviceRow {
 impl Caller {
     /// A caller at `address` whose possession of `certificate` (DER) TLS has checked.
     pub fn new(address: IpAddr, certificate: Option<Vec<u8>>) -> Self {
+        let named = certificate.as_ref().and_then(|der| read_certificate(der).ok());
+        let named = named.map(|read| (read.identity.id, read.identity.role));
         let shown = |der| Arc::new(Shown { der, found: Mutex::default() });
-        Self { address, certificate: certificate.map(shown), access: None }
+        Self { address, certificate: certificate.map(shown), named, access: None }
     }
 
     /// The same with an access token: it counts instead of the certificate.
@@ -102,14 +106,28 @@ impl Caller {
         Self { access: Some(Presented::parse(token)), ..self }
     }
 
-    pub(super) fn address(&self) -> IpAddr {
+    pub(crate) fn address(&self) -> IpAddr {
         self.address
     }
 
     /// Whom the certificate names, whether it holds or not.
     pub(super) fn device(&self) -> Option<DeviceId> {
-        let certificate = self.certificate.as_ref()?;
-        read_certificate(&certificate.der).ok().map(|read| read.identity.id)
+        self.named.map(|(id, _)| id)
+    }
+
+    /// The same, with the role that it names.
+    pub(crate) fn named(&self) -> Option<(DeviceId, Role)> {
+        self.named
+    }
+
+    /// The role that the certificate names, where it is the certificate that counts.
+    pub(crate) fn role(&self) -> Option<Role> {
+        self.named.filter(|_| self.access.is_none()).map(|(_, role)| role)
+    }
+
+    /// Which access token the request says it has, whether that is so or not.
+    pub(super) fn access_id(&self) -> Option<[u8; 16]> {
+        self.access.as_ref().and_then(Presented::id)
     }
 
     /// Until when the certificate says that it is valid, whether it holds or not; seconds since 1970.
@@ -124,7 +142,7 @@ impl Caller {
 
     /// For the audit log: which access token it says it is or whom the certificate names, whether they hold or not, or
     /// the address.
-    pub(super) fn actor(&self) -> String {
+    pub(crate) fn actor(&self) -> String {
         if let Some(access) = &self.access {
             return access.actor().unwrap_or_else(|| self.address.to_string());
         }

@@ -6,6 +6,9 @@ use smqtt_core::api::{PROBLEM_TYPE, Problem};
 
 use crate::error::Error;
 
+/// After how long to ask again, where nobody knows better.
+const RETRY_AFTER_SECONDS: u64 = 5;
+
 /// An answer that is an error.
 pub(super) struct Refused(Problem);
 
@@ -17,7 +20,7 @@ impl Refused {
             title: status.canonical_reason().unwrap_or("error").to_lowercase(),
             status: status.as_u16(),
             detail: detail.into(),
-            hint: None,
+            ..Problem::default()
         })
     }
 
@@ -34,6 +37,9 @@ impl From<Error> for Refused {
         }
         let mut refused = Self::new(status, error.code(), error.to_string());
         refused.0.hint = error.hint();
+        if let Error::TooMany { retry_after_seconds } = error {
+            refused.0.retry_after_seconds = Some(retry_after_seconds);
+        }
         refused
     }
 }
@@ -72,24 +78,39 @@ fn status(error: &Error) -> StatusCode {
         | Error::NoSuchRule { .. }
         | Error::NoSuchAccess { .. } => StatusCode::NOT_FOUND,
         Error::Invalid { .. } => StatusCode::BAD_REQUEST,
+        Error::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
         Error::Busy | Error::Store(_) | Error::Backup(_) | Error::Files(_) => StatusCode::SERVICE_UNAVAILABLE,
     }
 }
 
 impl IntoResponse for Refused {
-    fn into_response(self) -> Response {
+    /// Without its body: [`finish`] writes it, for the request's id is in it.
+    fn into_response(mut self) -> Response {
         let status = StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let body = serde_json::to_vec(&self.0).expect("a problem is JSON");
-        let mut response = (status, body).into_response();
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            self.0.retry_after_seconds.get_or_insert(RETRY_AFTER_SECONDS);
+        }
+        let mut response = status.into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_TYPE));
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
+        if let Some(seconds) = self.0.retry_after_seconds {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
+        response.extensions_mut().insert(self.0);
         response
+    }
+}
+
+/// Writes the problem that an answer is, if it is one.
+pub(super) fn finish(response: &mut Response, request_id: &str) {
+    if let Some(mut problem) = response.extensions_mut().remove::<Problem>() {
+        problem.request_id = Some(request_id.to_owned());
+        // Of the body that it had until now.
+        response.headers_mut().remove(header::CONTENT_LENGTH);
+        *response.body_mut() = serde_json::to_vec(&problem).expect("a problem is JSON").into();
     }
 }
 

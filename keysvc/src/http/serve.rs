@@ -7,10 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
-use axum::http::{HeaderMap, HeaderValue, Request, StatusCode, header};
-use axum::response::{IntoResponse, Response};
-use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -19,12 +15,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
-use tower_service::Service;
 
-use super::problem::Refused;
+use super::request::Answers;
 use super::stall::Stall;
 use super::{router, tls};
-use crate::authority::{Authority, BUNDLE_WAIT_MAX, Caller};
+use crate::authority::{Authority, Caller};
 use crate::config::{Limits, ms};
 use crate::error::OpenError;
 
@@ -53,6 +48,7 @@ pub async fn serve(
     let (stop, stopping) = watch::channel(());
     let server = Server {
         acceptor: TlsAcceptor::from(config),
+        authority: authority.clone(),
         router: router(authority.clone()),
         limits: Arc::new(limits.clone()),
         stopping,
@@ -68,6 +64,9 @@ pub async fn serve(
             () = &mut shutdown => break,
             Some(_) = connections.join_next() => {}
             accepted = listener.accept() => match accepted {
+                Ok((_, peer)) if !server.authority.may_connect(peer.ip()) => {
+                    tracing::debug!(peer = %peer, "too many requests from there");
+                }
                 Ok((stream, peer)) => match slots.clone().try_acquire_owned() {
                     Ok(slot) => {
                         let server = server.clone();
@@ -112,6 +111,7 @@ async fn keep_house(authority: Arc<Authority>, certificate: Arc<tls::Certificate
 #[derive(Clone)]
 struct Server {
     acceptor: TlsAcceptor,
+    authority: Arc<Authority>,
     router: Router,
     limits: Arc<Limits>,
     /// Closes when the authority stops.
@@ -124,18 +124,27 @@ impl Server {
         let handshake = self.acceptor.accept(stream);
         let stream = match tokio::time::timeout(ms(self.limits.handshake_timeout_ms), handshake).await {
             Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return tracing::debug!(%address, %error, "TLS failed"),
-            Err(_) => return tracing::debug!(%address, "TLS took too long"),
+            failed => {
+                self.authority.count_stranger(address);
+                return match failed {
+                    Ok(Err(error)) => tracing::debug!(%address, %error, "TLS failed"),
+                    _ => tracing::debug!(%address, "TLS took too long"),
+                };
+            }
         };
         let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
         let caller = Caller::new(address, certificate.map(|der| der.to_vec()));
+        let answers = Arc::new(Answers::new(
+            self.authority.clone(),
+            self.router.clone(),
+            caller,
+            ms(self.limits.request_timeout_ms),
+            self.stopping.clone(),
+        ));
         let mut stopping = self.stopping.clone();
         let service = service_fn(|request| {
-            let (router, caller, limits) = (self.router.clone(), caller.clone(), self.limits.clone());
-            let stopping = self.stopping.clone();
-            Box::pin(async move {
-                Ok::<_, std::convert::Infallible>(answer(router, caller, &limits, stopping, request).await)
-            })
+            let answers = answers.clone();
+            Box::pin(async move { Ok::<_, std::convert::Infallible>(answers.answer(request).await) })
         });
         let stream = Stall::new(stream, ms(self.limits.write_timeout_ms));
         let mut connection = http1::Builder::new()
@@ -178,42 +187,4 @@ async fn take_leave(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
         Ok::<_, std::io::Error>(())
     };
     let _ = tokio::time::timeout(LEAVE_TIMEOUT, leave).await;
-}
-
-/// The access token of a request (RFC 6750, section 2.1). Of more than one header none is good.
-fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let mut all = headers.get_all(header::AUTHORIZATION).iter();
-    let credentials = all.next()?.to_str().ok()?;
-    let (scheme, token) = credentials.split_once(' ').unwrap_or((credentials, ""));
-    let bearer = scheme.eq_ignore_ascii_case("bearer");
-    bearer.then(|| if all.next().is_none() { token.trim() } else { "" })
-}
-
-async fn answer(
-    mut router: Router,
-    caller: Caller,
-    limits: &Limits,
-    mut stopping: watch::Receiver<()>,
-    request: Request<Incoming>,
-) -> Response {
-    let mut request = request.map(Body::new);
-    let caller = match bearer(request.headers()) {
-        Some(token) => caller.with_access(token),
-        None => caller,
-    };
-    request.extensions_mut().insert(caller);
-    let work = tokio::time::timeout(ms(limits.request_timeout_ms) + BUNDLE_WAIT_MAX, router.call(request));
-    let unavailable = |detail: &str| {
-        Refused::new(StatusCode::SERVICE_UNAVAILABLE, "busy", detail.to_owned()).into_response()
-    };
-    let mut response = tokio::select! {
-        done = work => match done {
-            Ok(Ok(response)) => response,
-            Ok(Err(never)) => match never {},
-            Err(_) => unavailable("the answer took too long"),
-        },
-        _ = stopping.changed() => unavailable("the authority is stopping"),
-    };
-    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
 }

@@ -298,8 +298,10 @@ impl Worker {
         work: impl FnOnce(&Tx<'_>) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let (answer, answered) = oneshot::channel();
+        // What the work logs names the request, as all else does.
+        let span = tracing::Span::current();
         let job: Job = Box::new(move |tx| {
-            let result = work(tx);
+            let result = span.in_scope(|| work(tx));
             let after = tx.take_after_commit();
             Ran {
                 keep: result.is_ok(),

@@ -29,7 +29,7 @@ use smqtt_core::identity::DeviceId;
 use smqtt_core::suite::{Params, SuiteId, UserKey};
 use smqtt_core::target::Target;
 use smqtt_core::token::Token;
-use smqtt_keysvc::{Authority, Clock, Config, serve};
+use smqtt_keysvc::{Authority, Clock, Config, Rates, serve};
 use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
@@ -90,6 +90,10 @@ impl Running {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         config.listen = address;
+        if config.rates == Rates::default() {
+            // With a clock that stands still no bucket is ever filled again.
+            config.rates = Rates::unlimited();
+        }
         let authority = Authority::open(&dir.path().join("data"), config.clone(), clock.clone()).unwrap();
         let (stop, stopped) = oneshot::channel();
         let serving = authority.clone();

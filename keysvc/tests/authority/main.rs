@@ -16,6 +16,7 @@ mod news;
 mod openapi;
 mod policies;
 mod profiles;
+mod rates;
 mod reports;
 mod revocation;
 mod roles;

@@ -286,7 +286,7 @@ fn described(operation: Operation, told: Told, problem: &Value) -> Value {
             json!({ "name": name, "in": "query", "required": required, "schema": schema })
         })
         .collect();
-    let mut refusals = vec![400, 503];
+    let mut refusals = vec![400, 429, 503];
     refusals.extend(told.refusals);
     if told.body.is_some() {
         refusals.extend([408, 413, 415]);

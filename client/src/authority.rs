@@ -1,11 +1,13 @@
 //! The authority as seen from outside: HTTPS requests, pinned, bounded, with its problems as errors.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::{HeaderMap, Method, Request, StatusCode};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::SendRequest;
+use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use rustls::{AlertDescription, ClientConfig};
@@ -21,6 +23,8 @@ use tokio_rustls::TlsConnector;
 const ANSWER_BYTES_MAX: usize = 2 * BUNDLE_BYTES_MAX;
 /// How long a connection may take to stand.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// For how long a connection is kept that nobody asks over: the authority closes it a little later.
+const IDLE_MAX: Duration = Duration::from_secs(5);
 /// How long an answer may take, beyond what was asked to wait.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -118,6 +122,30 @@ pub struct News {
     pub revision: Option<u64>,
 }
 
+/// The connection of the last request, for the next one: a handshake costs an authority far more than an answer. Clones
+/// share it. Who asks over it is whoever made it, so each holder of a certificate has a `Kept` of its own.
+#[derive(Clone, Default)]
+pub struct Kept(Arc<Mutex<Option<(Sender, Instant)>>>);
+
+type Sender = SendRequest<Full<Bytes>>;
+
+impl Kept {
+    fn take(&self) -> Option<Sender> {
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        kept.filter(|(_, since)| since.elapsed() < IDLE_MAX).map(|(sender, _)| sender)
+    }
+
+    fn put(&self, sender: Sender) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((sender, Instant::now()));
+    }
+}
+
+impl std::fmt::Debug for Kept {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Kept")
+    }
+}
+
 /// An authority's address, and as whom to go there.
 #[derive(Clone, Debug)]
 pub struct Authority {
@@ -125,6 +153,7 @@ pub struct Authority {
     host: String,
     port: u16,
     tls: Arc<ClientConfig>,
+    kept: Kept,
 }
 
 impl Authority {
@@ -135,7 +164,12 @@ impl Authority {
     pub fn new(url: &str, tls: Arc<ClientConfig>) -> Result<Self, RequestError> {
         let (host, port) =
             split_url(url, "https://", 443).ok_or_else(|| RequestError::Url(url.to_owned()))?;
-        Ok(Self { url: url.trim_end_matches('/').to_owned(), host, port, tls })
+        Ok(Self { url: url.trim_end_matches('/').to_owned(), host, port, tls, kept: Kept::default() })
+    }
+
+    /// The same, over a connection that was kept if there is one.
+    pub fn over(self, kept: Kept) -> Self {
+        Self { kept, ..self }
     }
 
     /// Where it is.
@@ -259,29 +293,21 @@ impl Authority {
         body: Option<Bytes>,
         wait: Duration,
     ) -> Result<(StatusCode, HeaderMap, Bytes), RequestError> {
-        let stream = self.connect().await?;
-        let exchange = async {
-            let (mut sender, connection) =
-                hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-            let driver = tokio::spawn(connection);
-            let mut request = Request::builder()
-                .method(method)
-                .uri(path)
-                .header("host", format!("{}:{}", self.host, self.port));
-            if body.is_some() {
-                request = request.header("content-type", "application/json");
-            }
-            let request = request.body(Full::new(body.unwrap_or_default()))?;
-            let response = sender.send_request(request).await?;
-            let (status, headers) = (response.status(), response.headers().clone());
-            let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await?.to_bytes();
-            driver.abort();
-            Ok::<_, Box<dyn std::error::Error + Send + Sync>>((status, headers, body))
-        };
-        let (status, headers, body) = match tokio::time::timeout(ANSWER_TIMEOUT + wait, exchange).await {
-            Ok(answer) => answer.map_err(|error| self.broken(error))?,
-            Err(elapsed) => return Err(RequestError::Broken(elapsed.into())),
-        };
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", format!("{}:{}", self.host, self.port));
+        if body.is_some() {
+            request = request.header("content-type", "application/json");
+        }
+        let request = request.body(Full::new(body.unwrap_or_default()));
+        let request = request.map_err(|error| RequestError::Broken(error.into()))?;
+        let deadline = tokio::time::Instant::now() + ANSWER_TIMEOUT + wait;
+        let (sender, response) = self.ask(request, deadline).await?;
+        let (status, headers) = (response.status(), response.headers().clone());
+        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect();
+        let body = self.by(deadline, body).await?.map_err(|error| self.broken(error))?.to_bytes();
+        self.kept.put(sender);
         if status.is_success() {
             return Ok((status, headers, body));
         }
@@ -292,6 +318,45 @@ impl Authority {
             ..Problem::default()
         });
         Err(RequestError::Problem(Box::new(problem)))
+    }
+
+    /// Sends a request, over the kept connection if it takes it and over a new one if not: one that ended meanwhile gives
+    /// back what it did not send.
+    async fn ask(
+        &self,
+        mut request: Request<Full<Bytes>>,
+        deadline: tokio::time::Instant,
+    ) -> Result<(Sender, Response<Incoming>), RequestError> {
+        if let Some(mut sender) = self.kept.take()
+            && self.by(deadline, sender.ready()).await?.is_ok()
+        {
+            match self.by(deadline, sender.try_send_request(request)).await? {
+                Ok(response) => return Ok((sender, response)),
+                Err(mut error) => match error.take_message() {
+                    Some(unsent) => request = unsent,
+                    None => return Err(self.broken(error.into_error().into())),
+                },
+            }
+        }
+        let stream = self.connect().await?;
+        let asked = async {
+            let (mut sender, connection) =
+                hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+            // Ends when the sender is dropped.
+            tokio::spawn(connection);
+            let response = sender.send_request(request).await?;
+            Ok::<_, hyper::Error>((sender, response))
+        };
+        self.by(deadline, asked).await?.map_err(|error| self.broken(error.into()))
+    }
+
+    async fn by<T>(
+        &self,
+        deadline: tokio::time::Instant,
+        work: impl Future<Output = T>,
+    ) -> Result<T, RequestError> {
+        let done = tokio::time::timeout_at(deadline, work).await;
+        done.map_err(|elapsed| RequestError::Broken(elapsed.into()))
     }
 
     /// In TLS 1.3 a server refuses a client's certificate after the handshake, by an alert.

@@ -166,7 +166,8 @@ pub async fn enrol_as(
 /// # Errors
 /// [`EnrolError`] where the keyring's certificate cannot be used.
 pub fn authority_of(keyring: &Keyring, now: u64) -> Result<Authority, EnrolError> {
-    authority_as(keyring, keyring.signer().certificate(), now)
+    let authority = authority_as(keyring, keyring.signer().certificate(), now)?;
+    Ok(authority.over(keyring.connection().clone()))
 }
 
 fn authority_as(keyring: &Keyring, certificate: &[u8], now: u64) -> Result<Authority, EnrolError> {

@@ -26,6 +26,7 @@ use smqtt_core::policy::Policy;
 use smqtt_core::suite::{Params, SuiteError, UserKey};
 use zeroize::Zeroizing;
 
+use crate::authority::Kept;
 use crate::files::{FileError, private_dir, read_bounded, read_if_any, write_private};
 
 /// Most bytes of any file of a keyring.
@@ -190,6 +191,8 @@ pub struct Keyring {
     next: Option<Vec<u8>>,
     /// Before then none is asked for, as the last one did not work.
     renewal_not_before: u64,
+    /// To the authority, as the holder of the certificate.
+    connection: Kept,
 }
 
 impl Keyring {
@@ -244,6 +247,7 @@ impl Keyring {
             revision: revision.unwrap_or_default(),
             next,
             renewal_not_before: 0,
+            connection: Kept::default(),
         })
     }
 
@@ -303,6 +307,7 @@ impl Keyring {
             revision: 0,
             next: None,
             renewal_not_before: 0,
+            connection: Kept::default(),
         };
         write_private(&dir.join(CERTIFICATE), pem("CERTIFICATE", &certificate).as_bytes())?;
         write_private(&dir.join(ROOT), pem("CERTIFICATE", &root).as_bytes())?;
@@ -452,6 +457,11 @@ impl Keyring {
     /// The roots that vouch for everyone.
     pub fn roots(&self) -> &[Vec<u8>] {
         &self.roots
+    }
+
+    /// The connection to the authority that was asked over last.
+    pub(crate) fn connection(&self) -> &Kept {
+        &self.connection
     }
 
     /// The newest bundle.

@@ -584,6 +584,7 @@ pub struct Line {
     pub address: SocketAddr,
     up: tokio::sync::watch::Sender<bool>,
     target: Arc<Mutex<String>>,
+    accepted: Arc<AtomicU32>,
 }
 
 impl Line {
@@ -592,9 +593,11 @@ impl Line {
         let address = listener.local_addr().unwrap();
         let (up, is_up) = tokio::sync::watch::channel(true);
         let target = Arc::new(Mutex::new(target.to_owned()));
-        let to = target.clone();
+        let (to, accepted) = (target.clone(), Arc::new(AtomicU32::new(0)));
+        let count = accepted.clone();
         tokio::spawn(async move {
             while let Ok((mut near, _)) = listener.accept().await {
+                count.fetch_add(1, Ordering::SeqCst);
                 let (mut is_up, target) = (is_up.clone(), to.lock().unwrap().clone());
                 tokio::spawn(async move {
                     if !*is_up.borrow() {
@@ -608,7 +611,12 @@ impl Line {
                 });
             }
         });
-        Self { address, up, target }
+        Self { address, up, target, accepted }
+    }
+
+    /// How many connections there were.
+    pub fn accepted(&self) -> u32 {
+        self.accepted.load(Ordering::SeqCst)
     }
 
     /// New connections go there.

@@ -17,6 +17,7 @@ use smqtt_core::header::Signer;
 use smqtt_core::identity::{IdentityError, verify_certificate};
 
 use super::{CERTIFICATE, FILE_BYTES_MAX, Keyring, KeyringError, pem};
+use crate::authority::Kept;
 use crate::files::{FileError, read_if_any, write_private};
 
 const NEXT: &str = "certificate.next.pem";
@@ -60,6 +61,7 @@ impl Keyring {
         let signer = self.signer_with(certificate.clone())?;
         write_private(&self.dir.join(CERTIFICATE), pem("CERTIFICATE", &certificate).as_bytes())?;
         self.signer = signer;
+        self.connection = Kept::default();
         self.drop_next_certificate()
     }
 

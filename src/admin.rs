@@ -1,5 +1,5 @@
-//! The admin listener of a broker: metrics and health over HTTP, on loopback and on a socket file that only its owner
-//! may open.
+//! The admin listener of a broker or an authority: metrics and health over HTTP, on loopback and on a socket file that only
+//! its owner may open.
 //!
 //! ```text
 //! GET /metrics        counters and gauges, for Prometheus
@@ -7,7 +7,7 @@
 //! GET /health/ready   200, or 503 while something is wrong; JSON that says what
 //! ```
 //!
-//! What a hook adds is answered on the file alone.
+//! What else is added is answered on the file alone.
 //!
 //! A request has [`HEAD_BYTES_MAX`] and [`CONNECTION_TIME`], a connection one request, an entrance [`CONNECTIONS_MAX`]
 //! connections. Nothing here changes anything.
@@ -46,7 +46,7 @@ pub const HEAD_BYTES_MAX: usize = 16 << 10;
 pub const CONNECTION_TIME: Duration = Duration::from_secs(10);
 /// Connections at a time, on the socket and on the file each. Others are closed.
 pub const CONNECTIONS_MAX: usize = 32;
-/// The socket's name in the broker's directory.
+/// The socket's name in the directory of broker or authority.
 pub const SOCKET_NAME: &str = "admin.sock";
 
 /// Pause after a failed accept.
@@ -110,20 +110,39 @@ enum Entrance {
 type Route = Box<dyn Fn(&Query) -> Answer + Send + Sync>;
 type Check = Box<dyn Fn() -> Result<(), String> + Send + Sync>;
 
+/// What is looked into.
+pub trait Watched: Send + Sync {
+    /// What it counts, as text for Prometheus. May block.
+    fn metrics(&self) -> String;
+
+    /// Whether it does what it is there for: each part with what is wrong with it. May block.
+    fn health(&self) -> Vec<(&'static str, Result<(), String>)>;
+}
+
+impl Watched for BrokerHandle {
+    fn metrics(&self) -> String {
+        self.metrics().render()
+    }
+
+    fn health(&self) -> Vec<(&'static str, Result<(), String>)> {
+        self.health().into_iter().map(|(name, health)| (name, health.map_err(str::to_owned))).collect()
+    }
+}
+
 /// What the admin listener answers.
 pub struct Admin {
-    broker: BrokerHandle,
+    watched: Box<dyn Watched>,
     routes: BTreeMap<&'static str, Route>,
     checks: Vec<(&'static str, Check)>,
 }
 
 impl Admin {
-    /// Metrics and health of a broker.
-    pub fn new(broker: BrokerHandle) -> Self {
-        Self { broker, routes: BTreeMap::new(), checks: Vec::new() }
+    /// Metrics and health of a broker, for one.
+    pub fn new(watched: impl Watched + 'static) -> Self {
+        Self { watched: Box::new(watched), routes: BTreeMap::new(), checks: Vec::new() }
     }
 
-    /// Also answers `GET path`, on the socket file alone: what is said there is for whoever runs the broker. The answer
+    /// Also answers `GET path`, on the socket file alone: what is said there is for whoever runs it. The answer
     /// may block.
     pub fn route(
         mut self,
@@ -134,7 +153,7 @@ impl Admin {
         self
     }
 
-    /// The broker is ready only if this holds, too.
+    /// It is ready only if this holds, too.
     pub fn check(
         mut self,
         name: &'static str,
@@ -233,11 +252,9 @@ impl Admin {
 
     fn answer(&self, path: &str, query: &Query, entrance: Entrance) -> Answer {
         match path {
-            "/metrics" => Answer {
-                status: 200,
-                content_type: METRICS_CONTENT_TYPE,
-                body: self.broker.metrics().render(),
-            },
+            "/metrics" => {
+                Answer { status: 200, content_type: METRICS_CONTENT_TYPE, body: self.watched.metrics() }
+            }
             "/health/live" => Answer::text("alive\n"),
             "/health/ready" => self.ready(),
             path => match self.routes.get(path) {
@@ -248,10 +265,9 @@ impl Admin {
     }
 
     fn ready(&self) -> Answer {
-        let own =
-            self.broker.health().into_iter().map(|(name, health)| (name, health.map_err(str::to_owned)));
         let checks = self.checks.iter().map(|(name, check)| (*name, check()));
-        let checks: BTreeMap<&str, Result<(), String>> = own.chain(checks).collect();
+        let checks: BTreeMap<&str, Result<(), String>> =
+            self.watched.health().into_iter().chain(checks).collect();
         let ready = checks.values().all(Result::is_ok);
         let checks: BTreeMap<&str, String> = checks
             .into_iter()

@@ -1,4 +1,4 @@
-//! docs/OPERATING.md and the dashboard say what the broker does: every limit with its default and its reason codes, and no
+//! docs/OPERATING.md, docs/AUTHORITY.md and the dashboards say what broker and authority do: every limit with its default and its reason codes, and no
 //! metric that is not there.
 
 mod common;
@@ -13,20 +13,27 @@ use common::site::Site;
 use smqtt::broker::{Limit, Limits as BrokerLimits};
 
 const OPERATING: &str = include_str!("../docs/OPERATING.md");
+const AUTHORITY: &str = include_str!("../docs/AUTHORITY.md");
 const MQTT: &str = include_str!("../docs/MQTT.md");
 const DASHBOARD: &str = include_str!("../docs/grafana-dashboard.json");
+const AUTHORITY_DASHBOARD: &str = include_str!("../docs/grafana-authority.json");
 
 /// The names of metrics in a text, as they are exposed.
 fn names(text: &str) -> BTreeSet<String> {
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
     let of_ours = |word: &&str| word.starts_with("smqtt_") || word.starts_with("process_");
-    words.filter(of_ours).map(str::to_owned).collect()
+    // A part of the program that a log is asked about is no metric.
+    words.filter(of_ours).filter(|word| *word != "smqtt_keysvc").map(str::to_owned).collect()
 }
 
-/// The names that /metrics has, of a broker with an authority and a store.
-fn exposed() -> BTreeSet<String> {
+/// The names that /metrics has: of a broker with an authority and a store, and of that authority.
+fn exposed() -> (BTreeSet<String>, BTreeSet<String>) {
     let site = Site::start();
-    let mut stream = UnixStream::connect(site.data().join("broker/admin.sock")).unwrap();
+    (exposed_by(&site, "broker/admin.sock"), exposed_by(&site, "admin.sock"))
+}
+
+fn exposed_by(site: &Site, socket: &str) -> BTreeSet<String> {
+    let mut stream = UnixStream::connect(site.data().join(socket)).unwrap();
     stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();
@@ -82,8 +89,13 @@ fn the_defaults_that_mqtt_md_gives_are_those_of_the_code() {
 
 #[test]
 fn every_metric_of_the_dashboard_and_of_the_text_is_there() {
-    let exposed = exposed();
-    for (what, text) in [("the dashboard", DASHBOARD), ("docs/OPERATING.md", OPERATING)] {
+    let (broker, authority) = exposed();
+    for (what, text, exposed) in [
+        ("the dashboard", DASHBOARD, &broker),
+        ("docs/OPERATING.md", OPERATING, &broker),
+        ("the authority's dashboard", AUTHORITY_DASHBOARD, &authority),
+        ("docs/AUTHORITY.md", AUTHORITY, &authority),
+    ] {
         let unknown: Vec<String> = names(text)
             .into_iter()
             .filter(|name| {
@@ -97,18 +109,26 @@ fn every_metric_of_the_dashboard_and_of_the_text_is_there() {
 
 #[test]
 fn every_metric_is_in_the_text() {
-    let named = names(OPERATING);
-    let missing: Vec<String> = exposed()
-        .into_iter()
-        .filter(|name| !["_bucket", "_count", "_sum"].iter().any(|suffix| name.ends_with(suffix)))
-        .filter(|name| !named.contains(name))
-        .collect();
-    assert_eq!(missing, Vec::<String>::new());
+    let (broker, authority) = exposed();
+    for (text, exposed) in [(OPERATING, broker), (AUTHORITY, authority)] {
+        let named = names(text);
+        let missing: Vec<String> = exposed
+            .into_iter()
+            .filter(|name| !["_bucket", "_count", "_sum"].iter().any(|suffix| name.ends_with(suffix)))
+            // What every process shows is said once.
+            .filter(|name| !named.contains(name) && !names(OPERATING).contains(name))
+            .collect();
+        assert_eq!(missing, Vec::<String>::new());
+    }
 }
 
 #[test]
 fn the_dashboard_can_be_imported() {
-    let dashboard: serde_json::Value = serde_json::from_str(DASHBOARD).unwrap();
+    [DASHBOARD, AUTHORITY_DASHBOARD].into_iter().for_each(can_be_imported);
+}
+
+fn can_be_imported(text: &str) {
+    let dashboard: serde_json::Value = serde_json::from_str(text).unwrap();
     assert!(dashboard["title"].is_string() && dashboard["schemaVersion"].is_u64());
     let panels = dashboard["panels"].as_array().unwrap();
     assert!(panels.len() > 10);

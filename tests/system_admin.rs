@@ -49,6 +49,46 @@ fn up_shows_the_broker_on_the_network_and_on_its_file() {
 }
 
 #[test]
+fn an_authority_shows_itself_on_the_network_and_on_its_file() {
+    let site = Site::with(&[&FREE[..], &["--authority-admin", "127.0.0.1:0"]].concat());
+    let line = site.up.running.out.line("(authority)");
+    let url = url(&line);
+    until("readiness", DEADLINE, || get(&url, "/health/ready").starts_with("HTTP/1.1 200 ").then_some(()));
+    assert!(get(&url, "/health/ready").contains("\"certificate\":\"ok\""));
+    site.enrol("nurse-1", &["role=nurse"]);
+    let seen = get_file(&site.data(), "/metrics");
+    // The broker, and the nurse.
+    assert!(seen.lines().any(|line| line == "smqtt_authority_acts_total{act=\"enrol\"} 2"), "{seen}");
+    assert!(get(&url, "/metrics").contains("process_open_fds"));
+    let doctor = site.run(&["doctor"]).text();
+    assert!(doctor.lines().any(|line| line.starts_with("ok    ready")), "{doctor}");
+
+    let home = TempDir::new();
+    let start = |arguments: &[&str]| {
+        let mut command = smqtt(home.path());
+        command.args(["authority", "--listen", "127.0.0.1:0", "--data"]).arg(home.path().join("data"));
+        command.args(arguments);
+        command
+    };
+    run(&mut start(&["--admin", "0.0.0.0:0"]), b"").failure(&["not a loopback address", "--admin-anywhere"]);
+    let config = home.path().join("site.toml");
+    std::fs::write(&config, "[authority]\nadmin = \"127.0.0.1:0\"\n").unwrap();
+    let alone = Running::spawn(start(&["--log-format", "json"]).arg("--config").arg(&config));
+    let url = self::url(&alone.out.line("admin "));
+    until("readiness", DEADLINE, || get(&url, "/health/ready").starts_with("HTTP/1.1 200 ").then_some(()));
+    assert!(get_file(&home.path().join("data"), "/metrics").contains("smqtt_authority_build_info"));
+    alone.signal("TERM");
+    let ended = alone.end();
+    ended.success();
+    assert!(!home.path().join("data/admin.sock").exists());
+    for line in ended.err.lines() {
+        let event: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+        assert!(event["timestamp"].is_string() && event["level"].is_string(), "{line}");
+    }
+    assert!(ended.err.contains("\"message\":\"opened the authority\""), "{}", ended.err);
+}
+
+#[test]
 fn an_open_broker_is_looked_into_only_where_it_is_asked_for() {
     let home = TempDir::new();
     let data = home.path().join("data");

@@ -25,8 +25,10 @@ mod rules;
 mod seal;
 mod standing;
 mod tokens;
+mod watching;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use rustls::crypto::aws_lc_rs::default_provider;
@@ -39,6 +41,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::counts::Counts;
 use crate::error::{Error, OpenError};
 use crate::files;
 use crate::pki::{Host, Leaf, Root, Usage, local_hosts, point};
@@ -86,6 +89,9 @@ pub struct Authority {
     url: String,
     broker_url: RwLock<Option<String>>,
     first_start: bool,
+    counts: Arc<Counts>,
+    /// Whether connections are accepted.
+    serving: AtomicBool,
 }
 
 /// What the store keeps sealed, opened.
@@ -151,13 +157,14 @@ impl Authority {
         admin::ensure(&opening, &secrets, &admin_dir, &url, now)?;
         let revision = opening.transaction(|tx| tx.counter("revision"))?;
 
+        let counts = Arc::new(Counts::new(secrets.vault.seal_kind()));
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let authority = Self {
             broker_url: RwLock::new(config.broker_url.clone()),
             config,
             clock,
             secrets,
-            store: opening.start()?,
+            store: opening.start(&counts)?,
             bundle: watch::Sender::new(published),
             keygen: Semaphore::new(cores),
             denials: Mutex::default(),
@@ -170,6 +177,8 @@ impl Authority {
             admin_dir,
             url,
             first_start,
+            counts,
+            serving: AtomicBool::new(false),
         };
         tracing::info!(url = %authority.url, fingerprint = %authority.fingerprint(), first_start, "opened the authority");
         Ok(Arc::new(authority))
@@ -273,6 +282,19 @@ impl Authority {
         self.clock.now()
     }
 
+    pub(crate) fn counts(&self) -> &Arc<Counts> {
+        &self.counts
+    }
+
+    /// Connections are accepted from now on, or are not any more.
+    pub(crate) fn set_serving(&self, serving: bool) {
+        self.serving.store(serving, Ordering::SeqCst);
+    }
+
+    fn is_serving(&self) -> bool {
+        self.serving.load(Ordering::SeqCst)
+    }
+
     pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
         &self.clock
     }
@@ -299,6 +321,7 @@ impl Authority {
             now,
             seconds: OWN_CERTIFICATE_SECONDS,
         });
+        self.counts.found.expires_server.set(i64::try_from(certificate.not_after).unwrap_or(i64::MAX));
         (key, certificate.der, renew_at(now, certificate.not_after))
     }
 

@@ -21,6 +21,8 @@ pub(crate) const HOSTS_MAX: usize = 32;
 pub struct Config {
     /// Where HTTPS listens. The caller binds; this makes the default of `public_url`.
     pub listen: SocketAddr,
+    /// Where metrics and health are to be had over HTTP. The caller binds and serves it.
+    pub admin: Option<SocketAddr>,
     /// The address in tokens, `https://host:port`; `https://` and `listen` if absent.
     pub public_url: Option<String>,
     /// Names and addresses of the server's certificate, besides this machine's own.
@@ -53,6 +55,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8443)),
+            admin: None,
             public_url: None,
             hosts: Vec::new(),
             broker_url: None,

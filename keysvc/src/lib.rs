@@ -8,6 +8,7 @@
 //! authority   decides. Knows no HTTP
 //! store       SQLite behind one writer: many requests, one synced commit
 //! pki, hpke, files            certificates, sealing to a device, files that only the owner reads
+//! counts                      what is counted, and under which names it is shown
 //! vault, seal/                secrets at rest: data keys, the root key, and what that is sealed under
 //! ```
 #![forbid(unsafe_code)]
@@ -16,6 +17,7 @@ mod authority;
 mod backup;
 mod clock;
 mod config;
+mod counts;
 mod error;
 mod files;
 mod hpke;

@@ -12,7 +12,6 @@ use super::{
     events::DropReason,
     limits::Limit,
     metrics::{Counter, Counters, Metrics, Readings, reading},
-    process,
 };
 use crate::mqtt::{QoS, ReasonCode};
 
@@ -201,7 +200,7 @@ struct Waiting {
 pub(crate) fn register_readings(core: &Arc<Core>) {
     let metrics = core.metrics.clone();
     core.store.register(&metrics);
-    process::register(&metrics);
+    smqtt_metrics::register_process(&metrics);
     let of = |read: fn(&Core) -> usize| {
         let core = Arc::downgrade(core);
         reading(move || core.upgrade().map_or(0, |core| read(&core)) as f64)

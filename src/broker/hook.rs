@@ -315,6 +315,21 @@ pub trait Hook: Send + Sync + 'static {
     }
 
     /// The broker is being made: what this hook counts may be registered, to be shown with what the broker counts.
+    ///
+    /// ```
+    /// use smqtt::broker::{Counter, Hook, Metrics};
+    ///
+    /// #[derive(Default)]
+    /// struct Audit {
+    ///     seen: Counter,
+    /// }
+    ///
+    /// impl Hook for Audit {
+    ///     fn metrics(&self, metrics: &Metrics) {
+    ///         metrics.register("audit_seen", "Messages that the audit saw", &self.seen);
+    ///     }
+    /// }
+    /// ```
     fn metrics(&self, metrics: &Metrics) {}
 
     // ---- asked

@@ -21,10 +21,8 @@ mod late_wills;
 mod limits;
 mod listener;
 mod message;
-mod metrics;
 mod outbound;
 mod packets;
-mod process;
 mod retained;
 mod review;
 mod server;
@@ -35,6 +33,8 @@ mod timers;
 mod transport;
 mod trie;
 mod websocket;
+
+use smqtt_metrics as metrics;
 
 pub use clock::Timestamp;
 pub use config::{Config, DefaultVerdict, EngineKind};
@@ -49,13 +49,13 @@ pub use hook::{
 pub use limits::{Limit, LimitError, Limits};
 pub use listener::TlsSettings;
 pub use message::{Attachment, Delivery, Keepsake, Message, Origin, Publication};
-pub use metrics::{
-    Counter, Counters, Gauge, Histogram, METRICS_CONTENT_TYPE, Metric, Metrics, OTHER, Readings, SERIES_MAX,
-    reading,
-};
 pub use outbound::DROPPED_PROPERTY;
 pub use review::SessionInfo;
 pub use server::{Broker, BrokerError};
+pub use smqtt_metrics::{
+    Counter, Counters, Gauge, Histogram, Histograms, METRICS_CONTENT_TYPE, Metric, Metrics, OTHER, Readings,
+    SERIES_MAX, reading,
+};
 pub use store::StoreError;
 pub(crate) use sys::is_own as is_own_topic;
 pub use websocket::{OriginError, Origins};

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use clap::{Args, Subcommand};
+use smqtt::admin::{Admin, Watched};
 use smqtt_keysvc::{Authority, SystemClock};
 use tokio::net::TcpListener;
 
@@ -13,7 +14,7 @@ use super::broker::stdin_end;
 use super::config::{Config, SiteArgs};
 use super::custodian::CustodianArgs;
 use super::failure::Failure;
-use super::monitor::LogArgs;
+use super::monitor::{AdminArgs, LogArgs};
 use super::print_line;
 use super::recovery::{self, RecoveryCommand};
 use super::restore::{self, RestoreArgs};
@@ -34,6 +35,8 @@ pub struct AuthorityArgs {
     /// End when standard input does
     #[arg(long, hide = true)]
     until_stdin_ends: bool,
+    #[command(flatten)]
+    admin: AdminArgs,
     #[command(flatten)]
     custodian: CustodianArgs,
     #[command(flatten)]
@@ -69,7 +72,9 @@ pub async fn run(args: &AuthorityArgs) -> Result<(), Failure> {
     }
     let (mut config, data) = args.site.load()?;
     config.authority.listen = args.listen.unwrap_or(config.authority.listen);
+    let monitor = args.admin.bind(config.authority.admin).await?;
     let (listener, authority) = open(&mut config, &data, &args.custodian).await?;
+    let mut monitoring = monitor.serve(admin(&authority), Some(&data), "")?;
     print_line(format!("authority    {}", authority.url()))?;
     print_line(format!("fingerprint  {}", authority.fingerprint()))?;
     let stop = async {
@@ -78,8 +83,27 @@ pub async fn run(args: &AuthorityArgs) -> Result<(), Failure> {
             () = stdin_end(), if args.until_stdin_ends => {}
         }
     };
-    smqtt_keysvc::serve(authority, listener, stop).await?;
-    Ok(())
+    let served = smqtt_keysvc::serve(authority, listener, stop).await;
+    // Its socket file goes with it.
+    monitoring.shutdown().await;
+    Ok(served?)
+}
+
+/// Metrics and health of an authority.
+pub fn admin(authority: &Arc<Authority>) -> Admin {
+    Admin::new(Watching(authority.clone(), tokio::runtime::Handle::current()))
+}
+
+struct Watching(Arc<Authority>, tokio::runtime::Handle);
+
+impl Watched for Watching {
+    fn metrics(&self) -> String {
+        self.1.block_on(self.0.metrics())
+    }
+
+    fn health(&self) -> Vec<(&'static str, Result<(), String>)> {
+        self.1.block_on(self.0.ready())
+    }
 }
 
 /// Binds the socket and opens the authority in `data`.

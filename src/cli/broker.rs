@@ -117,7 +117,7 @@ pub async fn run(args: &BrokerArgs) -> Result<(), Failure> {
     let dir = args.dir.clone().unwrap_or_else(|| data.join("broker"));
     let keyring = SharedKeyring::new(load(&dir)?);
     let listeners = args.listeners.bind(&config.broker, true).await?;
-    let monitor = args.admin.bind(&config.broker).await?;
+    let monitor = args.admin.bind(config.broker.admin).await?;
     let tls = TlsSettings::from(tls_config(&keyring)?);
     let view = View::new(keyring.clone(), coarse_now);
     let unsigned = args.bridge_unsigned || config.broker.bridge_unsigned;
@@ -132,7 +132,7 @@ pub async fn run(args: &BrokerArgs) -> Result<(), Failure> {
     let mut broker = start(args, &config.broker, hooks, Some(dir.join("state")))?;
     let watched = passwords.map(|passwords| watch_passwords(passwords, &broker.handle()));
     let admin = hook.shown_on(Admin::new(broker.handle()), &broker.handle());
-    let _monitoring = monitor.serve(admin, Some(&dir))?;
+    let _monitoring = monitor.serve(admin, Some(&dir), "")?;
     listeners.serve(&mut broker, Some(&tls))?;
 
     let renewed = move || match tls_config(&keyring) {
@@ -154,7 +154,7 @@ async fn run_open(
     stop: impl Future<Output = ()>,
 ) -> Result<(), Failure> {
     let listeners = args.listeners.bind(config, false).await?;
-    let monitor = args.admin.bind(config).await?;
+    let monitor = args.admin.bind(config.admin).await?;
     let mut watched = Vec::new();
     let tls = match args.tls.files() {
         Some(files) => {
@@ -184,7 +184,7 @@ async fn run_open(
     watched.extend(passwords.map(|passwords| watch_passwords(passwords, &broker.handle())));
     // An open broker is often one of many that come and go: it is looked into only where that is asked for.
     let dir = data.filter(|_| monitor.is_there());
-    let _monitoring = monitor.serve(Admin::new(broker.handle()), dir)?;
+    let _monitoring = monitor.serve(Admin::new(broker.handle()), dir, "")?;
     listeners.serve(&mut broker, tls.as_ref())?;
     let watching = tokio::spawn(watch(watched));
     broker.run(stop).await;

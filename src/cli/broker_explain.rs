@@ -5,19 +5,17 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use smqtt::admin::{CONNECTION_TIME, HEAD_BYTES_MAX, SOCKET_NAME};
+use smqtt::admin::{HEAD_BYTES_MAX, SOCKET_NAME};
 use smqtt::secure::{Action, Explanation, SecurePublish, View};
 use smqtt_client::keyring::SharedKeyring;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
 use super::broker::load;
 use super::config::{Config, SiteArgs};
 use super::failure::Failure;
+use super::monitor;
 use super::print_line;
 
-/// Most bytes of a broker's answer.
-const ANSWER_BYTES_MAX: u64 = 4 << 20;
 /// Bytes of a request besides the question, generously.
 const REQUEST_BYTES_MAX: usize = 256;
 
@@ -85,7 +83,7 @@ pub async fn run(args: &BrokerExplainArgs) -> Result<(), Failure> {
 }
 
 /// What the broker says that runs: by the rules and the directory in force.
-async fn ask(mut broker: UnixStream, args: &BrokerExplainArgs) -> Result<Explanation, Failure> {
+async fn ask(broker: UnixStream, args: &BrokerExplainArgs) -> Result<Explanation, Failure> {
     let question = form_urlencoded::Serializer::new(String::new())
         .append_pair("client", &args.client)
         .append_pair("action", Action::from(args.action).name())
@@ -94,25 +92,14 @@ async fn ask(mut broker: UnixStream, args: &BrokerExplainArgs) -> Result<Explana
     if question.len() > HEAD_BYTES_MAX - REQUEST_BYTES_MAX {
         return Err(Failure::new("client and topic are too long to ask about"));
     }
-    let exchange = async {
-        let request = format!("GET /explain?{question} HTTP/1.0\r\nHost: broker\r\n\r\n");
-        broker.write_all(request.as_bytes()).await?;
-        let mut answer = Vec::new();
-        broker.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).await?;
-        io::Result::Ok(answer)
-    };
-    let answer =
-        tokio::time::timeout(CONNECTION_TIME, exchange).await.unwrap_or_else(|late| Err(late.into()));
-    let answer = answer.map_err(|error| Failure::new("the broker does not answer").because(&error))?;
-    let answer = String::from_utf8_lossy(&answer);
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-    let status = head.lines().next().unwrap_or_default();
-    if status.split(' ').nth(1) != Some("200") {
-        let text =
-            format!("the broker does not say: {} {}", status.escape_debug(), body.trim().escape_debug());
+    let answer = monitor::ask(broker, &format!("/explain?{question}")).await;
+    let (status, body) =
+        answer.map_err(|error| Failure::new("the broker does not answer").because(&error))?;
+    if status != 200 {
+        let text = format!("the broker does not say: {status} {}", body.trim().escape_debug());
         return Err(Failure::new(text).hint("is it of the same version as this program?"));
     }
-    serde_json::from_str(body).map_err(|error| Failure::new("the broker's answer is none").because(&error))
+    serde_json::from_str(&body).map_err(|error| Failure::new("the broker's answer is none").because(&error))
 }
 
 /// What the broker's keyring and directory say.

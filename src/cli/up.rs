@@ -22,7 +22,7 @@ use super::caller::administrator;
 use super::config::{BrokerConfig, SiteArgs};
 use super::custodian::CustodianArgs;
 use super::failure::Failure;
-use super::monitor::LogArgs;
+use super::monitor::{LogArgs, Monitor};
 use super::print_line;
 
 /// Arguments of `smqtt up`.
@@ -42,6 +42,9 @@ pub struct UpArgs {
     /// Where the broker's metrics and health are to be had over HTTP; loopback only
     #[arg(long, value_name = "ADDRESS:PORT")]
     admin: Option<SocketAddr>,
+    /// Where those of the authority are; loopback only
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    authority_admin: Option<SocketAddr>,
     #[command(flatten)]
     custodian: CustodianArgs,
     #[command(flatten)]
@@ -55,10 +58,12 @@ pub async fn run(args: &UpArgs) -> Result<(), Failure> {
     config.broker.listen = args.broker.unwrap_or(config.broker.listen);
     config.broker.plain = args.plain.or(config.broker.plain);
     config.broker.admin = args.admin.or(config.broker.admin);
+    let monitor = Monitor::bind(args.authority_admin.or(config.authority.admin), false).await?;
     let (listener, authority) = authority::open(&mut config, &data, &args.custodian).await?;
     if config.authority.broker_url.is_none() && config.broker.listen.port() != 0 {
         authority.set_broker_url(broker_url(&config.broker, config.broker.listen));
     }
+    let mut monitoring = monitor.serve(authority::admin(&authority), Some(&data), " (authority)")?;
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let mut serving = tokio::spawn(smqtt_keysvc::serve(authority.clone(), listener, async {
         let _ = stopped.await;
@@ -84,6 +89,8 @@ pub async fn run(args: &UpArgs) -> Result<(), Failure> {
     if !serving.is_finished() {
         let _ = serving.await;
     }
+    // Its socket file goes with it.
+    monitoring.shutdown().await;
     result
 }
 

@@ -161,6 +161,12 @@ fn issue(secrets: &Secrets, identity: &Identity, key: &SigningKey, now: u64) -> 
     })
 }
 
+/// When the administrator's certificate ends, seconds since 1970.
+pub(super) fn not_after(dir: &Path) -> Option<u64> {
+    let bytes = files::read(&dir.join(CERTIFICATE)).ok()??;
+    crate::pki::not_after(&from_pem("CERTIFICATE", &bytes)?)
+}
+
 /// Whom the certificate names, if key and tenant fit. Whether we issued it the store knows.
 fn identity_of(secrets: &Secrets, certificate: &[u8], key: &SigningKey) -> Option<Identity> {
     let read = read_certificate(certificate).ok()?;

@@ -173,7 +173,9 @@ impl Authority {
             }
             Ok::<_, Error>(keys)
         });
-        derived.await.map_err(|_| Error::Busy)?
+        let keys = derived.await.map_err(|_| Error::Busy)??;
+        self.counts.keys.add(keys.len() as u64);
+        Ok(keys)
     }
 }
 

@@ -9,7 +9,7 @@ use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use hyper::body::Incoming;
-use smqtt_core::api::REQUEST_ID_HEADER;
+use smqtt_core::api::{Problem, REQUEST_ID_HEADER};
 use smqtt_core::crypto::random;
 use tokio::sync::watch;
 use tower_service::Service;
@@ -58,6 +58,7 @@ impl Answers {
             None => self.caller.clone(),
         };
         let mut response = self.work(&caller, request).instrument(span.clone()).await;
+        self.count(&response, began.elapsed());
         finish(&mut response, &id);
         let _entered = span.enter();
         log(&caller, &method, &response, began.elapsed(), client_id.as_deref());
@@ -65,6 +66,12 @@ impl Answers {
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         headers.extend(id.parse().ok().map(|id: HeaderValue| (REQUEST_ID, id)));
         response
+    }
+
+    fn count(&self, response: &Response, took: Duration) {
+        let operation = response.extensions().get::<Operation>().map_or("none", |operation| operation.name());
+        let refused = response.extensions().get::<Problem>().map(Problem::code);
+        self.authority.counts().answered(operation, response.status().as_u16(), refused, took);
     }
 
     async fn work(&self, caller: &Caller, request: Request<Incoming>) -> Response {

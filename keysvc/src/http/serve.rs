@@ -57,7 +57,8 @@ pub async fn serve(
     let mut connections = JoinSet::new();
     // Not in the loop below: a slow disk must not keep it from accepting.
     let mut housekeeping = JoinSet::new();
-    housekeeping.spawn(keep_house(authority, certificate));
+    housekeeping.spawn(keep_house(authority.clone(), certificate));
+    authority.set_serving(true);
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
         tokio::select! {
@@ -71,7 +72,10 @@ pub async fn serve(
                     Ok(slot) => {
                         let server = server.clone();
                         connections.spawn(async move {
+                            let counts = server.authority.counts().clone();
+                            counts.connections.inc();
                             server.connection(stream, peer.ip()).await;
+                            counts.connections.dec();
                             drop(slot);
                         });
                     }
@@ -84,6 +88,7 @@ pub async fn serve(
             },
         }
     }
+    authority.set_serving(false);
     drop(listener);
     drop(stop);
     housekeeping.shutdown().await;
@@ -126,12 +131,14 @@ impl Server {
             Ok(Ok(stream)) => stream,
             failed => {
                 self.authority.count_stranger(address);
+                self.authority.counts().handshake(if failed.is_ok() { "failed" } else { "timeout" });
                 return match failed {
                     Ok(Err(error)) => tracing::debug!(%address, %error, "TLS failed"),
                     _ => tracing::debug!(%address, "TLS took too long"),
                 };
             }
         };
+        self.authority.counts().handshake("done");
         let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
         let caller = Caller::new(address, certificate.map(|der| der.to_vec()));
         let answers = Arc::new(Answers::new(

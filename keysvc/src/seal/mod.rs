@@ -159,6 +159,13 @@ enum Method {
     Shares { set: String, threshold: u8, digests: Vec<String> },
 }
 
+impl Seal {
+    /// What kind it is, in a word.
+    pub(crate) fn kind(&self) -> &'static str {
+        self.method.name()
+    }
+}
+
 impl Method {
     fn name(&self) -> &'static str {
         match self {

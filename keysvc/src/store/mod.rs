@@ -17,9 +17,10 @@ use tokio::sync::{mpsc, oneshot};
 pub(crate) use journal::{Deed, Entry as JournalEntry, FILE as JOURNAL_FILE, Journal, read as read_journal};
 pub(crate) use tx::{
     AccessRow, AuditRow, CheckpointRow, ClosedRow, DeviceRow, GivenRow, GroupRow, ProfileRow, RevocationRow,
-    RuleRow, TokenRow, Tx, UseRow,
+    RuleRow, Tally, TokenRow, Tx, UseRow,
 };
 
+use crate::counts::Counts;
 use crate::error::{Error, OpenError};
 use crate::files;
 
@@ -40,6 +41,8 @@ const MIGRATIONS: &[&str] = &[
 const SCHEMA_VERSION: u32 = MIGRATIONS.len() as u32;
 /// The largest number that SQLite keeps: to ask for what comes after a larger one is to ask for nothing.
 pub(crate) const NUMBER_MAX: u64 = i64::MAX as u64;
+/// The store's files, in one directory.
+pub(crate) const STORE_FILES: [&str; 2] = ["authority.db", "authority.db-wal"];
 /// `SQMT` as SQLite's application id.
 const APPLICATION_ID: i32 = 0x534d_5154;
 /// Most requests in one commit.
@@ -152,15 +155,15 @@ impl Opening {
         OpenError::Store { path: self.path.clone(), source }
     }
 
-    /// Starts the threads.
-    pub(crate) fn start(self) -> Result<Store, OpenError> {
+    /// Starts the threads. What they do is counted.
+    pub(crate) fn start(self, counts: &Arc<Counts>) -> Result<Store, OpenError> {
         let reader = open(&self.path).and_then(|connection| {
             connection.pragma_update(None, "query_only", true)?;
             Ok(connection)
         });
         let reader = reader.map_err(|source| OpenError::Store { path: self.path.clone(), source })?;
         Ok(Store {
-            reader: Worker::start("smqtt-read", "BEGIN", 1, reader, None, None),
+            reader: Worker::start("smqtt-read", "BEGIN", 1, reader, None, None, None),
             path: self.path,
             writer: Worker::start(
                 "smqtt-write",
@@ -169,6 +172,7 @@ impl Opening {
                 self.connection,
                 self.journal.into_inner(),
                 Some(self.lock),
+                Some(counts.clone()),
             ),
         })
     }
@@ -281,10 +285,11 @@ impl Worker {
         connection: Connection,
         journal: Option<Journal>,
         lock: Option<File>,
+        counts: Option<Arc<Counts>>,
     ) -> Self {
         let (jobs, queue) = mpsc::channel(QUEUE_MAX);
         let work = move || {
-            run_jobs(&connection, begin, batch_max, journal, queue);
+            run_jobs(&connection, begin, batch_max, journal, counts.as_deref(), queue);
             // The connection ends before the lock does.
             drop(connection);
             drop(lock);
@@ -344,18 +349,22 @@ fn run_jobs(
     begin: &str,
     batch_max: usize,
     mut journal: Option<Journal>,
+    counts: Option<&Counts>,
     mut queue: mpsc::Receiver<Job>,
 ) {
     while let Some(first) = queue.blocking_recv() {
         if let Err(error) = connection.execute_batch(begin) {
             tracing::error!(%error, "the store cannot begin a transaction");
+            if let Some(counts) = counts {
+                counts.committed(0, Duration::ZERO, false);
+            }
             continue;
         }
         let (mut finish, mut deeds) = (Vec::new(), Vec::new());
         let mut next = Some(first);
-        let mut result = Ok(());
+        let (mut result, mut took) = (Ok(()), Duration::ZERO);
         while let Some(job) = next.take() {
-            match run_job(connection, job) {
+            match run_job(connection, counts, job) {
                 Ok((ran, done)) => {
                     finish.push(ran);
                     deeds.extend(done);
@@ -373,8 +382,13 @@ fn run_jobs(
         if connection.is_autocommit() {
             result = result.and(Err(StoreError::Stopped));
         } else if result.is_ok() {
+            let begun = Instant::now();
             result = write_journal(connection, journal.as_mut(), &deeds)
                 .and_then(|()| Ok(connection.execute_batch("COMMIT")?));
+            took = begun.elapsed();
+        }
+        if let Some(counts) = counts {
+            counts.committed(finish.len(), took, result.is_ok());
         }
         if let Err(error) = &result {
             tracing::error!(error = error as &dyn std::error::Error, "the store lost a batch");
@@ -400,9 +414,13 @@ fn write_journal(
 
 type Finish = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
 
-fn run_job(connection: &Connection, job: Job) -> Result<(Finish, Vec<Deed>), StoreError> {
+fn run_job(
+    connection: &Connection,
+    counts: Option<&Counts>,
+    job: Job,
+) -> Result<(Finish, Vec<Deed>), StoreError> {
     connection.execute_batch("SAVEPOINT job")?;
-    let tx = Tx::new(connection);
+    let tx = Tx::counted(connection, counts);
     // A job that panics is a bug of ours, and must not take the store with it.
     let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| job(&tx)));
     let keep = ran.as_ref().is_ok_and(|ran| ran.keep);
@@ -424,7 +442,7 @@ mod tests {
 
     fn store() -> (tempfile::TempDir, Store) {
         let dir = tempfile::TempDir::new().unwrap();
-        let store = Opening::new(dir.path()).unwrap().start().unwrap();
+        let store = Opening::new(dir.path()).unwrap().start(&Arc::new(Counts::new("file"))).unwrap();
         (dir, store)
     }
 

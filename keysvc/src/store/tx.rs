@@ -9,6 +9,7 @@ mod profiles;
 mod restore;
 mod revocations;
 mod rules;
+mod tally;
 mod tokens;
 
 use std::cell::RefCell;
@@ -20,6 +21,7 @@ use smqtt_core::identity::Role;
 use smqtt_core::policy::Policy;
 
 use super::{Deed, StoreError};
+use crate::counts::Counts;
 
 pub(crate) use access::AccessRow;
 pub(crate) use audit::{AuditRow, CheckpointRow};
@@ -27,6 +29,7 @@ pub(crate) use devices::{DeviceRow, RevocationRow};
 pub(crate) use profiles::{GivenRow, GroupRow, ProfileRow};
 pub(crate) use revocations::ClosedRow;
 pub(crate) use rules::RuleRow;
+pub(crate) use tally::Tally;
 pub(crate) use tokens::{TokenRow, UseRow};
 
 type Result<T> = std::result::Result<T, StoreError>;
@@ -37,11 +40,16 @@ pub(crate) struct Tx<'c> {
     connection: &'c Connection,
     after_commit: RefCell<Vec<Hook>>,
     deeds: RefCell<Vec<Deed>>,
+    counts: Option<&'c Counts>,
 }
 
 impl<'c> Tx<'c> {
     pub(super) fn new(connection: &'c Connection) -> Self {
-        Self { connection, after_commit: RefCell::default(), deeds: RefCell::default() }
+        Self::counted(connection, None)
+    }
+
+    pub(super) fn counted(connection: &'c Connection, counts: Option<&'c Counts>) -> Self {
+        Self { connection, after_commit: RefCell::default(), deeds: RefCell::default(), counts }
     }
 
     /// Runs `hook` when this transaction is on disk, before anyone is answered, in the order of commits.

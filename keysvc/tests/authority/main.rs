@@ -23,3 +23,4 @@ mod roles;
 mod rotations;
 mod seals;
 mod standing;
+mod watching;

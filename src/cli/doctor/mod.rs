@@ -7,19 +7,23 @@ mod machine;
 mod ports;
 mod rules;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use smqtt::admin::SOCKET_NAME;
 use smqtt::broker::Limits;
 use smqtt_client::authority::Authority;
 use smqtt_client::enrol::authority_of;
 use smqtt_client::keyring::Keyring;
 use smqtt_core::api::Health;
+use tokio::net::UnixStream;
 
 use super::caller::administrator;
 use super::config::{BrokerConfig, SiteArgs};
 use super::failure::Failure;
+use super::monitor;
 use super::print_line;
 
 /// Arguments of `smqtt doctor`.
@@ -149,7 +153,33 @@ async fn site(config: Option<&BrokerConfig>, data: &Path) -> Vec<Finding> {
         }
     }
     findings.extend(authority(administrator(data), now).await);
+    findings.extend(readiness(data).await);
     findings
+}
+
+/// What a running authority says of itself.
+async fn readiness(data: &Path) -> Vec<Finding> {
+    let Ok(socket) = UnixStream::connect(data.join(SOCKET_NAME)).await else { return Vec::new() };
+    let answer = monitor::ask(socket, "/health/ready").await;
+    let answer = answer.and_then(|(_, body)| Ok(serde_json::from_str::<Readiness>(&body)?));
+    let hint = "the authority's log says more; see docs/AUTHORITY.md";
+    let Ok(answer) = answer else {
+        return vec![Finding::fail("ready", "the authority does not say whether it is ready", hint)];
+    };
+    let wrong: Vec<_> = answer.checks.into_iter().filter(|(_, said)| said != "ok").collect();
+    if wrong.is_empty() {
+        return vec![Finding::ok("ready", "the authority can do all that it is there for")];
+    }
+    wrong
+        .iter()
+        .map(|(part, said)| Finding::fail("ready", format!("authority, {part}: {said}"), hint))
+        .collect()
+}
+
+/// The answer of `/health/ready`.
+#[derive(Deserialize)]
+struct Readiness {
+    checks: BTreeMap<String, String>,
 }
 
 /// Whether the authority answers, and what time it has.

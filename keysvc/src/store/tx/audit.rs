@@ -89,6 +89,10 @@ impl Tx<'_> {
         let sql = "INSERT INTO audit VALUES (?, ?, ?, ?, ?, ?)";
         let AuditRow { number, at, actor, action, subject, hash } = row;
         self.connection.prepare_cached(sql)?.execute(params![number, at, actor, action, subject, hash])?;
+        if let Some(counts) = self.counts {
+            let counter = counts.act(action);
+            self.after_commit(move || counter.inc());
+        }
         Ok(())
     }
 

@@ -1,27 +1,19 @@
 //! What is counted and measured, and the page that shows it to Prometheus.
 //!
-//! Each broker has a registry of its own, [`Metrics`]. Counters, gauges and histograms are made free of it, counted in
-//! wherever they are needed, and registered once under a name; a hook does so in [`Hook::metrics`](super::Hook::metrics).
+//! Each broker and each authority has a registry of its own, [`Metrics`]. Counters, gauges and histograms are made free of
+//! it, counted in wherever they are needed, and registered once under a name.
 //!
 //! ```
-//! use smqtt::broker::{Client, Counter, Hook, Metrics, Publication, Verdict};
+//! use smqtt_metrics::{Counter, Metrics};
 //!
-//! #[derive(Default)]
-//! struct Audit {
-//!     seen: Counter,
-//! }
-//!
-//! impl Hook for Audit {
-//!     fn metrics(&self, metrics: &Metrics) {
-//!         metrics.register("audit_seen", "Messages that the audit saw", &self.seen);
-//!     }
-//!
-//!     fn publish(&self, _: &Client, _: &mut Publication) -> Verdict {
-//!         self.seen.inc();
-//!         Verdict::Defer
-//!     }
-//! }
+//! let (metrics, seen) = (Metrics::default(), Counter::default());
+//! metrics.register("audit_seen", "Messages that the audit saw", &seen);
+//! seen.inc();
+//! assert!(metrics.render().contains("audit_seen_total 1"));
 //! ```
+#![forbid(unsafe_code)]
+
+mod process;
 
 use std::{collections::HashSet, fmt, sync::Arc};
 
@@ -29,7 +21,7 @@ use hashbrown::HashMap;
 use parking_lot::{Mutex, RwLock};
 use prometheus_client::{
     encoding::{EncodeMetric, MetricEncoder, prometheus_text},
-    metrics::{MetricType, TypedMetric, counter, gauge, histogram},
+    metrics::{MetricType, counter, gauge, histogram},
     registry::Registry,
 };
 
@@ -42,7 +34,9 @@ pub const SERIES_MAX: usize = 1_000;
 /// The value of every label beyond [`SERIES_MAX`].
 pub const OTHER: &str = "other";
 
-/// The metrics of one broker. Cheap to clone.
+pub use process::register as register_process;
+
+/// The metrics of one broker or authority. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Metrics(Arc<Mutex<Registered>>);
 
@@ -88,7 +82,13 @@ pub trait Metric: sealed::Metric {}
 impl<M: sealed::Metric> Metric for M {}
 
 mod sealed {
-    use prometheus_client::registry::Registry;
+    use prometheus_client::{encoding::MetricEncoder, metrics::MetricType, registry::Registry};
+
+    /// What a family has many of.
+    pub trait Single: Clone + Send + Sync + std::fmt::Debug + 'static {
+        const TYPE: MetricType;
+        fn encode(&self, encoder: MetricEncoder<'_>) -> std::fmt::Result;
+    }
 
     pub trait Metric {
         fn add_to(&self, registry: &mut Registry, name: &str, help: &str);
@@ -184,29 +184,23 @@ impl sealed::Metric for Histogram {
 /// Counters that differ in the values of their labels. Clones are one.
 ///
 /// [`with`](Self::with) looks the counter up; where that is too slow, keep what it gives.
+pub type Counters<const LABELS: usize> = Family<Counter, LABELS>;
+
+/// Histograms that differ in the values of their labels. Clones are one.
+pub type Histograms<const LABELS: usize> = Family<Histogram, LABELS>;
+
+/// Metrics of one kind that differ in the values of their labels. Clones are one.
 #[derive(Clone)]
-pub struct Counters<const LABELS: usize> {
+pub struct Family<M, const LABELS: usize> {
     labels: [&'static str; LABELS],
-    series: Arc<RwLock<HashMap<[String; LABELS], Counter>>>,
+    make: Arc<dyn Fn() -> M + Send + Sync>,
+    series: Arc<RwLock<HashMap<[String; LABELS], M>>>,
 }
 
 impl<const LABELS: usize> Counters<LABELS> {
     /// Counters with these labels, none of them yet.
     pub fn new(labels: [&'static str; LABELS]) -> Self {
-        Self { labels, series: Arc::default() }
-    }
-
-    /// The counter with these values of the labels. Beyond [`SERIES_MAX`] it is the one of [`OTHER`].
-    pub fn with(&self, values: [&str; LABELS]) -> Counter {
-        let mut key = values.map(str::to_owned);
-        if let Some(counter) = self.series.read().get(&key) {
-            return counter.clone();
-        }
-        let mut series = self.series.write();
-        if series.len() >= SERIES_MAX && !series.contains_key(&key) {
-            key = [OTHER; LABELS].map(str::to_owned);
-        }
-        series.entry(key).or_default().clone()
+        Self { labels, make: Arc::new(Counter::default), series: Arc::default() }
     }
 
     /// All of them together.
@@ -215,37 +209,71 @@ impl<const LABELS: usize> Counters<LABELS> {
     }
 }
 
-impl<const LABELS: usize> fmt::Debug for Counters<LABELS> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Counters").field("labels", &self.labels).finish_non_exhaustive()
+impl<const LABELS: usize> Histograms<LABELS> {
+    /// Histograms with these labels, none of them yet, whose buckets end at `bounds`, in rising order.
+    pub fn with_bounds(labels: [&'static str; LABELS], bounds: &'static [f64]) -> Self {
+        Self { labels, make: Arc::new(|| Histogram::new(bounds)), series: Arc::default() }
     }
 }
 
-impl<const LABELS: usize> sealed::Metric for Counters<LABELS> {
+impl<M: Clone, const LABELS: usize> Family<M, LABELS> {
+    /// The one with these values of the labels. Beyond [`SERIES_MAX`] it is the one of [`OTHER`].
+    pub fn with(&self, values: [&str; LABELS]) -> M {
+        let mut key = values.map(str::to_owned);
+        if let Some(metric) = self.series.read().get(&key) {
+            return metric.clone();
+        }
+        let mut series = self.series.write();
+        if series.len() >= SERIES_MAX && !series.contains_key(&key) {
+            key = [OTHER; LABELS].map(str::to_owned);
+        }
+        series.entry(key).or_insert_with(|| (self.make)()).clone()
+    }
+}
+
+impl<M, const LABELS: usize> fmt::Debug for Family<M, LABELS> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Family").field("labels", &self.labels).finish_non_exhaustive()
+    }
+}
+
+impl<M: sealed::Single, const LABELS: usize> sealed::Metric for Family<M, LABELS> {
     fn add_to(&self, registry: &mut Registry, name: &str, help: &str) {
         registry.register(name, help, self.clone());
     }
 }
 
-impl<const LABELS: usize> TypedMetric for Counters<LABELS> {
-    const TYPE: MetricType = MetricType::Counter;
-}
-
-impl<const LABELS: usize> EncodeMetric for Counters<LABELS> {
+impl<M: sealed::Single, const LABELS: usize> EncodeMetric for Family<M, LABELS> {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), fmt::Error> {
         let series = self.series.read();
         let mut sorted: Vec<_> = series.iter().collect();
         sorted.sort_unstable_by_key(|(values, _)| *values);
-        for (values, counter) in sorted {
+        for (values, metric) in sorted {
             let labels: Vec<(&str, &str)> =
                 self.labels.iter().copied().zip(values.iter().map(String::as_str)).collect();
-            counter.0.encode(encoder.encode_family(&labels)?)?;
+            metric.encode(encoder.encode_family(&labels)?)?;
         }
         Ok(())
     }
 
     fn metric_type(&self) -> MetricType {
-        Self::TYPE
+        M::TYPE
+    }
+}
+
+impl sealed::Single for Counter {
+    const TYPE: MetricType = MetricType::Counter;
+
+    fn encode(&self, encoder: MetricEncoder<'_>) -> fmt::Result {
+        self.0.encode(encoder)
+    }
+}
+
+impl sealed::Single for Histogram {
+    const TYPE: MetricType = MetricType::Histogram;
+
+    fn encode(&self, encoder: MetricEncoder<'_>) -> fmt::Result {
+        self.0.encode(encoder)
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use super::metrics::{Metrics, Readings};
+use super::{Metrics, Readings};
 
 /// The directory in which Linux describes the process that looks (proc(5)).
 const SELF: &str = "/proc/self";
@@ -12,7 +12,7 @@ const SELF: &str = "/proc/self";
 const TICKS: f64 = 100.0;
 
 /// Shows what it is when somebody looks.
-pub(super) fn register(metrics: &Metrics) {
+pub fn register(metrics: &Metrics) {
     let show = |name, help, read: fn() -> Option<f64>| metrics.register(name, help, &maybe(read));
     show("process_resident_memory_bytes", "Memory in use", || status_bytes("VmRSS:"));
     show("process_virtual_memory_bytes", "Addresses in use", || status_bytes("VmSize:"));

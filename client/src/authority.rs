@@ -13,7 +13,7 @@ use rustls::pki_types::ServerName;
 use rustls::{AlertDescription, ClientConfig};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use smqtt_core::api::{Problem, REVISION_HEADER};
+use smqtt_core::api::{IDEMPOTENCY_KEY_HEADER, Problem, REVISION_HEADER};
 use smqtt_core::bundle::BUNDLE_BYTES_MAX;
 use smqtt_core::crypto::random;
 use tokio::net::TcpStream;
@@ -32,6 +32,10 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 const TRIES_AGAIN_MAX: u32 = 5;
 /// Longest wait for that, whatever the authority says.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
+
+/// How often a request is made again of which nobody knows whether it was heard, and the first pause before.
+const LOST_AGAIN_MAX: u32 = 4;
+const LOST_PAUSE: Duration = Duration::from_millis(250);
 
 /// Why a request came to nothing.
 #[derive(Debug, thiserror::Error)]
@@ -197,6 +201,32 @@ impl Authority {
         self.send(Method::POST, path, body).await
     }
 
+    /// `POST path` of something that is made once, however often it takes to hear so: under one key, again where an answer
+    /// was lost.
+    ///
+    /// # Errors
+    /// [`RequestError`].
+    pub async fn create<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, RequestError> {
+        let body = Bytes::from(serde_json::to_vec(body).map_err(|e| RequestError::Answer(e.into()))?);
+        let key: String = random::<16>().iter().map(|byte| format!("{byte:02x}")).collect();
+        let mut tries = 0;
+        loop {
+            let answer =
+                self.exchange(Method::POST, path, Some(body.clone()), Some(&key), Duration::ZERO).await;
+            match answer {
+                Err(error) if error.is_temporary() && tries < LOST_AGAIN_MAX => {
+                    tokio::time::sleep(spread_out(LOST_PAUSE * 2u32.pow(tries))).await;
+                    tries += 1;
+                }
+                answer => return json(&answer?.2),
+            }
+        }
+    }
+
     /// `PUT path` with a JSON body, the answer as JSON.
     ///
     /// # Errors
@@ -235,7 +265,7 @@ impl Authority {
     /// [`RequestError`].
     pub async fn bundle(&self, after: u64, wait: Duration) -> Result<Option<Bytes>, RequestError> {
         let path = format!("/v1/bundle?after={after}&wait={}", wait.as_secs());
-        let (status, _, body) = self.exchange(Method::GET, &path, None, wait).await?;
+        let (status, _, body) = self.exchange(Method::GET, &path, None, None, wait).await?;
         Ok((status == StatusCode::OK).then_some(body))
     }
 
@@ -245,7 +275,7 @@ impl Authority {
     /// [`RequestError`].
     pub async fn news(&self, after: u64, revision: u64, wait: Duration) -> Result<News, RequestError> {
         let path = format!("/v1/bundle?after={after}&wait={}&revision={revision}", wait.as_secs());
-        let (status, headers, body) = self.exchange(Method::GET, &path, None, wait).await?;
+        let (status, headers, body) = self.exchange(Method::GET, &path, None, None, wait).await?;
         let revision = headers.get(REVISION_HEADER).and_then(|value| value.to_str().ok()?.parse().ok());
         Ok(News { bundle: (status == StatusCode::OK).then_some(body), revision })
     }
@@ -261,7 +291,7 @@ impl Authority {
     }
 
     async fn request(&self, method: Method, path: &str, body: Option<Bytes>) -> Result<Bytes, RequestError> {
-        Ok(self.exchange(method, path, body, Duration::ZERO).await?.2)
+        Ok(self.exchange(method, path, body, None, Duration::ZERO).await?.2)
     }
 
     /// One request. One that came too soon, of which nothing was done, is made again when it is time.
@@ -270,11 +300,12 @@ impl Authority {
         method: Method,
         path: &str,
         body: Option<Bytes>,
+        key: Option<&str>,
         wait: Duration,
     ) -> Result<(StatusCode, HeaderMap, Bytes), RequestError> {
         let mut tries = 0;
         loop {
-            let answer = self.try_exchange(method.clone(), path, body.clone(), wait).await;
+            let answer = self.try_exchange(method.clone(), path, body.clone(), key, wait).await;
             match answer {
                 Err(RequestError::Problem(problem)) if problem.status == 429 && tries < TRIES_AGAIN_MAX => {
                     tries += 1;
@@ -291,6 +322,7 @@ impl Authority {
         method: Method,
         path: &str,
         body: Option<Bytes>,
+        key: Option<&str>,
         wait: Duration,
     ) -> Result<(StatusCode, HeaderMap, Bytes), RequestError> {
         let mut request = Request::builder()
@@ -299,6 +331,9 @@ impl Authority {
             .header("host", format!("{}:{}", self.host, self.port));
         if body.is_some() {
             request = request.header("content-type", "application/json");
+        }
+        if let Some(key) = key {
+            request = request.header(IDEMPOTENCY_KEY_HEADER, format!("\"{key}\""));
         }
         let request = request.body(Full::new(body.unwrap_or_default()));
         let request = request.map_err(|error| RequestError::Broken(error.into()))?;

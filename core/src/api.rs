@@ -37,6 +37,9 @@ pub const REVISION_HEADER: &str = "smqtt-revision";
 /// The header of every answer that names the request, as the authority's log does: 16 hexadecimal digits.
 pub const REQUEST_ID_HEADER: &str = "x-request-id";
 
+/// The header under whose value a request that makes something may be made again: it is done once, and answered the same.
+pub const IDEMPOTENCY_KEY_HEADER: &str = "idempotency-key";
+
 /// `GET /v1/health`, where the authority works.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]

@@ -15,6 +15,7 @@ mod epochs;
 mod journal;
 mod keys;
 mod masters;
+mod once;
 mod operation;
 mod polls;
 mod profiles;
@@ -54,6 +55,7 @@ pub(crate) use bundle::WAIT_MAX as BUNDLE_WAIT_MAX;
 pub use caller::Caller;
 pub(crate) use devices::PAGE_MAX as DEVICES_PAGE_MAX;
 pub use enrol::EnrolAnswer;
+pub(crate) use once::KEY_CHARS_MAX as IDEMPOTENCY_KEY_CHARS_MAX;
 pub use operation::{Method, Operation, Who};
 pub use rates::Limited;
 pub use restore::{Restore, Restored, Since, restore};
@@ -255,6 +257,7 @@ impl Authority {
         let before = now.saturating_sub(REMEMBER_SECONDS.max(self.config.renewal_window_seconds()));
         let count = self.store.write(move |tx| Ok(tx.forget_before(before)?)).await?;
         self.prune_audit(now).await?;
+        self.forget_answers(now).await?;
         if count > 0 {
             tracing::info!(count, "forgot expired certificates and tokens");
         }

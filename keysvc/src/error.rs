@@ -191,6 +191,9 @@ pub enum Error {
     /// Files of the authority could not be used.
     #[error("the authority's files cannot be used")]
     Files(#[source] Box<OpenError>),
+    /// Another request had this key.
+    #[error("this `Idempotency-Key` came with another request before")]
+    KeyReused,
     /// Whoever asks has asked too often.
     #[error("too many requests")]
     TooMany {
@@ -261,6 +264,7 @@ impl Error {
             Self::RecoveryKey => "recovery-key",
             Self::Backup(_) => "backup",
             Self::Files(_) => "files",
+            Self::KeyReused => "idempotency-key-reused",
             Self::TooMany { .. } => "too-many",
             Self::Busy => "busy",
             Self::Store(_) => "store",
@@ -287,6 +291,7 @@ impl Error {
             Self::TooEarly { .. } => "wait, or force it: whoever sleeps until then is then left behind",
             Self::RecoveryKey => "on the authority's machine: `smqtt authority recovery-key trust KEY`",
             Self::Backup(_) | Self::Files(_) => "the authority's log says more; there is no new backup",
+            Self::KeyReused => "a key is for one request: take another for another",
             Self::TooMany { .. } => "wait for as many seconds as `Retry-After` says",
             Self::Busy => "try again in a few seconds",
             Self::Store(_) => "the authority's log says more; nothing was changed",

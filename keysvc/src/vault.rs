@@ -170,6 +170,20 @@ impl Vault {
         tag(&self.0.tags, name, message)
     }
 
+    /// Seals what is kept in the record `name` for a while, under a key that is not in the store.
+    pub(crate) fn seal_record(&self, name: &str, secret: &[u8]) -> Vec<u8> {
+        seal(&self.records_key(), &aad("record", name), secret)
+    }
+
+    /// What [`Self::seal_record`] sealed under this name.
+    pub(crate) fn open_record(&self, name: &str, sealed: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+        open(&self.records_key(), &aad("record", name), sealed)
+    }
+
+    fn records_key(&self) -> Secret32 {
+        Secret32::new(self.tag("records", b""))
+    }
+
     /// The root key as it is now, for a backup.
     pub(crate) fn expose_current_root(&self) -> Secret32 {
         let roots = self.0.roots.read().unwrap_or_else(PoisonError::into_inner);

@@ -74,7 +74,7 @@ pub async fn run(command: &AccessCommand) -> Result<(), Failure> {
                 operations: args.operations.clone(),
                 ttl_seconds: args.ttl,
             };
-            let made: NewAccess = args.site.authority().await?.post("/v1/access", &request).await?;
+            let made: NewAccess = args.site.authority().await?.create("/v1/access", &request).await?;
             if args.json {
                 return print_json(&made);
             }

@@ -253,7 +253,7 @@ pub fn or_nothing(text: &str) -> &str {
 pub async fn epoch(command: &EpochCommand) -> Result<(), Failure> {
     let EpochCommand::Rotate(args) = command;
     let done: Rotation =
-        args.site.authority().await?.post("/v1/epoch/rotate", &serde_json::json!({})).await?;
+        args.site.authority().await?.create("/v1/epoch/rotate", &serde_json::json!({})).await?;
     if args.json {
         return print_json(&done);
     }

@@ -70,7 +70,7 @@ pub async fn run(args: &BulkArgs) -> Result<(), Failure> {
     let mut progress = Progress::new(todo.len());
     for (line, request) in &todo {
         let made: NewToken = authority
-            .post("/v1/tokens", request)
+            .create("/v1/tokens", request)
             .await
             .map_err(|error| Failure::from(error).within(&format!("{}:{line}", args.file.display())))?;
         // A name has no character that CSV would quote, and neither has a token.

@@ -191,7 +191,7 @@ pub async fn resume(args: &ShowArgs) -> Result<(), Failure> {
 pub async fn reset(args: &ResetArgs) -> Result<(), Failure> {
     let path = format!("/v1/devices/{}/reset", percent(&args.device));
     let request = smqtt_core::api::ResetRequest { ttl_seconds: args.ttl };
-    let done: Reset = args.site.authority().await?.post(&path, &request).await?;
+    let done: Reset = args.site.authority().await?.create(&path, &request).await?;
     if args.json {
         return print_json(&done);
     }

@@ -67,7 +67,8 @@ pub async fn run(command: &RotateCommand) -> Result<(), Failure> {
     match command {
         RotateCommand::RootKey(args) => {
             let authority = args.caller.authority().await?;
-            let done: RootKeyRotated = authority.post("/v1/rotate/root-key", &serde_json::json!({})).await?;
+            let done: RootKeyRotated =
+                authority.create("/v1/rotate/root-key", &serde_json::json!({})).await?;
             if args.json {
                 return print_line(serde_json::to_string(&done).unwrap_or_default());
             }
@@ -78,7 +79,7 @@ pub async fn run(command: &RotateCommand) -> Result<(), Failure> {
             let authority = args.common.caller.authority().await?;
             let (suite, step) = (args.suite.clone(), args.step.name().to_owned());
             let request = MasterRotation { suite, step, force: args.force };
-            let done: MasterRotated = authority.post("/v1/rotate/master", &request).await?;
+            let done: MasterRotated = authority.create("/v1/rotate/master", &request).await?;
             if args.common.json {
                 return print_line(serde_json::to_string(&done).unwrap_or_default());
             }

@@ -149,7 +149,7 @@ async fn new(args: &NewTokenArgs) -> Result<(), Failure> {
         approval: args.approval,
         replace: args.replace,
     };
-    let answer: NewToken = args.site.authority().await?.post("/v1/tokens", &request).await?;
+    let answer: NewToken = args.site.authority().await?.create("/v1/tokens", &request).await?;
     if args.json {
         return print_json(&answer);
     }

@@ -142,7 +142,7 @@ async fn enrol_broker(data: &Path, config: &BrokerConfig) -> Result<(), Failure>
         hosts: config.hosts.clone(),
         ..TokenRequest::default()
     };
-    let answer: NewToken = administrator(data)?.post("/v1/tokens", &request).await?;
+    let answer: NewToken = administrator(data)?.create("/v1/tokens", &request).await?;
     let token = Token::parse(&answer.token).map_err(|e| Failure::new("the authority's token").because(&e))?;
     enrol(&token, &dir, smqtt_client::system_now()).await?;
     Ok(())

@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 use super::caller::Known;
 use super::{Authority, Caller, Operation, Who};
 use crate::error::Error;
-use crate::store::AccessRow;
+use crate::store::{AccessRow, Tx};
 
 const PREFIX: &str = "smqtt-access.";
 /// The longest life of an access token.
@@ -98,6 +98,7 @@ impl Authority {
     ) -> Result<NewAccess, Error> {
         let admin = self.authorise(caller, Operation::MakeAccess).await?;
         let now = self.now();
+        let once = self.once(caller, &admin, Operation::MakeAccess, &request);
         check_name(&request.name).map_err(|error| Error::invalid("name", error))?;
         let role = Role::from_name(&request.role).filter(|role| ROLES.contains(role)).ok_or_else(|| {
             let detail = format!("there is no access token for the role `{}`", request.role);
@@ -124,25 +125,23 @@ impl Authority {
         };
         let expires = row.expires;
         let this = self.clone();
-        self.store
-            .write(move |tx| {
-                if tx.all_access(now)?.len() >= ACCESS_MAX {
-                    return Err(Error::Full { what: "access tokens", max: ACCESS_MAX });
-                }
-                tx.insert_access(&row)?;
-                let of = match row.operations.as_slice() {
-                    [] => String::new(),
-                    some => format!(" {}", some.join(",")),
-                };
-                let subject = format!("{} {} ({}){of}", row.name, DeviceId(row.id), row.role.name());
-                this.audit(tx, &admin.actor, Operation::MakeAccess.name(), &subject)?;
-                tracing::info!(name = row.name, role = row.role.name(), "made an access token");
-                Ok(())
-            })
-            .await?;
-        let id = DeviceId(id);
-        let token = Zeroizing::new(format!("{PREFIX}{id}.{}", Fingerprint(*secret)));
-        Ok(NewAccess { id: id.to_string(), access_token: token.to_string(), expires })
+        let make = move |tx: &Tx<'_>| {
+            if tx.all_access(now)?.len() >= ACCESS_MAX {
+                return Err(Error::Full { what: "access tokens", max: ACCESS_MAX });
+            }
+            tx.insert_access(&row)?;
+            let of = match row.operations.as_slice() {
+                [] => String::new(),
+                some => format!(" {}", some.join(",")),
+            };
+            let subject = format!("{} {} ({}){of}", row.name, DeviceId(row.id), row.role.name());
+            this.audit(tx, &admin.actor, Operation::MakeAccess.name(), &subject)?;
+            tracing::info!(name = row.name, role = row.role.name(), "made an access token");
+            let id = DeviceId(id);
+            let token = Zeroizing::new(format!("{PREFIX}{id}.{}", Fingerprint(*secret)));
+            Ok(NewAccess { id: id.to_string(), access_token: token.to_string(), expires })
+        };
+        self.write_once(once, make).await
     }
 
     /// The access tokens that have not expired.

@@ -104,16 +104,16 @@ impl Authority {
     /// Not allowed, or the store failed: the old one then stays.
     pub async fn rotate_root_key(self: &Arc<Self>, caller: &Caller) -> Result<RootKeyRotated, Error> {
         let admin = self.authorise(caller, Operation::RotateRootKey).await?;
+        let once = self.once(caller, &admin, Operation::RotateRootKey, &());
         let this = self.clone();
-        self.store
-            .write(move |tx| {
-                let data_keys = this.secrets.vault.rotate_root(tx)? as u64;
-                let subject = format!("{data_keys} data keys");
-                this.audit(tx, &admin.actor, Operation::RotateRootKey.name(), &subject)?;
-                tracing::info!(data_keys, "drew another root key");
-                Ok(RootKeyRotated { data_keys })
-            })
-            .await
+        self.write_once(once, move |tx| {
+            let data_keys = this.secrets.vault.rotate_root(tx)? as u64;
+            let subject = format!("{data_keys} data keys");
+            this.audit(tx, &admin.actor, Operation::RotateRootKey.name(), &subject)?;
+            tracing::info!(data_keys, "drew another root key");
+            Ok(RootKeyRotated { data_keys })
+        })
+        .await
     }
 }
 

@@ -21,6 +21,8 @@ pub struct Caller {
     /// Whom the certificate names.
     named: Option<(DeviceId, Role)>,
     access: Option<Presented>,
+    /// Under which the request may be made again.
+    key: Option<Arc<str>>,
 }
 
 /// For how long a connection's certificate that was found to hold need not be checked again.
@@ -98,12 +100,21 @@ impl Caller {
         let named = certificate.as_ref().and_then(|der| read_certificate(der).ok());
         let named = named.map(|read| (read.identity.id, read.identity.role));
         let shown = |der| Arc::new(Shown { der, found: Mutex::default() });
-        Self { address, certificate: certificate.map(shown), named, access: None }
+        Self { address, certificate: certificate.map(shown), named, access: None, key: None }
     }
 
     /// The same with an access token: it counts instead of the certificate.
     pub fn with_access(self, token: &str) -> Self {
         Self { access: Some(Presented::parse(token)), ..self }
+    }
+
+    /// The same with a key under which the request may be made again.
+    pub fn with_idempotency_key(self, key: &str) -> Self {
+        Self { key: Some(key.into()), ..self }
+    }
+
+    pub(super) fn key(&self) -> Option<&str> {
+        self.key.as_deref()
     }
 
     pub(crate) fn address(&self) -> IpAddr {

@@ -16,13 +16,13 @@ impl Authority {
     /// Not allowed, or the store failed.
     pub async fn rotate(self: &Arc<Self>, caller: &Caller) -> Result<Rotation, Error> {
         let admin = self.authorise(caller, Operation::BeginEpoch).await?;
+        let once = self.once(caller, &admin, Operation::BeginEpoch, &());
         let (this, now) = (self.clone(), self.now());
-        self.store
-            .write(move |tx| {
-                let epoch = this.begin_epoch(tx, now, &admin.actor, 1)?;
-                Ok(Rotation { epoch, bundle: this.publish(tx, now)? })
-            })
-            .await
+        self.write_once(once, move |tx| {
+            let epoch = this.begin_epoch(tx, now, &admin.actor, 1)?;
+            Ok(Rotation { epoch, bundle: this.publish(tx, now)? })
+        })
+        .await
     }
 
     /// Begins a new epoch if the current one is over. However many were missed, only one begins, and begins now.

@@ -152,7 +152,9 @@ impl Authority {
         });
         issue.await?;
         let this = self.clone();
+        let span = tracing::Span::current();
         let derived = tokio::task::spawn_blocking(move || {
+            let _entered = span.enter();
             let to = SealTo::stored(&plan.hpke_key);
             let mut keys = Vec::new();
             let masters = this.secrets.masters();

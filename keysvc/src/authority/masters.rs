@@ -167,63 +167,63 @@ impl Authority {
         request: MasterRotation,
     ) -> Result<MasterRotated, Error> {
         let admin = self.authorise(caller, Operation::RotateMaster).await?;
+        let once = self.once(caller, &admin, Operation::RotateMaster, &request);
         let suite = SuiteId::from_name(&request.suite).ok_or_else(|| {
             let known = SuiteId::ALL.map(SuiteId::name).join("`, `");
             let detail = format!("there is no suite `{}`", request.suite);
             Error::invalid("suite", detail).with_hint(format!("it is `{known}`"))
         })?;
         let (this, now) = (self.clone(), self.now());
-        self.store
-            .write(move |tx| {
-                let epoch = tx.current_epoch()?.number;
-                let vault = &this.secrets.vault;
-                let rotation = Rotation::load(tx, suite)?;
-                match (request.step.as_str(), rotation) {
-                    ("prepare", None) => {
-                        draw_at(tx, vault, suite, Place::Next)?;
-                        Rotation { prepared: epoch, activated: None }.save(tx, suite)?;
-                    }
-                    ("activate", Some(Rotation { prepared, activated: None })) => {
-                        // Who is awake has keys under both within an epoch.
-                        not_before(prepared + 1, epoch, request.force)?;
-                        put_at(tx, vault, suite, Place::Active, Place::Old)?;
-                        put_at(tx, vault, suite, Place::Next, Place::Active)?;
-                        remove(tx, suite, Place::Next)?;
-                        Rotation { prepared, activated: Some(epoch) }.save(tx, suite)?;
-                    }
-                    ("retire", Some(Rotation { activated: Some(activated), .. })) => {
-                        // The last epoch in which anybody sealed under it is then history to nobody.
-                        let history = this.config.history_epochs;
-                        not_before(activated + history + 1, epoch, request.force)?;
-                        remove(tx, suite, Place::Old)?;
-                        tx.delete_document(&format!("rotation/{suite}"))?;
-                    }
-                    ("prepare" | "activate" | "retire", rotation) => {
-                        let next = match rotation {
-                            None => "prepare",
-                            Some(Rotation { activated: None, .. }) => "activate",
-                            Some(_) => "retire",
-                        };
-                        return Err(Error::Step { asked: request.step.clone(), next });
-                    }
-                    (step, _) => {
-                        let detail = format!("there is no step `{step}`");
-                        return Err(Error::invalid("step", detail).with_hint("prepare, activate, retire"));
-                    }
+        self.write_once(once, move |tx| {
+            let epoch = tx.current_epoch()?.number;
+            let vault = &this.secrets.vault;
+            let rotation = Rotation::load(tx, suite)?;
+            match (request.step.as_str(), rotation) {
+                ("prepare", None) => {
+                    draw_at(tx, vault, suite, Place::Next)?;
+                    Rotation { prepared: epoch, activated: None }.save(tx, suite)?;
                 }
-                let masters = Arc::new(Masters::load(tx, vault)?);
-                let bundle = this.publish(tx, now)?;
-                let subject = format!("{suite} {}", request.step);
-                this.audit(tx, &admin.actor, Operation::RotateMaster.name(), &subject)?;
-                let hex = |id: [u8; PARAMS_ID_BYTES]| id.iter().map(|byte| format!("{byte:02x}")).collect();
-                let params = in_use(tx)?.into_iter().filter(|params| params.suite == suite);
-                let params = params.map(|params| hex(params.id)).collect();
-                tracing::info!(%suite, step = request.step, bundle, "rotated a master secret key");
-                let changed = this.clone();
-                tx.after_commit(move || changed.secrets.set_masters(masters));
-                Ok(MasterRotated { suite: suite.name().to_owned(), step: request.step, params, bundle })
-            })
-            .await
+                ("activate", Some(Rotation { prepared, activated: None })) => {
+                    // Who is awake has keys under both within an epoch.
+                    not_before(prepared + 1, epoch, request.force)?;
+                    put_at(tx, vault, suite, Place::Active, Place::Old)?;
+                    put_at(tx, vault, suite, Place::Next, Place::Active)?;
+                    remove(tx, suite, Place::Next)?;
+                    Rotation { prepared, activated: Some(epoch) }.save(tx, suite)?;
+                }
+                ("retire", Some(Rotation { activated: Some(activated), .. })) => {
+                    // The last epoch in which anybody sealed under it is then history to nobody.
+                    let history = this.config.history_epochs;
+                    not_before(activated + history + 1, epoch, request.force)?;
+                    remove(tx, suite, Place::Old)?;
+                    tx.delete_document(&format!("rotation/{suite}"))?;
+                }
+                ("prepare" | "activate" | "retire", rotation) => {
+                    let next = match rotation {
+                        None => "prepare",
+                        Some(Rotation { activated: None, .. }) => "activate",
+                        Some(_) => "retire",
+                    };
+                    return Err(Error::Step { asked: request.step.clone(), next });
+                }
+                (step, _) => {
+                    let detail = format!("there is no step `{step}`");
+                    return Err(Error::invalid("step", detail).with_hint("prepare, activate, retire"));
+                }
+            }
+            let masters = Arc::new(Masters::load(tx, vault)?);
+            let bundle = this.publish(tx, now)?;
+            let subject = format!("{suite} {}", request.step);
+            this.audit(tx, &admin.actor, Operation::RotateMaster.name(), &subject)?;
+            let hex = |id: [u8; PARAMS_ID_BYTES]| id.iter().map(|byte| format!("{byte:02x}")).collect();
+            let params = in_use(tx)?.into_iter().filter(|params| params.suite == suite);
+            let params = params.map(|params| hex(params.id)).collect();
+            tracing::info!(%suite, step = request.step, bundle, "rotated a master secret key");
+            let changed = this.clone();
+            tx.after_commit(move || changed.secrets.set_masters(masters));
+            Ok(MasterRotated { suite: suite.name().to_owned(), step: request.step, params, bundle })
+        })
+        .await
     }
 }
 

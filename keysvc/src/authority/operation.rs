@@ -166,6 +166,13 @@ impl Operation {
         self.row().summary
     }
 
+    /// Whether a second request with the same `Idempotency-Key` is answered as the first one was, and changes nothing. The
+    /// others can be repeated as they are.
+    pub fn takes_idempotency_key(self) -> bool {
+        use Operation::{BeginEpoch, MakeAccess, MakeToken, Reset, RotateMaster, RotateRootKey};
+        matches!(self, MakeToken | MakeAccess | Reset | BeginEpoch | RotateMaster | RotateRootKey)
+    }
+
     /// The roles that may; none where no role is asked for.
     pub fn roles(self) -> &'static [Role] {
         match self.who() {

@@ -90,54 +90,54 @@ impl Authority {
     ) -> Result<Reset, Error> {
         let admin = self.authorise(caller, Operation::Reset).await?;
         let (this, now) = (self.clone(), self.now());
+        let once = self.once(caller, &admin, Operation::Reset, &(&name_or_id, &request));
         let token = self.draw_token(request.ttl_seconds, now)?;
-        self.store
-            .write(move |tx| {
-                let mut device = find(tx, &name_or_id)?;
-                let revocation = match device.revocation.take() {
-                    None => this.end(tx, &device, Operation::Reset.name(), &admin.actor, now)?,
-                    Some(_) if !device.is_reset => return Err(Error::DeviceRevoked { name: device.name }),
-                    Some(_) if tx.active_device(&device.name)?.is_some() => {
-                        return Err(Error::NameTaken { name: device.name });
-                    }
-                    Some(revocation) => {
-                        let subject = format!("{} {}", device.name, device.id);
-                        this.audit(tx, &admin.actor, Operation::Reset.name(), &subject)?;
-                        revocation
-                    }
-                };
-                tx.set_reset(device.id)?;
-                // Whoever has an older token for the name must not be quicker.
-                tx.remove_unused_tokens(&device.name, now)?;
-                let reset = Reset {
-                    id: device.id.to_string(),
-                    name: device.name.clone(),
-                    revoked: revocation.at,
-                    raised: revocation.raised,
-                    bundle: revocation.bundle,
-                    token: token.expose().to_string(),
-                    expires: token.expires,
-                };
-                let given = tx.given(&device)?;
-                tx.insert_token(&TokenRow {
-                    id: token.id,
-                    secret_hash: sha256(&[&token.secret]),
-                    name: device.name,
-                    role: device.role,
-                    attributes: given.attributes,
-                    policy: given.policy,
-                    hosts: device.hosts,
-                    made: now,
-                    expires: token.expires,
-                    uses_max: 1,
-                    used: 0,
-                    approval: false,
-                    removed: None,
-                })?;
-                tx.set_token_given(&token.id, given.profile.as_deref(), given.group.as_deref())?;
-                Ok(reset)
-            })
-            .await
+        self.write_once(once, move |tx| {
+            let mut device = find(tx, &name_or_id)?;
+            let revocation = match device.revocation.take() {
+                None => this.end(tx, &device, Operation::Reset.name(), &admin.actor, now)?,
+                Some(_) if !device.is_reset => return Err(Error::DeviceRevoked { name: device.name }),
+                Some(_) if tx.active_device(&device.name)?.is_some() => {
+                    return Err(Error::NameTaken { name: device.name });
+                }
+                Some(revocation) => {
+                    let subject = format!("{} {}", device.name, device.id);
+                    this.audit(tx, &admin.actor, Operation::Reset.name(), &subject)?;
+                    revocation
+                }
+            };
+            tx.set_reset(device.id)?;
+            // Whoever has an older token for the name must not be quicker.
+            tx.remove_unused_tokens(&device.name, now)?;
+            let reset = Reset {
+                id: device.id.to_string(),
+                name: device.name.clone(),
+                revoked: revocation.at,
+                raised: revocation.raised,
+                bundle: revocation.bundle,
+                token: token.expose().to_string(),
+                expires: token.expires,
+            };
+            let given = tx.given(&device)?;
+            tx.insert_token(&TokenRow {
+                id: token.id,
+                secret_hash: sha256(&[&token.secret]),
+                name: device.name,
+                role: device.role,
+                attributes: given.attributes,
+                policy: given.policy,
+                hosts: device.hosts,
+                made: now,
+                expires: token.expires,
+                uses_max: 1,
+                used: 0,
+                approval: false,
+                removed: None,
+            })?;
+            tx.set_token_given(&token.id, given.profile.as_deref(), given.group.as_deref())?;
+            Ok(reset)
+        })
+        .await
     }
 }
 

@@ -16,7 +16,7 @@ use super::{Authority, Caller, Operation};
 use crate::config::HOSTS_MAX;
 use crate::error::Error;
 use crate::pki::Host;
-use crate::store::{GivenRow, TokenRow, UseRow};
+use crate::store::{GivenRow, TokenRow, Tx, UseRow};
 
 /// The longest life of a token.
 pub(super) const TTL_SECONDS_MAX: u64 = 366 * 86_400;
@@ -43,6 +43,11 @@ impl Authority {
     ) -> Result<NewToken, Error> {
         let maker = self.authorise(caller, Operation::MakeToken).await?;
         let now = self.now();
+        let once = self.once(caller, &maker, Operation::MakeToken, &request);
+        // What the profile said then counts, though it may be gone.
+        if let Some(answer) = self.answered(once.as_ref()).await? {
+            return Ok(answer);
+        }
         let wanted = Wanted::parse(&request)?;
         if maker.role == Role::Enroller && wanted.role != Role::Device {
             // Whoever could make more of their own kind would be revoked in vain.
@@ -78,35 +83,32 @@ impl Authority {
             removed: None,
         };
         let this = self.clone();
-        self.store
-            .write(move |tx| {
-                if row.uses_max == 1 && tx.active_device(&row.name)?.is_some() {
-                    return Err(Error::NameTaken { name: row.name });
-                }
-                if request.replace {
-                    tx.remove_unused_tokens(&row.name, now)?;
-                }
-                // What it would have in all is looked at now, so that no device fails over it.
-                let given =
-                    GivenRow { attributes: row.attributes.clone(), policy: row.policy.clone(), ..named };
-                in_all(tx, &given, row.role)?;
-                tx.insert_token(&row)?;
-                tx.set_token_given(&row.id, given.profile.as_deref(), given.group.as_deref())?;
-                request.serials.iter().try_for_each(|serial| tx.insert_serial(&row.id, serial))?;
-                let policy = row.policy.as_ref().map_or(String::new(), |policy| format!(" policy {policy}"));
-                let batch = match (row.uses_max, row.approval) {
-                    (1, false) => String::new(),
-                    (count, false) => format!(" for {count}"),
-                    (count, true) => format!(" for {count} to be approved"),
-                };
-                let subject = format!("{} ({}) {}{policy}{batch}", row.name, row.role.name(), row.attributes);
-                this.audit(tx, &maker.actor, "make-token", &subject)?;
-                tracing::info!(name = row.name, role = row.role.name(), "made a token");
-                Ok(())
-            })
-            .await?;
-        let id = DeviceId(token.id).to_string();
-        Ok(NewToken { id, token: token.expose().to_string(), expires: token.expires })
+        let make = move |tx: &Tx<'_>| {
+            if row.uses_max == 1 && tx.active_device(&row.name)?.is_some() {
+                return Err(Error::NameTaken { name: row.name });
+            }
+            if request.replace {
+                tx.remove_unused_tokens(&row.name, now)?;
+            }
+            // What it would have in all is looked at now, so that no device fails over it.
+            let given = GivenRow { attributes: row.attributes.clone(), policy: row.policy.clone(), ..named };
+            in_all(tx, &given, row.role)?;
+            tx.insert_token(&row)?;
+            tx.set_token_given(&row.id, given.profile.as_deref(), given.group.as_deref())?;
+            request.serials.iter().try_for_each(|serial| tx.insert_serial(&row.id, serial))?;
+            let policy = row.policy.as_ref().map_or(String::new(), |policy| format!(" policy {policy}"));
+            let batch = match (row.uses_max, row.approval) {
+                (1, false) => String::new(),
+                (count, false) => format!(" for {count}"),
+                (count, true) => format!(" for {count} to be approved"),
+            };
+            let subject = format!("{} ({}) {}{policy}{batch}", row.name, row.role.name(), row.attributes);
+            this.audit(tx, &maker.actor, "make-token", &subject)?;
+            tracing::info!(name = row.name, role = row.role.name(), "made a token");
+            let id = DeviceId(token.id).to_string();
+            Ok(NewToken { id, token: token.expose().to_string(), expires: token.expires })
+        };
+        self.write_once(once, make).await
     }
 
     /// Up to 1,000 tokens after the one of identifier `after`, forgotten ones left out. For administrators and enrollers.

@@ -10,18 +10,18 @@ use crate::error::Error;
 const RETRY_AFTER_SECONDS: u64 = 5;
 
 /// An answer that is an error.
-pub(super) struct Refused(Problem);
+pub(super) struct Refused(Box<Problem>);
 
 impl Refused {
     /// An error of HTTP, which the authority never saw.
     pub(super) fn new(status: StatusCode, code: &str, detail: impl Into<Option<String>>) -> Self {
-        Self(Problem {
+        Self(Box::new(Problem {
             kind: format!("/problems/{code}"),
             title: status.canonical_reason().unwrap_or("error").to_lowercase(),
             status: status.as_u16(),
             detail: detail.into(),
             ..Problem::default()
-        })
+        }))
     }
 
     pub(super) fn bad_request(detail: impl std::fmt::Display) -> Self {
@@ -78,6 +78,7 @@ fn status(error: &Error) -> StatusCode {
         | Error::NoSuchRule { .. }
         | Error::NoSuchAccess { .. } => StatusCode::NOT_FOUND,
         Error::Invalid { .. } => StatusCode::BAD_REQUEST,
+        Error::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
         Error::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
         Error::Busy | Error::Store(_) | Error::Backup(_) | Error::Files(_) => StatusCode::SERVICE_UNAVAILABLE,
     }
@@ -99,7 +100,7 @@ impl IntoResponse for Refused {
         if let Some(seconds) = self.0.retry_after_seconds {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
-        response.extensions_mut().insert(self.0);
+        response.extensions_mut().insert(*self.0);
         response
     }
 }

@@ -9,14 +9,14 @@ use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use hyper::body::Incoming;
-use smqtt_core::api::{Problem, REQUEST_ID_HEADER};
+use smqtt_core::api::{IDEMPOTENCY_KEY_HEADER, Problem, REQUEST_ID_HEADER};
 use smqtt_core::crypto::random;
 use tokio::sync::watch;
 use tower_service::Service;
 use tracing::Instrument;
 
 use super::problem::{Refused, finish};
-use crate::authority::{Authority, BUNDLE_WAIT_MAX, Caller, Operation};
+use crate::authority::{Authority, BUNDLE_WAIT_MAX, Caller, IDEMPOTENCY_KEY_CHARS_MAX, Operation};
 
 /// Most characters of an id that a client gives its request.
 const CLIENT_ID_CHARS_MAX: usize = 64;
@@ -79,8 +79,13 @@ impl Answers {
         {
             return Refused::from(error).into_response();
         }
+        let caller_with_key = match idempotency_key(request.headers()) {
+            Ok(None) => caller.clone(),
+            Ok(Some(key)) => caller.clone().with_idempotency_key(key),
+            Err(refused) => return refused.into_response(),
+        };
         let mut request = request.map(Body::new);
-        request.extensions_mut().insert(caller.clone());
+        request.extensions_mut().insert(caller_with_key);
         let (mut router, mut stopping) = (self.router.clone(), self.stopping.clone());
         let work = tokio::time::timeout(self.timeout + BUNDLE_WAIT_MAX, router.call(request));
         let unavailable = |detail: &str| {
@@ -99,6 +104,7 @@ impl Answers {
     }
 }
 
+const IDEMPOTENCY_KEY: header::HeaderName = header::HeaderName::from_static(IDEMPOTENCY_KEY_HEADER);
 const REQUEST_ID: header::HeaderName = header::HeaderName::from_static(REQUEST_ID_HEADER);
 
 /// A line for the request, without anything that could be secret: of the path its template, of the caller what the certificate or
@@ -151,6 +157,25 @@ fn client_id(headers: &HeaderMap) -> Option<&str> {
     let id = headers.get(REQUEST_ID)?.to_str().ok()?;
     let fit = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
     ((1..=CLIENT_ID_CHARS_MAX).contains(&id.len()) && id.bytes().all(fit)).then_some(id)
+}
+
+/// The key under which the request may be made again: a string as RFC 9651 writes one, or bare.
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Refused> {
+    let mut all = headers.get_all(IDEMPOTENCY_KEY).iter();
+    let Some(first) = all.next() else { return Ok(None) };
+    let text = first.to_str().unwrap_or_default();
+    let bare = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(text);
+    let fit = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    if all.next().is_some()
+        || !(1..=IDEMPOTENCY_KEY_CHARS_MAX).contains(&bare.len())
+        || !bare.bytes().all(fit)
+    {
+        let detail = format!(
+            "an `Idempotency-Key` has 1 to {IDEMPOTENCY_KEY_CHARS_MAX} letters, digits, `.`, `_` or `-`, and comes once"
+        );
+        return Err(Refused::new(StatusCode::BAD_REQUEST, "idempotency-key", detail));
+    }
+    Ok(Some(bare))
 }
 
 /// The access token of a request (RFC 6750, section 2.1). Of more than one header none is good.

@@ -16,8 +16,8 @@ use tokio::sync::{mpsc, oneshot};
 
 pub(crate) use journal::{Deed, Entry as JournalEntry, FILE as JOURNAL_FILE, Journal, read as read_journal};
 pub(crate) use tx::{
-    AccessRow, AuditRow, CheckpointRow, ClosedRow, DeviceRow, GivenRow, GroupRow, ProfileRow, RevocationRow,
-    RuleRow, Tally, TokenRow, Tx, UseRow,
+    AccessRow, AnswerRow, AuditRow, CheckpointRow, ClosedRow, DeviceRow, GivenRow, GroupRow, ProfileRow,
+    RevocationRow, RuleRow, Tally, TokenRow, Tx, UseRow,
 };
 
 use crate::counts::Counts;
@@ -36,6 +36,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("schema-8-profiles.sql"),
     include_str!("schema-9-checkpoints.sql"),
     include_str!("schema-10-revocations.sql"),
+    include_str!("schema-11-answers.sql"),
 ];
 /// The schema that this program writes.
 const SCHEMA_VERSION: u32 = MIGRATIONS.len() as u32;

@@ -1,6 +1,7 @@
 //! What can be asked of the store and changed in it, within one transaction. One file for each subject.
 
 mod access;
+mod answers;
 mod audit;
 mod devices;
 mod epochs;
@@ -24,6 +25,7 @@ use super::{Deed, StoreError};
 use crate::counts::Counts;
 
 pub(crate) use access::AccessRow;
+pub(crate) use answers::AnswerRow;
 pub(crate) use audit::{AuditRow, CheckpointRow};
 pub(crate) use devices::{DeviceRow, RevocationRow};
 pub(crate) use profiles::{GivenRow, GroupRow, ProfileRow};

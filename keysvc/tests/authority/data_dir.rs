@@ -238,7 +238,7 @@ fn as_version_1(dir: &Path) {
                 ALTER TABLE tokens DROP COLUMN removed; ALTER TABLE devices DROP COLUMN serial; \
                 DROP INDEX devices_suspended; ALTER TABLE devices DROP COLUMN suspended; \
                 ALTER TABLE devices DROP COLUMN reset; ALTER TABLE devices DROP COLUMN policy; ALTER TABLE tokens DROP COLUMN policy; \
-                ALTER TABLE rules DROP COLUMN labels; DROP TABLE access; DROP TABLE data_keys; DROP TABLE revocations_done; DROP TABLE revocations; DROP TABLE token_given; \
+                ALTER TABLE rules DROP COLUMN labels; DROP TABLE access; DROP TABLE answers; DROP TABLE data_keys; DROP TABLE revocations_done; DROP TABLE revocations; DROP TABLE token_given; \
                 DROP TABLE device_given; DROP TABLE device_groups; DROP TABLE profiles; DROP TABLE checkpoints; \
                 DROP INDEX audit_at; DELETE FROM counters WHERE name = 'journal'; PRAGMA user_version = 1; \
                 DELETE FROM documents WHERE name IN ('params/fabeo-kp', 'master/fabeo-kp')";

@@ -13,6 +13,7 @@ mod enrolment;
 mod epochs;
 mod http;
 mod news;
+mod once;
 mod openapi;
 mod policies;
 mod profiles;

@@ -15,6 +15,8 @@ use crate::common::Running;
 
 const JSON: &str = "application/json";
 const NAME: &str = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$";
+/// Of `Idempotency-Key`, with quotes or without.
+const KEY: &str = "^(\"[A-Za-z0-9._-]{1,64}\"|[A-Za-z0-9._-]{1,64})$";
 const BASE64: &str = "^[A-Za-z0-9+/]+={0,2}$";
 const YEAR: u64 = 366 * 86_400;
 
@@ -286,7 +288,15 @@ fn described(operation: Operation, told: Told, problem: &Value) -> Value {
             json!({ "name": name, "in": "query", "required": required, "schema": schema })
         })
         .collect();
+    if operation.takes_idempotency_key() {
+        let schema = json!({ "type": "string", "pattern": KEY });
+        let header = api::IDEMPOTENCY_KEY_HEADER;
+        parameters.push(json!({ "name": header, "in": "header", "required": false, "schema": schema }));
+    }
     let mut refusals = vec![400, 429, 503];
+    if operation.takes_idempotency_key() {
+        refusals.push(422);
+    }
     refusals.extend(told.refusals);
     if told.body.is_some() {
         refusals.extend([408, 413, 415]);

@@ -40,10 +40,11 @@ impl Tx<'_> {
     }
 
     /// Takes back what was handed out and may have been used or withdrawn since: tokens that nobody is known to have
-    /// used up, and access tokens. How many.
+    /// used up, and access tokens. How many. Nor are answers given again that tell of them.
     pub(crate) fn void_tokens(&self, now: u64) -> Result<(usize, usize)> {
         let sql = "UPDATE tokens SET removed = ? WHERE removed IS NULL AND used < uses_max";
         let tokens = self.connection.execute(sql, [now])?;
+        self.connection.execute("DELETE FROM answers", [])?;
         Ok((tokens, self.connection.execute("DELETE FROM access", [])?))
     }
 }

@@ -94,7 +94,7 @@ fn bounded(text: &str) -> String {
 
 /// Reads the whole log of a store that nobody else has open, as [`Authority::verify_audit`] does.
 pub(super) fn first_bad(tx: &Tx<'_>, vault: &Vault) -> Result<Result<u64, u64>, StoreError> {
-    let (mut number, mut previous) = (0, [0; 32]);
+    let (mut number, mut previous) = tx.pruned()?.unwrap_or_default();
     loop {
         let rows = tx.audit_after(number, PAGE_MAX)?;
         let last_page = rows.len() < PAGE_MAX;

@@ -426,3 +426,21 @@ async fn another_root_key_seals_what_the_old_one_did_and_the_old_one_opens_nothi
     assert_eq!(rows.iter().filter(|row| row.action == "rotate-root-key").count(), 2);
     let _ = server.clock.now();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_whose_old_rows_were_forgotten_is_backed_up_and_restored() {
+    let server = Running::with(Config { audit_days: Some(10), ..Config::default() }).await;
+    for day in 0..20 {
+        server.token(&format!("d{day}"), &["x"]).await;
+        server.clock.advance(DAY);
+        server.authority.housekeep().await.unwrap();
+    }
+    let rows: Vec<smqtt_core::api::AuditRecord> = server.admin().get("/v1/audit").await.json();
+    assert!(rows[0].number > 1);
+    let key = RecoverySecret::generate();
+    let backup = back_up(&server, &key).await;
+    let (dir, clock, _) = server.stop().await;
+    let since = Since::Journal(dir.path().join("data/revocations/journal"));
+    let data = dir.path().join("restored");
+    restore_to(&data, &backup, &key, since, Vec::new(), clock).await.unwrap();
+}

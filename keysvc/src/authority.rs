@@ -87,6 +87,8 @@ pub struct Authority {
     reports: watch::Sender<u64>,
     /// When this process opened it.
     opened: u64,
+    /// Backups are made one at a time.
+    backing_up: Mutex<()>,
     admin_dir: PathBuf,
     url: String,
     broker_url: RwLock<Option<String>>,
@@ -176,6 +178,7 @@ impl Authority {
             data_dir: data_dir.to_owned(),
             reports: watch::Sender::new(0),
             opened: now,
+            backing_up: Mutex::default(),
             admin_dir,
             url,
             first_start,

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use smqtt_core::api::{BackupMade, BackupRequest, RootKeyRotated};
 use smqtt_core::crypto::random;
@@ -12,7 +12,7 @@ use crate::backup::{self, BackupError, Opener};
 use crate::error::{Error, OpenError};
 use crate::files;
 use crate::recovery::{RECOVERY_KEYS_MAX, RecoveryKey};
-use crate::seal::{KeyFile, Seal};
+use crate::seal::Seal;
 use crate::store::Opening;
 use crate::vault::Vault;
 
@@ -51,6 +51,8 @@ impl Authority {
         let to = recipients(&self.data_dir, wanted)?;
         let dir = self.data_dir.join("backups");
         files::make_dir(&dir).map_err(Error::unusable)?;
+        let _one = self.backing_up.lock().unwrap_or_else(PoisonError::into_inner);
+        clear(&dir);
         let now = self.now();
         let mark: String = random::<4>().iter().map(|byte| format!("{byte:02x}")).collect();
         let name = format!("smqtt-{now}-{mark}.backup");
@@ -81,9 +83,9 @@ impl Authority {
         let again = work.join("check");
         files::make_dir(&again).map_err(Error::unusable)?;
         let (_, root) = backup::read(&sealed, &Opener::Content(&key), touch(&again.join("authority.db"))?)?;
-        let seal = Seal::of_key_file(&KeyFile::prepare(&again).map_err(Error::unusable)?);
         let opening = Opening::new(&again).map_err(Error::unusable)?;
-        let vault = Vault::recover(&opening, authority, root, seal).map_err(Error::unusable)?;
+        // A key file beside it would open all of it to whoever finds the disk, whatever the authority is sealed under.
+        let vault = Vault::recover(&opening, authority, root, Seal::of_nobody()).map_err(Error::unusable)?;
         let Checked { bundle, epoch, audit } = check(&opening, &vault).map_err(Error::unusable)?;
         let file = File::open(&sealed).map_err(BackupError::Io)?;
         Ok(BackupMade {
@@ -114,6 +116,19 @@ impl Authority {
             Ok(RootKeyRotated { data_keys })
         })
         .await
+    }
+}
+
+/// Takes away what a backup left that was killed: a copy of the store.
+fn clear(dir: &Path) {
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if entry.file_name().as_encoded_bytes().starts_with(b".") && path.is_dir() {
+            match std::fs::remove_dir_all(&path) {
+                Ok(()) => tracing::info!(path = %path.display(), "removed what a backup left that broke off"),
+                Err(error) => tracing::warn!(%error, path = %path.display(), "could not be removed"),
+            }
+        }
     }
 }
 
@@ -150,4 +165,53 @@ pub(super) fn check(opening: &Opening, vault: &Vault) -> Result<Checked, OpenErr
     opening.transaction(|tx| {
         Ok(Checked { bundle: tx.counter("bundle")?, epoch: tx.current_epoch()?.number, audit })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::config::Config;
+    use crate::recovery::RecoverySecret;
+
+    fn below(dir: &Path, found: &mut Vec<String>) {
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            match path.is_dir() {
+                true => below(&path, found),
+                false => found.push(path.file_name().unwrap().to_string_lossy().into_owned()),
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_that_opens_the_store_lies_beside_it_while_a_backup_is_made() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let authority =
+            Authority::open(dir.path(), Config::default(), Arc::new(SystemClock)).unwrap();
+        let work = dir.path().join("work");
+        files::make_dir(&work).unwrap();
+        let secret = RecoverySecret::generate();
+        authority.write_and_check(&[secret.public().clone()], &work, 1).unwrap();
+        // All that there was at any time: what is made for the check is removed with the directory.
+        let mut found = Vec::new();
+        below(&work, &mut found);
+        found.retain(|name| !name.starts_with("authority.") && name != "snapshot.db" && name != "backup");
+        assert_eq!(found, Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_a_killed_backup_left_goes_with_the_next() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let authority =
+            Authority::open(dir.path(), Config::default(), Arc::new(SystemClock)).unwrap();
+        RecoverySecret::generate().public().trust(dir.path()).unwrap();
+        let left = dir.path().join("backups/.0badcafe/check");
+        std::fs::create_dir_all(&left).unwrap();
+        std::fs::write(left.join("authority.db"), b"a store").unwrap();
+        authority.write_backup(&[]).unwrap();
+        let mut found = Vec::new();
+        below(&dir.path().join("backups"), &mut found);
+        assert_eq!(found.len(), 1, "{found:?}");
+    }
 }

@@ -219,6 +219,11 @@ impl Seal {
         Self { method: Method::File { key: file.id() }, key: file.key().clone() }
     }
 
+    /// A seal that nobody ever opens: its key is nowhere but here. For a store that is looked at and thrown away.
+    pub(crate) fn of_nobody() -> Self {
+        Self { method: Method::File { key: "nobody".to_owned() }, key: Secret32::random() }
+    }
+
     pub(crate) fn of_passphrase(passphrase: &[u8]) -> Result<Self, UnsealError> {
         if !(PASSPHRASE_BYTES_MIN..=SECRET_BYTES_MAX).contains(&passphrase.len()) {
             return Err(UnsealError::PassphraseLength);

@@ -22,6 +22,7 @@ mod failure;
 mod files;
 mod inspect;
 mod listeners;
+mod memory;
 mod monitor;
 mod password;
 mod profile;
@@ -140,6 +141,10 @@ impl KeyringArgs {
 
 /// Runs the command line.
 pub fn main() -> ExitCode {
+    // Before there is anything to hide.
+    if let Err(failure) = memory::keep_to_itself() {
+        return failure.report();
+    }
     let filter = tracing_subscriber::EnvFilter::try_from_env("SMQTT_LOG")
         .unwrap_or_else(|_| "warn,smqtt=info,smqtt_keysvc=info,rumqttd=off".into());
     let cli = Cli::parse();

@@ -189,6 +189,8 @@ pub(crate) struct Journal {
     key: Secret32,
     chain: Chain,
     bytes: u64,
+    /// Where it ended before the last lines.
+    before: Option<(Chain, u64)>,
     now: Box<dyn Fn() -> u64 + Send>,
 }
 
@@ -210,7 +212,7 @@ impl Journal {
         };
         let file = open().map_err(failed)?;
         files::sync_parent(path).map_err(failed)?;
-        let journal = Self { file, key, chain: read.chain, bytes: read.bytes, now };
+        let journal = Self { file, key, chain: read.chain, bytes: read.bytes, before: None, now };
         Ok(journal)
     }
 
@@ -248,9 +250,21 @@ impl Journal {
         self.file.set_len(self.bytes)?;
         self.file.write_all(lines.as_bytes())?;
         self.file.sync_data()?;
+        self.before = Some((self.chain, self.bytes));
         self.chain = chain;
         self.bytes += lines.len() as u64;
         Ok(chain.number)
+    }
+
+    /// Takes the last lines back: what they tell was not committed, and whoever asked for it was told so. If they cannot be
+    /// removed, the next lines are written over them. If it was committed after all, as a disk that fails may have it, the next
+    /// start finds the store ahead of its journal.
+    pub(crate) fn take_back(&mut self) {
+        let Some((chain, bytes)) = self.before.take() else { return };
+        (self.chain, self.bytes) = (chain, bytes);
+        if let Err(error) = self.file.set_len(bytes).and_then(|()| self.file.sync_data()) {
+            tracing::error!(%error, "lines of the journal that were not committed could not be removed");
+        }
     }
 }
 

@@ -126,8 +126,7 @@ impl Opening {
             let transaction = self.connection.unchecked_transaction()?;
             let tx = Tx::new(&transaction);
             let result = work(&tx)?;
-            write_journal(&transaction, self.journal.borrow_mut().as_mut(), &tx.take_deeds())?;
-            transaction.commit()?;
+            commit(&transaction, self.journal.borrow_mut().as_mut(), &tx.take_deeds())?;
             Ok(result)
         };
         run().map_err(|source| OpenError::Store { path: self.path.clone(), source })
@@ -384,8 +383,7 @@ fn run_jobs(
             result = result.and(Err(StoreError::Stopped));
         } else if result.is_ok() {
             let begun = Instant::now();
-            result = write_journal(connection, journal.as_mut(), &deeds)
-                .and_then(|()| Ok(connection.execute_batch("COMMIT")?));
+            result = commit(connection, journal.as_mut(), &deeds);
             took = begun.elapsed();
         }
         if let Some(counts) = counts {
@@ -401,16 +399,20 @@ fn run_jobs(
     }
 }
 
-/// Writes down what must never be undone, before it is committed; the store remembers how far the journal went.
-fn write_journal(
-    connection: &Connection,
-    journal: Option<&mut Journal>,
-    deeds: &[Deed],
-) -> Result<(), StoreError> {
-    let Some(journal) = journal.filter(|_| !deeds.is_empty()) else { return Ok(()) };
+/// Writes down what must never be undone, before it is committed; the store remembers how far the journal went. Where it
+/// cannot be committed it is not left in the journal: a restore would do it.
+fn commit(connection: &Connection, journal: Option<&mut Journal>, deeds: &[Deed]) -> Result<(), StoreError> {
+    let Some(journal) = journal.filter(|_| !deeds.is_empty()) else {
+        return Ok(connection.execute_batch("COMMIT")?);
+    };
     let last = journal.append(deeds).map_err(|error| StoreError::Journal(Arc::new(error)))?;
-    connection.execute("UPDATE counters SET value = ? WHERE name = 'journal'", [last])?;
-    Ok(())
+    let committed = connection
+        .execute("UPDATE counters SET value = ? WHERE name = 'journal'", [last])
+        .and_then(|_| connection.execute_batch("COMMIT"));
+    if committed.is_err() {
+        journal.take_back();
+    }
+    Ok(committed?)
 }
 
 type Finish = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
@@ -525,6 +527,39 @@ mod tests {
         assert!(matches!(refused, Err(Error::Store(_))));
         other.execute_batch("ROLLBACK").unwrap();
         assert_eq!(store.write(|tx| Ok(tx.bump("revision")?)).await.unwrap(), 1);
+    }
+
+    #[tokio::test]
+    async fn what_could_not_be_committed_is_not_left_in_the_journal() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let (path, key) = (dir.path().join(JOURNAL_FILE), smqtt_core::crypto::Secret32::random());
+        let empty = read_journal(&path, &key).unwrap().unwrap();
+        let opening = Opening::new(dir.path()).unwrap();
+        opening.keep_journal(Journal::resume(&path, key.clone(), &empty, Box::new(|| 1)).unwrap());
+        let store = opening.start(&Arc::new(Counts::new("file"))).unwrap();
+        let epoch = |number: u64, fails: bool| {
+            store.write(move |tx| {
+                tx.write_down(Deed::Epoch { number });
+                if fails {
+                    // Found out at the commit, as a disk that is full may be.
+                    let orphan = "PRAGMA defer_foreign_keys = ON; \
+                                  INSERT INTO token_serials VALUES (x'00', 'nobody')";
+                    tx.execute_batch(orphan)?;
+                }
+                Ok(tx.bump("revision")?)
+            })
+        };
+        let lines = || {
+            let read = read_journal(&path, &key).unwrap().unwrap();
+            read.entries.into_iter().map(|entry| (entry.number, entry.deed)).collect::<Vec<_>>()
+        };
+        assert!(matches!(epoch(1, true).await, Err(Error::Store(StoreError::Database(_)))));
+        assert_eq!(lines(), []);
+        assert_eq!(epoch(2, false).await.unwrap(), 1);
+        assert!(epoch(3, true).await.is_err());
+        assert_eq!(epoch(4, false).await.unwrap(), 2);
+        assert_eq!(lines(), [(1, Deed::Epoch { number: 2 }), (2, Deed::Epoch { number: 4 })]);
+        assert_eq!(store.read(|tx| Ok(tx.counter("journal")?)).await.unwrap(), 2);
     }
 
     #[tokio::test]

@@ -72,6 +72,11 @@ impl<'c> Tx<'c> {
         self.deeds.take()
     }
 
+    #[cfg(test)]
+    pub(super) fn execute_batch(&self, sql: &str) -> Result<()> {
+        Ok(self.connection.execute_batch(sql)?)
+    }
+
     // Counters and documents
 
     /// Sets a counter.

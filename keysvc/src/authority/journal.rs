@@ -46,28 +46,36 @@ pub(super) fn open(
         Box::new(move || clock.now())
     };
     let known = opening.transaction(|tx| tx.counter("journal"))?;
-    let problem = match read_journal(&path, &key)? {
+    let (problem, certain) = match read_journal(&path, &key)? {
         Ok(read) if read.last() >= known => {
             let missed: Vec<_> = read.entries.iter().filter(|entry| entry.number > known).cloned().collect();
             opening.keep_journal(Journal::resume(&path, key.clone(), &read, time())?);
             if !missed.is_empty() {
-                return catch_up(opening, vault, config, &missed, now);
+                return opening.transaction(|tx| catch_up(tx, vault, config, &missed, now));
             }
             if known > 0 {
                 return Ok(());
             }
             // A new store, or one from before there was a journal. It gets a first line at once: a journal without any
             // is no source for a restore, since it may have been emptied.
-            None
+            (None, Vec::new())
         }
-        Ok(read) => Some(format!("ends with line {}, and the store knows of {known}", read.last())),
-        Err(damaged) => Some(damaged.to_string()),
+        Ok(read) => {
+            (Some(format!("ends with line {}, and the store knows of {known}", read.last())), Vec::new())
+        }
+        // The store may be older as well: whatever of the journal is certain it must not forget.
+        Err(damaged) => (Some(damaged.to_string()), damaged.certain),
     };
-    opening.keep_journal(Journal::restart(&path, key, known, time())?);
+    let missed: Vec<_> = certain.into_iter().filter(|entry| entry.number > known).collect();
+    let last = missed.iter().map(|entry| entry.number).max().unwrap_or(known);
+    opening.keep_journal(Journal::restart(&path, key, last, time())?);
     if let Some(problem) = &problem {
         tracing::error!(path = %path.display(), problem, "the journal of revocations was damaged: written anew from the store");
     }
     opening.transaction(|tx| {
+        if !missed.is_empty() {
+            catch_up(tx, vault, config, &missed, now)?;
+        }
         write_state(tx)?;
         let subject = match &problem {
             Some(problem) => problem,
@@ -80,25 +88,23 @@ pub(super) fn open(
 
 /// Does again what the store has forgotten.
 fn catch_up(
-    opening: &Opening,
+    tx: &Tx<'_>,
     vault: &Vault,
     config: &Config,
     missed: &[JournalEntry],
     now: u64,
-) -> Result<(), OpenError> {
-    opening.transaction(|tx| {
-        let caught_up = apply(tx, config, missed)?;
-        let subject = format!(
-            "journal lines {} to {}: shut out {}",
-            missed[0].number,
-            missed[missed.len() - 1].number,
-            list(&caught_up.shut_out)
-        );
-        tracing::warn!(subject, "the store was behind its journal and has caught up");
-        begin_above(tx, config, caught_up.epoch, now)?;
-        caught_up.write_down(tx, vault, now)?;
-        audit::append(tx, vault, now, "authority", "catch-up", &subject)
-    })
+) -> Result<(), StoreError> {
+    let caught_up = apply(tx, config, missed)?;
+    let subject = format!(
+        "journal lines {} to {}: shut out {}",
+        missed[0].number,
+        missed[missed.len() - 1].number,
+        list(&caught_up.shut_out)
+    );
+    tracing::warn!(subject, "the store was behind its journal and has caught up");
+    begin_above(tx, config, caught_up.epoch, now)?;
+    caught_up.write_down(tx, vault, now)?;
+    audit::append(tx, vault, now, "authority", "catch-up", &subject)
 }
 
 /// Names, or `nobody`; as many as an audit record holds.

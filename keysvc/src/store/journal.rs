@@ -109,6 +109,9 @@ impl Deed {
 #[error("line {line} of the journal was altered, or a line before it is missing")]
 pub(crate) struct Damaged {
     pub(crate) line: usize,
+    /// What is certain all the same: the lines before, and those after that fit the line before them. Who was let in again is
+    /// only of the lines before: what shut them out once more may be what is missing.
+    pub(crate) certain: Vec<Entry>,
 }
 
 /// A journal as it was read: whole lines; one that a crash cut short is not counted.
@@ -137,6 +140,24 @@ impl Chain {
         let message = [&self.mac[..], body.as_bytes()].concat();
         Prk::extract(key.expose(), &message).expand(&[b"SMQTT-V01 journal"])
     }
+
+    /// What a line says, and where the chain is after it; `None` if it is not the line after this one.
+    fn follow(&self, key: &Secret32, line: &[u8]) -> Option<(Self, Entry)> {
+        let (body, mac) = std::str::from_utf8(line).ok()?.trim_end_matches('\n').rsplit_once(' ')?;
+        let expected = self.next(key, body);
+        (hex(&expected) == mac).then_some(())?;
+        let (number, rest) = body.split_once(' ')?;
+        let (when, what) = rest.split_once(' ')?;
+        let number = number.parse().ok()?;
+        let entry = Entry { number, at: when.parse().ok()?, deed: Deed::parse(what)? };
+        Some((Self { number, mac: expected }, entry))
+    }
+
+    /// The chain after a line, if that is what it says.
+    fn claimed(line: &[u8]) -> Option<Self> {
+        let (_, mac) = std::str::from_utf8(line).ok()?.trim_end_matches('\n').rsplit_once(' ')?;
+        Some(Self { number: 0, mac: unhex(mac)?.try_into().ok()? })
+    }
 }
 
 /// Reads the journal in `path`; empty where there is none.
@@ -156,20 +177,28 @@ pub(crate) fn read(path: &Path, key: &Secret32) -> Result<Result<Read, Damaged>,
 fn parse(bytes: &[u8], key: &Secret32) -> Result<Read, Damaged> {
     let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
     let mut read = Read { entries: Vec::new(), chain: Chain::default(), bytes: whole as u64 };
-    for (at, line) in bytes[..whole].split_inclusive(|byte| *byte == b'\n').enumerate() {
-        let entry = std::str::from_utf8(line).ok().and_then(|line| {
-            let (body, mac) = line.trim_end_matches('\n').rsplit_once(' ')?;
-            let expected = read.chain.next(key, body);
-            (hex(&expected) == mac).then_some(())?;
-            let (number, rest) = body.split_once(' ')?;
-            let (when, what) = rest.split_once(' ')?;
-            let number = number.parse().ok()?;
-            read.chain = Chain { number, mac: expected };
-            Some(Entry { number, at: when.parse().ok()?, deed: Deed::parse(what)? })
-        });
-        read.entries.push(entry.ok_or(Damaged { line: at + 1 })?);
+    let lines: Vec<&[u8]> = bytes[..whole].split_inclusive(|byte| *byte == b'\n').collect();
+    for (at, line) in lines.iter().enumerate() {
+        match read.chain.follow(key, line) {
+            Some((chain, entry)) => {
+                read.chain = chain;
+                read.entries.push(entry);
+            }
+            None => {
+                let mut certain = read.entries;
+                certain.extend(salvage(&lines[at..], key));
+                return Err(Damaged { line: at + 1, certain });
+            }
+        }
     }
     Ok(read)
+}
+
+/// Of lines of which the first is not what was written: those that fit the one before them.
+fn salvage<'a>(lines: &'a [&'a [u8]], key: &'a Secret32) -> impl Iterator<Item = Entry> + 'a {
+    let pairs = lines.iter().zip(lines.iter().skip(1));
+    let found = pairs.filter_map(|(before, line)| Some(Chain::claimed(before)?.follow(key, line)?.1));
+    found.filter(|entry| !matches!(entry.deed, Deed::Resumed { .. }))
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -331,8 +360,30 @@ mod tests {
             assert!(parse(&edited, &key).is_err(), "byte {at}, the last line begins at {last}");
         }
         let lines: Vec<&[u8]> = bytes.split_inclusive(|byte| *byte == b'\n').collect();
-        assert_eq!(parse(&[lines[0], lines[2]].concat(), &key).err(), Some(Damaged { line: 2 }));
-        assert_eq!(parse(&[lines[1], lines[0]].concat(), &key).err(), Some(Damaged { line: 1 }));
-        assert!(parse(&bytes, &Secret32::random()).is_err());
+        let line = |parsed: Result<Read, Damaged>| parsed.err().map(|damaged| damaged.line);
+        assert_eq!(line(parse(&[lines[0], lines[2]].concat(), &key)), Some(2));
+        assert_eq!(line(parse(&[lines[1], lines[0]].concat(), &key)), Some(1));
+        assert!(parse(&bytes, &Secret32::random()).err().unwrap().certain.is_empty());
+    }
+
+    #[test]
+    fn of_a_damaged_journal_all_is_certain_but_what_was_hit() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let (path, key) = (dir.path().join(FILE), Secret32::random());
+        let bytes = written(&path, &key);
+        let lines: Vec<&[u8]> = bytes.split_inclusive(|byte| *byte == b'\n').collect();
+        for hit in 0..lines.len() {
+            let mut edited: Vec<Vec<u8>> = lines.iter().map(|line| line.to_vec()).collect();
+            edited[hit][3] ^= 1;
+            let certain = parse(&edited.concat(), &key).err().unwrap().certain;
+            let numbers: Vec<u64> = certain.iter().map(|entry| entry.number).collect();
+            // The fourth line lets somebody in again.
+            let all = (1..=lines.len()).filter(|n| *n != hit + 1 && (*n != 4 || hit > 3));
+            assert_eq!(numbers, all.map(|n| n as u64).collect::<Vec<_>>(), "line {}", hit + 1);
+        }
+        // A line that is copied to another place does not fit there.
+        let copied = [lines[0], lines[6], lines[1]].concat();
+        let certain = parse(&copied, &key).err().unwrap().certain;
+        assert_eq!(certain.iter().map(|entry| entry.number).collect::<Vec<_>>(), [1]);
     }
 }

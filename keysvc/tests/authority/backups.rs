@@ -378,6 +378,51 @@ async fn a_damaged_journal_is_written_anew_from_the_store() {
     }
 }
 
+/// An older copy of the store, put back beside the journal of now.
+fn put_back(data: &Path, old: &Path) {
+    std::fs::remove_dir_all(data.join("authority")).unwrap();
+    copy_dir(old, &data.join("authority"));
+}
+
+fn copy_dir(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_store_beside_a_damaged_journal_un_revokes_nobody_of_whom_it_still_tells() {
+    let server = Running::start().await;
+    let thief = server.enrol("thief", &["ward=3"]).await;
+    server.admin().post("/v1/epoch/rotate", &serde_json::json!({})).await;
+    let (dir, clock, config) = server.stop().await;
+    let (data, old) = (dir.path().join("data"), dir.path().join("old"));
+    copy_dir(&data.join("authority"), &old);
+    let server = Running::again(dir, clock, config).await;
+    revoke(&server, "thief").await;
+    server.admin().post("/v1/epoch/rotate", &serde_json::json!({})).await;
+    let (mut dir, mut clock, mut config) = server.stop().await;
+    let path = data.join("revocations/journal");
+    let good = std::fs::read(&path).unwrap();
+    let last = good.len() - 50;
+    // Before the line that tells of it, and after.
+    for hit in [5, last] {
+        let mut bytes = good.clone();
+        bytes[hit] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        put_back(&data, &old);
+        let server = Running::again(dir, clock, config).await;
+        assert!(server.newest_bundle().await.is_revoked(thief.id()), "hit at {hit}");
+        assert!(server.client(&thief).get("/v1/keys").await.status == StatusCode::FORBIDDEN);
+        assert!(server.authority.verify_audit().await.unwrap().is_ok());
+        (dir, clock, config) = server.stop().await;
+        // The new journal tells of it as well.
+        assert!(std::fs::read_to_string(&path).unwrap().contains(" revoked "));
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn another_root_key_seals_what_the_old_one_did_and_the_old_one_opens_nothing() {
     let server = Running::start().await;

@@ -37,11 +37,14 @@ impl Authority {
         self.store
             .write(move |tx| {
                 let device = not_revoked(find(tx, &name_or_id)?)?;
-                let given = change.of(tx, tx.given(&device)?)?;
+                let had = tx.given(&device)?;
+                let given = change.of(tx, had.clone())?;
                 let (attributes, policy) = in_all(tx, &given, device.role)?;
                 check_role(device.role, &attributes, policy.as_ref())?;
                 // Whoever only moves to another profile may have all the same.
-                tx.set_given(device.id, &given)?;
+                if given != had {
+                    tx.change_given(device.id, &given)?;
+                }
                 let mut lost = BTreeSet::new();
                 if !give(tx, &device, &attributes, policy.as_ref(), &mut lost)? {
                     let (device, bundle) = (devices::device(device), tx.counter("bundle")?);

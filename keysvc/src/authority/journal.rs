@@ -6,14 +6,18 @@ use std::sync::Arc;
 
 use smqtt_core::attribute::Versions;
 use smqtt_core::bundle::{Bundle, Epoch};
-use smqtt_core::identity::Role;
+use smqtt_core::identity::{DeviceId, Role};
 
+use super::devices::PAGE_MAX;
+use super::profiles::in_all;
 use super::{Operation, audit};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::error::OpenError;
 use crate::files;
-use crate::store::{Deed, JOURNAL_FILE, Journal, JournalEntry, Opening, StoreError, Tx, read_journal};
+use crate::store::{
+    Deed, GivenRow, GroupRow, JOURNAL_FILE, Journal, JournalEntry, Opening, StoreError, Tx, read_journal,
+};
 use crate::vault::Vault;
 
 /// The directory of the journal.
@@ -119,7 +123,7 @@ pub(super) fn list(names: &BTreeSet<String>) -> String {
 /// Has the store do what `entries` say, in their order, as far as it has not. Epochs that it has forgotten begin and end again
 /// with the versions that they had, so that whoever slept through them is given their keys.
 pub(super) fn apply(tx: &Tx<'_>, config: &Config, entries: &[JournalEntry]) -> Result<CaughtUp, StoreError> {
-    let mut caught_up = CaughtUp::default();
+    let (mut caught_up, mut touched) = (CaughtUp::default(), BTreeSet::new());
     tx.jump()?;
     for entry in entries {
         match &entry.deed {
@@ -158,7 +162,29 @@ pub(super) fn apply(tx: &Tx<'_>, config: &Config, entries: &[JournalEntry]) -> R
                     && (&device.attributes, &device.policy) != (attributes, policy)
                 {
                     tx.set_attributes(*id, attributes, policy.as_ref())?;
+                    touched.insert(*id);
                     caught_up.did(Operation::ChangeDevice, format!("{} {id}: {attributes}", device.name));
+                }
+            }
+            Deed::Given { id, given } => {
+                if tx.device(*id)?.is_some() {
+                    tx.change_given(*id, &known_parts(tx, given)?)?;
+                    touched.insert(*id);
+                }
+            }
+            Deed::Profile { profile: Some(row), .. } => tx.set_profile(row)?,
+            Deed::Profile { name, profile: None } => {
+                if tx.profile_users(name)? == 0 {
+                    tx.delete_profile(name)?;
+                }
+            }
+            Deed::Group { group: Some(row), .. } => {
+                let profile = row.profile.clone().filter(|name| matches!(tx.profile(name), Ok(Some(_))));
+                tx.set_group(&GroupRow { profile, ..row.clone() })?;
+            }
+            Deed::Group { name, group: None } => {
+                if tx.group_users(name)? == 0 {
+                    tx.delete_group(name)?;
                 }
             }
             Deed::Version { attribute, version } => {
@@ -174,8 +200,37 @@ pub(super) fn apply(tx: &Tx<'_>, config: &Config, entries: &[JournalEntry]) -> R
             }
         }
     }
+    // What a journal of an earlier version does not tell: whose profile or group would give back what was taken away has it
+    // no more.
+    for id in touched {
+        let Some(device) = tx.device(id)? else { continue };
+        let given = tx.given(&device)?;
+        let fits = in_all(tx, &given, device.role)
+            .is_ok_and(|(attributes, policy)| (attributes, policy) == (device.attributes, device.policy));
+        if !fits {
+            let own = GivenRow::default();
+            tx.change_given(id, &own)?;
+            caught_up.did(Operation::ChangeDevice, format!("{} {id}: neither profile nor group", device.name));
+        }
+    }
     tx.set_counter("journal", entries.last().map_or(0, |entry| entry.number).max(tx.counter("journal")?))?;
     Ok(caught_up)
+}
+
+/// What is there of it: a profile or group that came and went is nobody's.
+fn known_parts(tx: &Tx<'_>, given: &GivenRow) -> Result<GivenRow, StoreError> {
+    let mut given = given.clone();
+    if let Some(name) = &given.profile
+        && tx.profile(name)?.is_none()
+    {
+        given.profile = None;
+    }
+    if let Some(name) = &given.group
+        && tx.group(name)?.is_none()
+    {
+        given.group = None;
+    }
+    Ok(given)
 }
 
 /// Takes from a bundle, whoever kept it, what the store has forgotten. It is signed; its names it does not say.
@@ -256,6 +311,26 @@ fn write_state(tx: &Tx<'_>) -> Result<(), StoreError> {
             Some(_) => Deed::Revoked { id, role, name },
             None => Deed::Suspended { id, role, name },
         });
+    }
+    tx.profiles()?.into_iter().for_each(|row| {
+        tx.write_down(Deed::Profile { name: row.name.clone(), profile: Some(row) });
+    });
+    tx.groups()?.into_iter().for_each(|row| {
+        tx.write_down(Deed::Group { name: row.name.clone(), group: Some(row) });
+    });
+    let mut after = DeviceId([0; 16]);
+    loop {
+        let page = tx.devices(after, PAGE_MAX)?;
+        let Some(last) = page.last() else { break };
+        after = last.id;
+        for device in page.into_iter().filter(|device| device.revocation.is_none()) {
+            let (id, given) = (device.id, tx.given(&device)?);
+            if given.profile.is_some() || given.group.is_some() {
+                tx.write_down(Deed::Given { id, given });
+            }
+            let (attributes, policy) = (device.attributes, device.policy);
+            tx.write_down(Deed::Changed { id, attributes, policy });
+        }
     }
     for (attribute, version) in tx.versions()?.iter() {
         tx.write_down(Deed::Version { attribute: attribute.clone(), version });

@@ -4,6 +4,8 @@
 //! ```text
 //! NUMBER AT WHAT MAC\n        WHAT is  revoked ID ROLE NAME  |  suspended ID ROLE NAME  |  resumed ID
 //!                             |  changed ID ATTRIBUTES POLICY  |  version ATTRIBUTE NUMBER  |  epoch NUMBER
+//!                             |  given ID ATTRIBUTES POLICY PROFILE GROUP  |  group NAME [ATTRIBUTES PROFILE]
+//!                             |  profile NAME [ATTRIBUTES POLICY DAYS SECONDS FILTERS]
 //! MAC = HMAC-SHA-256(key, MAC before || NUMBER AT WHAT), the first 16 bytes
 //! ```
 //!
@@ -20,6 +22,7 @@ use smqtt_core::crypto::{Prk, Secret32};
 use smqtt_core::identity::{DeviceId, Role, check_name};
 use smqtt_core::policy::Policy;
 
+use super::tx::{GivenRow, GroupRow, ProfileRow};
 use crate::error::OpenError;
 use crate::files;
 
@@ -39,6 +42,12 @@ pub(crate) enum Deed {
     Resumed { id: DeviceId },
     /// A device has these from now on.
     Changed { id: DeviceId, attributes: Attributes, policy: Option<Policy> },
+    /// A device was given these itself, and has the rest by profile and group.
+    Given { id: DeviceId, given: GivenRow },
+    /// A profile is this from now on; `None`: there is none of the name.
+    Profile { name: String, profile: Option<ProfileRow> },
+    /// The same of a group.
+    Group { name: String, group: Option<GroupRow> },
     /// An attribute is at this version.
     Version { attribute: Attribute, version: u32 },
     /// An epoch began.
@@ -60,8 +69,25 @@ impl Deed {
             Self::Suspended { id, role, name } => format!("suspended {id} {} {name}", role.name()),
             Self::Resumed { id } => format!("resumed {id}"),
             Self::Changed { id, attributes, policy } => {
-                let policy = policy.as_ref().map_or("-".to_owned(), |policy| hex(&policy.encode()));
-                format!("changed {id} {} {policy}", hex(&attributes.encode()))
+                format!("changed {id} {} {}", hex(&attributes.encode()), policy_text(policy.as_ref()))
+            }
+            Self::Given { id, given } => {
+                let GivenRow { attributes, policy, profile, group } = given;
+                let (profile, group) = (or_dash(profile.as_ref()), or_dash(group.as_ref()));
+                let policy = policy_text(policy.as_ref());
+                format!("given {id} {} {policy} {profile} {group}", hex(&attributes.encode()))
+            }
+            Self::Profile { name, profile: None } => format!("profile {name}"),
+            Self::Profile { name, profile: Some(row) } => {
+                let (days, seconds) = (or_dash(row.certificate_days), or_dash(row.token_ttl_seconds));
+                let filters = serde_json::to_vec(&row.filters).expect("strings are JSON");
+                let (attributes, policy) = (hex(&row.attributes.encode()), policy_text(row.policy.as_ref()));
+                format!("profile {name} {attributes} {policy} {days} {seconds} {}", hex(&filters))
+            }
+            Self::Group { name, group: None } => format!("group {name}"),
+            Self::Group { name, group: Some(row) } => {
+                let profile = or_dash(row.profile.as_ref());
+                format!("group {name} {} {profile}", hex(&row.attributes.encode()))
             }
             Self::Version { attribute, version } => {
                 format!("version {} {version}", hex(&attribute.encode()))
@@ -85,12 +111,36 @@ impl Deed {
             "resumed" => Self::Resumed { id: words.next()?.parse().ok()? },
             "changed" => {
                 let id = words.next()?.parse().ok()?;
-                let attributes = Attributes::decode(&unhex(words.next()?)?).ok()?;
-                let policy = match words.next()? {
-                    "-" => None,
-                    policy => Some(Policy::decode(&unhex(policy)?).ok()?),
-                };
+                let (attributes, policy) = (attributes(words.next()?)?, policy(words.next()?)?);
                 Self::Changed { id, attributes, policy }
+            }
+            "given" => {
+                let id = words.next()?.parse().ok()?;
+                let (attributes, policy) = (attributes(words.next()?)?, policy(words.next()?)?);
+                let (profile, group) = (given_name(words.next()?)?, given_name(words.next()?)?);
+                Self::Given { id, given: GivenRow { attributes, policy, profile, group } }
+            }
+            "profile" => {
+                let name = given_name(words.next()?)??;
+                let Some(text) = words.next() else { return Some(Self::Profile { name, profile: None }) };
+                let (attributes, policy) = (attributes(text)?, policy(words.next()?)?);
+                let (days, seconds) = (number(words.next()?)?, number(words.next()?)?);
+                let profile = ProfileRow {
+                    name: name.clone(),
+                    attributes,
+                    policy,
+                    certificate_days: days,
+                    token_ttl_seconds: seconds,
+                    filters: serde_json::from_slice(&unhex(words.next()?)?).ok()?,
+                };
+                Self::Profile { name, profile: Some(profile) }
+            }
+            "group" => {
+                let name = given_name(words.next()?)??;
+                let Some(text) = words.next() else { return Some(Self::Group { name, group: None }) };
+                let (attributes, profile) = (attributes(text)?, given_name(words.next()?)?);
+                let group = Some(GroupRow { name: name.clone(), profile, attributes });
+                Self::Group { name, group }
             }
             "version" => {
                 let bytes = unhex(words.next()?)?;
@@ -102,6 +152,31 @@ impl Deed {
         };
         words.next().is_none().then_some(deed)
     }
+}
+
+fn or_dash(value: Option<impl std::fmt::Display>) -> String {
+    value.map_or("-".to_owned(), |value| value.to_string())
+}
+
+fn policy_text(policy: Option<&Policy>) -> String {
+    or_dash(policy.map(|policy| hex(&policy.encode())))
+}
+
+fn attributes(text: &str) -> Option<Attributes> {
+    Attributes::decode(&unhex(text)?).ok()
+}
+
+/// What `policy_text` wrote; the outer `None` for what it did not.
+fn policy(text: &str) -> Option<Option<Policy>> {
+    if text == "-" { Some(None) } else { Some(Some(Policy::decode(&unhex(text)?).ok()?)) }
+}
+
+fn given_name(text: &str) -> Option<Option<String>> {
+    if text == "-" { Some(None) } else { check_name(text).ok().map(|()| Some(text.to_owned())) }
+}
+
+fn number(text: &str) -> Option<Option<u64>> {
+    if text == "-" { Some(None) } else { text.parse().ok().map(Some) }
 }
 
 /// Why a journal is not believed.
@@ -314,6 +389,27 @@ mod tests {
             },
             Deed::Changed { id: DeviceId([9; 16]), attributes: Attributes::default(), policy: None },
             Deed::Epoch { number: 42 },
+            Deed::Given {
+                id: DeviceId([9; 16]),
+                given: GivenRow { profile: Some("p".into()), ..GivenRow::default() },
+            },
+            Deed::Profile {
+                name: "p".into(),
+                profile: Some(ProfileRow {
+                    name: "p".into(),
+                    attributes: Attributes::parse(["x"]).unwrap(),
+                    policy: Some(Policy::parse("a and b").unwrap()),
+                    certificate_days: Some(90),
+                    token_ttl_seconds: None,
+                    filters: vec!["a b/+".into()],
+                }),
+            },
+            Deed::Profile { name: "p".into(), profile: None },
+            Deed::Group {
+                name: "g".into(),
+                group: Some(GroupRow { name: "g".into(), profile: None, attributes: Attributes::default() }),
+            },
+            Deed::Group { name: "g".into(), group: None },
         ]
     }
 
@@ -321,7 +417,7 @@ mod tests {
         let empty = read(path, key).unwrap().unwrap();
         let mut journal = Journal::resume(path, key.clone(), &empty, Box::new(|| 1_800_000_000)).unwrap();
         assert_eq!(journal.append(&deeds()[..1]).unwrap(), 1);
-        assert_eq!(journal.append(&deeds()[1..]).unwrap(), 7);
+        assert_eq!(journal.append(&deeds()[1..]).unwrap(), deeds().len() as u64);
         std::fs::read(path).unwrap()
     }
 
@@ -332,7 +428,8 @@ mod tests {
         let bytes = written(&path, &key);
         let back = read(&path, &key).unwrap().unwrap();
         assert_eq!(back.entries.iter().map(|entry| entry.deed.clone()).collect::<Vec<_>>(), deeds());
-        assert_eq!(back.entries.iter().map(|entry| entry.number).collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6, 7]);
+        let numbers = back.entries.iter().map(|entry| entry.number);
+        assert!(numbers.eq(1..=deeds().len() as u64));
         for cut in 0..bytes.len() {
             std::fs::write(&path, &bytes[..cut]).unwrap();
             let back = read(&path, &key).unwrap().unwrap();
@@ -343,8 +440,9 @@ mod tests {
         std::fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
         let back = read(&path, &key).unwrap().unwrap();
         let mut journal = Journal::resume(&path, key.clone(), &back, Box::new(|| 9)).unwrap();
-        assert_eq!(journal.append(&[Deed::Epoch { number: 43 }]).unwrap(), 7);
-        assert_eq!(read(&path, &key).unwrap().unwrap().entries.len(), 7);
+        let all = deeds().len();
+        assert_eq!(journal.append(&[Deed::Epoch { number: 43 }]).unwrap(), all as u64);
+        assert_eq!(read(&path, &key).unwrap().unwrap().entries.len(), all);
     }
 
     #[test]

@@ -489,3 +489,52 @@ async fn a_log_whose_old_rows_were_forgotten_is_backed_up_and_restored() {
     let data = dir.path().join("restored");
     restore_to(&data, &backup, &key, since, Vec::new(), clock).await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_left_a_group_since_the_backup_gets_nothing_back_when_the_group_changes() {
+    let server = Running::start().await;
+    let admin = server.admin();
+    let group = |extra: &str| serde_json::json!({ "attributes": ["ward=3", extra] });
+    admin.put("/v1/groups/ward-3", &group("x")).await;
+    admin.put("/v1/profiles/nurse", &serde_json::json!({ "attributes": ["role=nurse", "keys"] })).await;
+    let mut devices = Vec::new();
+    for (name, of) in [("leaver", "group"), ("stayer", "group"), ("nurse", "profile")] {
+        let of_what = if of == "group" { "ward-3" } else { "nurse" };
+        let request = serde_json::json!({ "name": name, of: of_what, "attributes": ["own"] });
+        let token: smqtt_core::api::NewToken = admin.post("/v1/tokens", &request).await.json();
+        let keys = DeviceKeys::generate();
+        let token = smqtt_core::token::Token::parse(&token.token).unwrap();
+        let answer = server.anonymous().post("/v1/enrol", &keys.request(&token)).await;
+        devices.push(Device::new(keys, answer.json()));
+    }
+    let key = RecoverySecret::generate();
+    let backup = back_up(&server, &key).await;
+    // Since: one leaves the group, the profile loses an attribute.
+    let left = admin.patch("/v1/devices/leaver", &serde_json::json!({ "group": null })).await;
+    assert_eq!(left.status, StatusCode::OK, "{}", left.text());
+    admin.put("/v1/profiles/nurse", &serde_json::json!({ "attributes": ["role=nurse"] })).await;
+    let (dir, clock, config) = server.stop().await;
+    let since = Since::Journal(dir.path().join("data/revocations/journal"));
+    let data = dir.path().join("restored");
+    restore_to(&data, &backup, &key, since, Vec::new(), clock.clone()).await.unwrap();
+    std::fs::rename(dir.path().join("data"), dir.path().join("lost")).unwrap();
+    std::fs::rename(&data, dir.path().join("data")).unwrap();
+
+    let server = Running::again(dir, clock, config).await;
+    let admin = server.admin();
+    let has = async |name: &str| {
+        let device: ApiDevice = admin.get(&format!("/v1/devices/{name}")).await.json();
+        device.attributes
+    };
+    assert_eq!(has("leaver").await, ["own"]);
+    assert_eq!(has("nurse").await, ["own", "role=nurse"]);
+    // What was taken away does not come back with the next change, of the group or of the device.
+    admin.put("/v1/groups/ward-3", &group("y")).await;
+    for name in ["leaver", "nurse"] {
+        let change = serde_json::json!({ "add": ["z"] });
+        admin.patch(&format!("/v1/devices/{name}"), &change).await;
+    }
+    assert_eq!(has("leaver").await, ["own", "z"]);
+    assert_eq!(has("nurse").await, ["own", "role=nurse", "z"]);
+    assert_eq!(has("stayer").await, ["own", "ward=3", "y"]);
+}

@@ -6,6 +6,7 @@ use smqtt_core::identity::DeviceId;
 use smqtt_core::policy::Policy;
 
 use super::{DeviceRow, Result, Tx, attributes, list, list_to_text, policy};
+use crate::store::Deed;
 
 /// A profile.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,7 +28,7 @@ pub(crate) struct GroupRow {
 }
 
 /// What a device was given, as opposed to what it has in all.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct GivenRow {
     pub(crate) attributes: Attributes,
     pub(crate) policy: Option<Policy>,
@@ -60,6 +61,7 @@ impl Tx<'_> {
     }
 
     pub(crate) fn set_profile(&self, profile: &ProfileRow) -> Result<()> {
+        self.write_down(Deed::Profile { name: profile.name.clone(), profile: Some(profile.clone()) });
         let sql = format!(
             "INSERT INTO profiles ({PROFILE}) VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT DO UPDATE SET \
              attributes = ?2, policy = ?3, certificate_days = ?4, token_ttl_seconds = ?5, filters = ?6"
@@ -76,6 +78,7 @@ impl Tx<'_> {
     }
 
     pub(crate) fn delete_profile(&self, name: &str) -> Result<()> {
+        self.write_down(Deed::Profile { name: name.to_owned(), profile: None });
         self.connection.prepare_cached("DELETE FROM profiles WHERE name = ?")?.execute([name])?;
         Ok(())
     }
@@ -99,6 +102,7 @@ impl Tx<'_> {
     }
 
     pub(crate) fn set_group(&self, group: &GroupRow) -> Result<()> {
+        self.write_down(Deed::Group { name: group.name.clone(), group: Some(group.clone()) });
         let sql = "INSERT INTO device_groups VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE SET profile = ?2, attributes = ?3";
         let values = params![group.name, group.profile, group.attributes.encode()];
         self.connection.prepare_cached(sql)?.execute(values)?;
@@ -106,6 +110,7 @@ impl Tx<'_> {
     }
 
     pub(crate) fn delete_group(&self, name: &str) -> Result<()> {
+        self.write_down(Deed::Group { name: name.to_owned(), group: None });
         self.connection.prepare_cached("DELETE FROM device_groups WHERE name = ?")?.execute([name])?;
         Ok(())
     }
@@ -179,6 +184,13 @@ impl Tx<'_> {
         }
     }
 
+    /// Gives a device that there was something else: what it has in all has to follow.
+    pub(crate) fn change_given(&self, device: DeviceId, given: &GivenRow) -> Result<()> {
+        self.write_down(Deed::Given { id: device, given: given.clone() });
+        self.set_given(device, given)
+    }
+
+    /// Notes what a device was given that is new: whoever forgets it has forgotten the device as well.
     pub(crate) fn set_given(&self, device: DeviceId, given: &GivenRow) -> Result<()> {
         if given.profile.is_none() && given.group.is_none() {
             let sql = "DELETE FROM device_given WHERE device = ?";

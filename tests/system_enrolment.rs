@@ -66,7 +66,8 @@ fn a_device_waits_until_a_person_approves_it() {
     let key = told.rsplit(' ').next().unwrap();
     let waiting = site.run(&["device", "waiting"]).success();
     assert!(waiting.contains(&format!("cam  key {key}")), "{waiting} {told}");
-    let approved = site.run(&["device", "approve", "cam"]).success();
+    site.run(&["device", "approve", "cam", "0000-0000-0000-0000"]).failure(&["another key"]);
+    let approved = site.run(&["device", "approve", "cam", key]).success();
     assert!(approved.contains("kind=cam"), "{approved}");
     let enrolled = enrolling.end().success();
     assert!(enrolled.contains("enrolled     cam"), "{enrolled}");

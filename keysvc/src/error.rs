@@ -51,6 +51,12 @@ pub enum Error {
         /// Approved or denied.
         answer: &'static str,
     },
+    /// Somebody else waits under that name.
+    #[error("whoever waits as `{name}` has another key")]
+    OtherKey {
+        /// The name.
+        name: String,
+    },
     /// Not in the list.
     #[error("there is no profile `{name}`")]
     NoSuchProfile {
@@ -236,6 +242,7 @@ impl Error {
             Self::NoSuchToken { .. } => "no-such-token",
             Self::NoSuchEnrolment { .. } => "no-such-enrolment",
             Self::Answered { .. } => "answered",
+            Self::OtherKey { .. } => "other-key",
             Self::NoSuchProfile { .. } => "no-such-profile",
             Self::NoSuchGroup { .. } => "no-such-group",
             Self::InUse { .. } => "in-use",
@@ -288,6 +295,7 @@ impl Error {
             Self::AccessUnknown | Self::AccessExpired => "ask an administrator for a new one",
             Self::Scope { .. } => "ask an administrator for a token that is for it as well",
             Self::Revoked | Self::UnknownCaller => "enrol again with a new token",
+            Self::OtherKey { .. } => "compare again: `smqtt device waiting` shows who waits now",
             Self::TooEarly { .. } => "wait, or force it: whoever sleeps until then is then left behind",
             Self::RecoveryKey => "on the authority's machine: `smqtt authority recovery-key trust KEY`",
             Self::Backup(_) | Self::Files(_) => "the authority's log says more; there is no new backup",

@@ -1,7 +1,10 @@
 //! `smqtt device approve`, `set`, `suspend`, `resume` and `reset`: what becomes of a device, short of the end.
 
+use std::io::IsTerminal;
+
 use clap::Args;
 use serde_json::json;
+use smqtt_client::authority::Authority;
 use smqtt_core::api::{Applicant, Device, DeviceChange, DeviceChanged, Reset, Resumption, Suspension};
 use smqtt_core::policy::Policy;
 use zeroize::Zeroizing;
@@ -70,6 +73,8 @@ pub struct ResetArgs {
 pub struct NameArgs {
     /// The name under which it waits
     name: String,
+    /// The digits of its key, as the device shows them: nobody else is meant
+    key: Option<String>,
     /// As JSON
     #[arg(long)]
     json: bool,
@@ -106,8 +111,9 @@ pub fn grouped(key: &str) -> String {
 
 /// `smqtt device approve`
 pub async fn approve(args: &NameArgs) -> Result<(), Failure> {
-    let path = format!("/v1/enrolments/{}/approve", percent(&args.name));
-    let device: Device = args.site.authority().await?.post(&path, &json!({})).await?;
+    let authority = args.site.authority().await?;
+    let path = answer_path(&authority, args, "approve").await?;
+    let device: Device = authority.post(&path, &json!({})).await?;
     if args.json {
         return print_json(&device);
     }
@@ -116,12 +122,32 @@ pub async fn approve(args: &NameArgs) -> Result<(), Failure> {
 
 /// `smqtt device deny`
 pub async fn deny(args: &NameArgs) -> Result<(), Failure> {
-    let path = format!("/v1/enrolments/{}/deny", percent(&args.name));
-    let done: Applicant = args.site.authority().await?.post(&path, &json!({})).await?;
+    let authority = args.site.authority().await?;
+    let path = answer_path(&authority, args, "deny").await?;
+    let done: Applicant = authority.post(&path, &json!({})).await?;
     if args.json {
         return print_json(&done);
     }
     print_line(format!("denied       {}, key {}", done.name, grouped(&done.key)))
+}
+
+/// The request that answers whoever has the key that was compared. Who does not say which is shown it and asked.
+async fn answer_path(authority: &Authority, args: &NameArgs, verb: &str) -> Result<String, Failure> {
+    let path = format!("/v1/enrolments/{}/{verb}", percent(&args.name));
+    let mut key = args.key.as_ref().map(|key| key.to_ascii_lowercase().replace('-', ""));
+    if key.is_none() && std::io::stdin().is_terminal() {
+        let waiting: Vec<Applicant> = authority.get("/v1/enrolments").await?;
+        if let Some(one) = waiting.into_iter().find(|one| one.name == args.name) {
+            eprint!("{verb} `{}` with the key {}? [y/N] ", one.name, grouped(&one.key));
+            let mut answer = String::new();
+            let read = std::io::stdin().read_line(&mut answer);
+            if read.is_err() || !matches!(answer.trim(), "y" | "Y" | "yes") {
+                return Err(Failure::new("nothing was done"));
+            }
+            key = Some(one.key);
+        }
+    }
+    Ok(key.map_or(path.clone(), |key| format!("{path}?key={}", percent(&key))))
 }
 
 /// `smqtt device set`

@@ -42,8 +42,9 @@ pub async fn run(args: &EnrolArgs) -> Result<(), Failure> {
             Ok(keyring) => break keyring,
             Err(EnrolError::Waits(waiting)) => {
                 if !told {
-                    eprintln!("waiting for approval as `{}`, key {}", waiting.name, grouped(&waiting.key));
-                    eprintln!("an administrator says `smqtt device approve {}`", waiting.name);
+                    let key = grouped(&waiting.key);
+                    eprintln!("waiting for approval as `{}`, key {key}", waiting.name);
+                    eprintln!("an administrator says `smqtt device approve {} {key}`", waiting.name);
                 }
                 (tries, told) = (0, true);
                 tokio::time::sleep(Duration::from_secs(waiting.retry_after_seconds)).await;

@@ -32,16 +32,22 @@ impl Authority {
     }
 
     /// Makes a device of whoever waits under this name; it gets its answer when it asks again. Approved again, it is the same
-    /// device. For administrators; for enrollers devices alone.
+    /// device. With the `key` that somebody compared nobody else is approved, who may have come in between. For
+    /// administrators; for enrollers devices alone.
     ///
     /// # Errors
-    /// Not allowed, nobody waits, the token or the name is not to be had any more, or the store failed.
-    pub async fn approve(self: &Arc<Self>, caller: &Caller, name: String) -> Result<Device, Error> {
+    /// Not allowed, nobody waits, or with another key, the token or the name is not to be had any more, or the store failed.
+    pub async fn approve(
+        self: &Arc<Self>,
+        caller: &Caller,
+        name: String,
+        key: Option<String>,
+    ) -> Result<Device, Error> {
         let who = self.authorise(caller, Operation::Approve).await?;
         let (this, now) = (self.clone(), self.now());
         self.store
             .write(move |tx| {
-                let (used, token) = asked(tx, &name, who.role)?;
+                let (used, token) = asked(tx, &name, who.role, key.as_deref())?;
                 if used.denied.is_some() {
                     return Err(Error::Answered { name, answer: "denied" });
                 }
@@ -62,17 +68,22 @@ impl Authority {
             .await
     }
 
-    /// Turns away whoever waits under this name: it learns so when it asks again, and another may use the token instead. For
-    /// administrators; for enrollers devices alone.
+    /// Turns away whoever waits under this name, and with `key` nobody who has another: it learns so when it asks again, and
+    /// another may use the token instead. For administrators; for enrollers devices alone.
     ///
     /// # Errors
-    /// Not allowed, nobody waits, it was approved, or the store failed.
-    pub async fn deny_enrolment(self: &Arc<Self>, caller: &Caller, name: String) -> Result<Applicant, Error> {
+    /// Not allowed, nobody waits, or with another key, it was approved, or the store failed.
+    pub async fn deny_enrolment(
+        self: &Arc<Self>,
+        caller: &Caller,
+        name: String,
+        key: Option<String>,
+    ) -> Result<Applicant, Error> {
         let who = self.authorise(caller, Operation::Deny).await?;
         let (this, now) = (self.clone(), self.now());
         self.store
             .write(move |tx| {
-                let (used, token) = asked(tx, &name, who.role)?;
+                let (used, token) = asked(tx, &name, who.role, key.as_deref())?;
                 if used.device.is_some() {
                     return Err(Error::Answered { name, answer: "approved" });
                 }
@@ -88,12 +99,15 @@ impl Authority {
     }
 }
 
-/// Who asked under this name, and with which token, if somebody of this role may answer.
-fn asked(tx: &Tx<'_>, name: &str, by: Role) -> Result<(UseRow, TokenRow), Error> {
+/// Who asked under this name, and with which token, if somebody of this role may answer and it has this key.
+fn asked(tx: &Tx<'_>, name: &str, by: Role, key: Option<&str>) -> Result<(UseRow, TokenRow), Error> {
     let none = || Error::NoSuchEnrolment { name: name.chars().take(64).collect() };
     let used = tx.asked_approval(name)?.ok_or_else(none)?;
     let token = token_of(tx, &used)?;
     for_devices(by, token.role)?;
+    if key.is_some_and(|key| key != key_text(&used)) {
+        return Err(Error::OtherKey { name: used.name });
+    }
     Ok((used, token))
 }
 

@@ -2,11 +2,18 @@
 
 use axum::Json as Answer;
 use axum::extract::State;
+use serde::Deserialize;
 use smqtt_core::api::{Applicant, Device};
 
 use super::Shared;
-use super::extract::{From, Named};
+use super::extract::{Asked, From, Named};
 use super::problem::Refused;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Compared {
+    key: Option<String>,
+}
 
 pub(super) async fn list(
     State(authority): Shared,
@@ -19,14 +26,16 @@ pub(super) async fn approve(
     State(authority): Shared,
     From(caller): From,
     Named(name): Named,
+    Asked(compared): Asked<Compared>,
 ) -> Result<Answer<Device>, Refused> {
-    Ok(Answer(authority.approve(&caller, name).await?))
+    Ok(Answer(authority.approve(&caller, name, compared.key).await?))
 }
 
 pub(super) async fn deny(
     State(authority): Shared,
     From(caller): From,
     Named(name): Named,
+    Asked(compared): Asked<Compared>,
 ) -> Result<Answer<Applicant>, Refused> {
-    Ok(Answer(authority.deny_enrolment(&caller, name).await?))
+    Ok(Answer(authority.deny_enrolment(&caller, name, compared.key).await?))
 }

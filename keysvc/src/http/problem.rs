@@ -66,6 +66,7 @@ fn status(error: &Error) -> StatusCode {
         | Error::ReportedOtherwise
         | Error::DeviceRevoked { .. }
         | Error::Answered { .. }
+        | Error::OtherKey { .. }
         | Error::InUse { .. }
         | Error::Full { .. } => StatusCode::CONFLICT,
         Error::TokenExpired | Error::TokenRemoved => StatusCode::GONE,

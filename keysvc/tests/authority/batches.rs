@@ -264,3 +264,54 @@ async fn an_enroller_approves_devices_alone() {
     enroller.delete(&format!("/v1/tokens/{}", hex(&person.id))).await.problem(403, "role");
     assert_eq!(enroller.post("/v1/enrolments/cam/approve", &()).await.status, StatusCode::OK);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_in_vain_keeps_no_name_from_others() {
+    let server = Running::start().await;
+    let admin = server.admin();
+    let approval = |name: &str, ttl: u64| serde_json::json!({"name": name, "approval": true, "ttl_seconds": ttl});
+    let (over, removed) = (make(&server, approval("a", 60)).await, make(&server, approval("b", 600)).await);
+    for token in [&over, &removed] {
+        let answer = enrol(&server, &DeviceKeys::generate().request(token)).await;
+        assert_eq!(answer.status, StatusCode::ACCEPTED);
+    }
+    server.clock.advance(60);
+    admin.delete(&format!("/v1/tokens/{}", hex(&removed.id))).await;
+    for name in ["a", "b"] {
+        let token = make(&server, serde_json::json!({"name": name})).await;
+        is_named(&server, &DeviceKeys::generate().request(&token), name).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_somebody_compared_is_the_key_that_is_approved() {
+    let server = Running::start().await;
+    let admin = server.admin();
+    let token = make(&server, serde_json::json!({"name": "cam", "approval": true})).await;
+    let (owner, thief) = (DeviceKeys::generate(), DeviceKeys::generate());
+    let shown: Waiting = enrol(&server, &owner.request(&token)).await.json();
+    // Between the look and the word somebody else denies the owner, and a thief of the token takes the place.
+    admin.post("/v1/enrolments/cam/deny", &()).await;
+    let other: Waiting = enrol(&server, &thief.request(&token)).await.json();
+    let compared = |key: &str, verb: &str| format!("/v1/enrolments/cam/{verb}?key={key}");
+    admin.post(&compared(&shown.key, "approve"), &()).await.problem(409, "other-key");
+    admin.get("/v1/devices/cam").await.problem(404, "no-such-device");
+    admin.post(&compared(&shown.key, "deny"), &()).await.problem(409, "other-key");
+    assert_eq!(admin.post(&compared(&other.key, "deny"), &()).await.status, StatusCode::OK);
+    admin.post("/v1/enrolments/cam/approve?keys=1", &()).await.problem(400, "bad-request");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_a_group_gets_it_though_another_is_removed_meanwhile() {
+    let server = Running::start().await;
+    let admin = server.admin();
+    admin.put("/v1/groups/ward-3", &serde_json::json!({"attributes": ["ward=3"]})).await;
+    admin.put("/v1/groups/other", &serde_json::json!({"attributes": ["x"]})).await;
+    let token = make(&server, serde_json::json!({"name": "cam", "group": "ward-3", "approval": true})).await;
+    let request = DeviceKeys::generate().request(&token);
+    assert_eq!(enrol(&server, &request).await.status, StatusCode::ACCEPTED);
+    assert_eq!(admin.delete("/v1/groups/other").await.status, StatusCode::OK);
+    admin.delete("/v1/groups/ward-3").await.problem(409, "in-use");
+    let device: Listed = admin.post("/v1/enrolments/cam/approve", &()).await.json();
+    assert_eq!(device.attributes, ["ward=3"]);
+}

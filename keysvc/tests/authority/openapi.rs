@@ -105,8 +105,16 @@ impl Teller {
             Operation::ShowToken => self.answer::<api::TokenInfo>(&[404]),
             Operation::RemoveToken => self.answer::<api::TokenInfo>(&[404]),
             Operation::ListApplicants => self.answer::<Vec<api::Applicant>>(&[]),
-            Operation::Approve => self.answer::<api::Device>(&[404, 409, 410]),
-            Operation::Deny => self.answer::<api::Applicant>(&[404, 409]),
+            Operation::Approve => {
+                let mut told = self.answer::<api::Device>(&[404, 409, 410]);
+                told.query.push(("key", json!({ "type": "string", "pattern": "^[0-9a-f]{16}$" }), false));
+                told
+            }
+            Operation::Deny => {
+                let mut told = self.answer::<api::Applicant>(&[404, 409]);
+                told.query.push(("key", json!({ "type": "string", "pattern": "^[0-9a-f]{16}$" }), false));
+                told
+            }
             Operation::ListDevices => {
                 let mut told = self.answer::<Vec<api::Device>>(&[]);
                 told.query.push(("after", json!({ "type": "string", "pattern": "^[0-9a-f]{32}$" }), false));

@@ -138,7 +138,10 @@ impl Tx<'_> {
                    WHERE revoked IS NOT NULL AND (reset IS NULL OR EXISTS (SELECT 1 FROM devices \
                    WHERE name = old.name AND id <> old.id AND enrolled >= old.revoked)))";
         self.connection.prepare_cached(sql)?.execute([])?;
-        let sql = "DELETE FROM token_given WHERE token IN (SELECT id FROM tokens WHERE removed IS NOT NULL OR used >= uses_max)";
+        // Who waits for approval has used a token, and will have what it gives.
+        let sql = "DELETE FROM token_given WHERE token IN (SELECT id FROM tokens WHERE removed IS NOT NULL \
+                   OR (used >= uses_max AND NOT EXISTS (SELECT 1 FROM token_uses \
+                   WHERE token = tokens.id AND device IS NULL AND denied IS NULL)))";
         self.connection.prepare_cached(sql)?.execute([])?;
         Ok(())
     }

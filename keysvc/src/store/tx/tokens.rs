@@ -189,8 +189,11 @@ impl Tx<'_> {
         Ok(uses.collect::<rusqlite::Result<_>>()?)
     }
 
-    /// Whether somebody waits under this name.
-    pub(crate) fn is_waiting(&self, name: &str) -> Result<bool> {
+    /// Whether somebody waits under this name. Who waits in vain, for a token that is over, is denied now: the name is for others.
+    pub(crate) fn is_waiting(&self, name: &str, now: u64) -> Result<bool> {
+        let sql = "UPDATE token_uses SET denied = ?2 WHERE name = ?1 AND device IS NULL AND denied IS NULL \
+                   AND token IN (SELECT id FROM tokens WHERE expires <= ?2 OR removed IS NOT NULL)";
+        self.connection.prepare_cached(sql)?.execute(params![name, now])?;
         let which = "name = ? AND device IS NULL AND denied IS NULL";
         Ok(self.one_use(which, params![name])?.is_some())
     }

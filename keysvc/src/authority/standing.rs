@@ -108,7 +108,7 @@ impl Authority {
             };
             tx.set_reset(device.id)?;
             // Whoever has an older token for the name must not be quicker.
-            tx.remove_unused_tokens(&device.name, now)?;
+            tx.remove_unused_tokens(&device.name, None, now)?;
             let reset = Reset {
                 id: device.id.to_string(),
                 name: device.name.clone(),

@@ -87,9 +87,11 @@ impl Authority {
             if row.uses_max == 1 && tx.active_device(&row.name)?.is_some() {
                 return Err(Error::NameTaken { name: row.name });
             }
-            if request.replace {
-                tx.remove_unused_tokens(&row.name, now)?;
-            }
+            // Only its like: an enroller takes back no token for a broker this way, either.
+            let replaced = match request.replace {
+                true => tx.remove_unused_tokens(&row.name, Some(row.role), now)?,
+                false => 0,
+            };
             // What it would have in all is looked at now, so that no device fails over it.
             let given = GivenRow { attributes: row.attributes.clone(), policy: row.policy.clone(), ..named };
             in_all(tx, &given, row.role)?;
@@ -102,7 +104,12 @@ impl Authority {
                 (count, false) => format!(" for {count}"),
                 (count, true) => format!(" for {count} to be approved"),
             };
-            let subject = format!("{} ({}) {}{policy}{batch}", row.name, row.role.name(), row.attributes);
+            let instead = match replaced {
+                0 => String::new(),
+                count => format!(" in place of {count}"),
+            };
+            let (name, role) = (&row.name, row.role.name());
+            let subject = format!("{name} ({role}) {}{policy}{batch}{instead}", row.attributes);
             this.audit(tx, &maker.actor, "make-token", &subject)?;
             tracing::info!(name = row.name, role = row.role.name(), "made a token");
             let id = DeviceId(token.id).to_string();

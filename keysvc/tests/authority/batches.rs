@@ -250,6 +250,20 @@ async fn a_token_may_take_the_place_of_unused_ones_for_its_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_enroller_takes_no_brokers_token_back_by_making_one_of_its_name() {
+    let server = Running::start().await;
+    let enroller = server.client(&server.enrol_as("anna", "enroller").await);
+    let broker = make(&server, serde_json::json!({"name": "b", "role": "broker"})).await;
+    let device = make(&server, serde_json::json!({"name": "b"})).await;
+    let answer = enroller.post("/v1/tokens", &serde_json::json!({"name": "b", "replace": true})).await;
+    assert_eq!(answer.status, StatusCode::CREATED);
+    enrol(&server, &DeviceKeys::generate().request(&device)).await.problem(410, "token-removed");
+    is_named(&server, &DeviceKeys::generate().request(&broker), "b").await;
+    let audit: Vec<AuditRecord> = server.admin().get("/v1/audit").await.json();
+    assert!(audit.iter().any(|row| row.subject.ends_with(" in place of 1")), "{audit:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_enroller_approves_devices_alone() {
     let server = Running::start().await;
     let enroller = server.client(&server.enrol_as("anna", "enroller").await);

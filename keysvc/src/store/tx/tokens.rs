@@ -96,11 +96,11 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Takes back the tokens for this name that nobody used. How many there were.
-    pub(crate) fn remove_unused_tokens(&self, name: &str, at: u64) -> Result<usize> {
-        let sql =
-            "UPDATE tokens SET removed = ? WHERE name = ? AND used = 0 AND removed IS NULL AND expires > ?";
-        Ok(self.connection.prepare_cached(sql)?.execute(params![at, name, at])?)
+    /// Takes back the tokens for this name that nobody used, of one role or of any. How many there were.
+    pub(crate) fn remove_unused_tokens(&self, name: &str, of: Option<Role>, at: u64) -> Result<usize> {
+        let sql = "UPDATE tokens SET removed = ?1 WHERE name = ?2 AND used = 0 AND removed IS NULL \
+                   AND expires > ?1 AND (?3 IS NULL OR role = ?3)";
+        Ok(self.connection.prepare_cached(sql)?.execute(params![at, name, of.map(Role::name)])?)
     }
 
     /// Counts one more use of a token, if there is one left: the one place where that is decided.

@@ -84,7 +84,8 @@ impl Authority {
         if !access.operations.is_empty() && !access.operations.iter().any(|name| name == operation.name()) {
             return Err(Error::Scope { operation: operation.name() });
         }
-        Ok(Known { role: access.role, actor: format!("{} access {}", access.name, DeviceId(access.id)) })
+        let actor = format!("{} access {}", access.name, DeviceId(access.id));
+        Ok(Known { role: access.role, by_access: true, actor })
     }
 
     /// Makes an access token. For administrators by certificate: a token that made tokens would never end.

@@ -7,7 +7,7 @@ use smqtt_core::identity::{DeviceId, Role};
 
 use super::enrol::key_text;
 use super::keys::texts;
-use super::tokens::for_devices;
+use super::tokens::{for_devices, may_make};
 use super::{Authority, Caller, Operation, devices};
 use crate::error::Error;
 use crate::store::{TokenRow, Tx, UseRow};
@@ -48,6 +48,7 @@ impl Authority {
         self.store
             .write(move |tx| {
                 let (used, token) = asked(tx, &name, who.role, key.as_deref())?;
+                may_make(&who, token.role)?;
                 if used.denied.is_some() {
                     return Err(Error::Answered { name, answer: "denied" });
                 }

@@ -71,6 +71,8 @@ impl Shown {
 /// A caller whose standing was checked.
 pub(super) struct Known {
     pub(super) role: Role,
+    /// By an access token, and no certificate.
+    pub(super) by_access: bool,
     /// Name and identifier, for the audit log.
     pub(super) actor: String,
 }
@@ -175,7 +177,7 @@ impl Authority {
             }
             None => {
                 let holder = self.authorise_holder(caller, operation, self.now()).await?;
-                Ok(Known { role: holder.device.role, actor: holder.actor })
+                Ok(Known { role: holder.device.role, by_access: false, actor: holder.actor })
             }
         }
     }

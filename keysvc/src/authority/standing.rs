@@ -11,6 +11,7 @@ use smqtt_core::crypto::sha256;
 use smqtt_core::identity::Role;
 
 use super::devices::{find, version_keys};
+use super::tokens::may_make;
 use super::{Authority, Caller, Operation};
 use crate::error::Error;
 use crate::store::{DeviceRow, RevocationRow, TokenRow};
@@ -94,6 +95,7 @@ impl Authority {
         let token = self.draw_token(request.ttl_seconds, now)?;
         self.write_once(once, move |tx| {
             let mut device = find(tx, &name_or_id)?;
+            may_make(&admin, device.role)?;
             let revocation = match device.revocation.take() {
                 None => this.end(tx, &device, Operation::Reset.name(), &admin.actor, now)?,
                 Some(_) if !device.is_reset => return Err(Error::DeviceRevoked { name: device.name }),

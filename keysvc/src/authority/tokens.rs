@@ -10,6 +10,7 @@ use smqtt_core::identity::{DeviceId, NAME_CHARS_MAX, Role, check_name};
 use smqtt_core::policy::{ParseError, Policy};
 use smqtt_core::token::Token;
 
+use super::caller::Known;
 use super::keys::texts;
 use super::profiles::{in_all, profile_of};
 use super::{Authority, Caller, Operation};
@@ -49,9 +50,7 @@ impl Authority {
             return Ok(answer);
         }
         let wanted = Wanted::parse(&request)?;
-        if maker.role == Role::Enroller && wanted.role != Role::Device {
-            // Whoever could make more of their own kind would be revoked in vain.
-            let error = Error::Role { role: maker.role };
+        if let Err(error) = may_make(&maker, wanted.role) {
             let subject = format!("{} ({})", request.name, wanted.role.name());
             return Err(self.deny(maker.actor, Operation::MakeToken.name(), subject, error).await);
         }
@@ -180,6 +179,16 @@ impl Authority {
         }
         let (url, fingerprint) = (self.url.clone(), self.fingerprint());
         Ok(Token { url, fingerprint, id: random(), secret: random(), expires: now + ttl })
+    }
+}
+
+/// Whether somebody may have others enrol in this role. Whoever could make more of their own kind would be revoked in vain, and an
+/// access token that made people would not end when it expires.
+pub(super) fn may_make(maker: &Known, role: Role) -> Result<(), Error> {
+    for_devices(maker.role, role)?;
+    match role {
+        Role::Enroller | Role::Auditor if maker.by_access => Err(Error::CertificateRequired),
+        _ => Ok(()),
     }
 }
 

@@ -133,3 +133,41 @@ async fn the_record_says_which_token_and_never_its_secret() {
         assert!(!content.windows(64).any(|window| window == secret.as_bytes()));
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_makes_nobody_who_goes_on_when_it_has_ended() {
+    let server = Running::start().await;
+    let enrolled = server.enrol_as("anna", "enroller").await;
+    let client = bearer(&server, Role::Admin, &[]).await;
+    for role in ["enroller", "auditor"] {
+        let request = serde_json::json!({ "name": "eve", "role": role });
+        client.post("/v1/tokens", &request).await.problem(401, "certificate-required");
+        // Nor by saying yes to one that an administrator made, nor by ending one and taking its place.
+        let asked = serde_json::json!({ "name": format!("{role}-2"), "role": role, "approval": true });
+        let token: smqtt_core::api::NewToken = server.admin().post("/v1/tokens", &asked).await.json();
+        let token = smqtt_core::token::Token::parse(&token.token).unwrap();
+        server.anonymous().post("/v1/enrol", &DeviceKeys::generate().request(&token)).await;
+        let path = format!("/v1/enrolments/{role}-2/approve");
+        client.post(&path, &()).await.problem(401, "certificate-required");
+    }
+    client.post("/v1/devices/anna/reset", &serde_json::json!({})).await.problem(401, "certificate-required");
+    assert_eq!(server.client(&enrolled).get("/v1/devices").await.status, StatusCode::OK);
+    for role in ["device", "broker", "bridge"] {
+        let request = serde_json::json!({ "name": role, "role": role });
+        assert_eq!(client.post("/v1/tokens", &request).await.status, StatusCode::CREATED);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replaced_administrators_tokens_end_with_it() {
+    let server = Running::start().await;
+    let stolen = token(&server, Role::Admin, &[]).await;
+    let with = |server: &Running| server.anonymous().with_access(&stolen.access_token);
+    assert_eq!(with(&server).get("/v1/audit").await.status, StatusCode::OK);
+    let (dir, clock, config) = server.stop().await;
+    std::fs::remove_dir_all(dir.path().join("data/admin")).unwrap();
+    let server = Running::again(dir, clock, config).await;
+    with(&server).get("/v1/audit").await.problem(401, "access-unknown");
+    let rows: Vec<AuditRecord> = server.admin().get("/v1/audit").await.json();
+    assert!(rows.iter().any(|row| row.action == "revoke" && row.subject.ends_with("1 access tokens with it")));
+}

@@ -56,6 +56,11 @@ impl Tx<'_> {
         Ok(all)
     }
 
+    /// Ends all that somebody made. How many there were.
+    pub(crate) fn delete_access_of(&self, creator: &str) -> Result<usize> {
+        Ok(self.connection.prepare_cached("DELETE FROM access WHERE creator = ?")?.execute([creator])?)
+    }
+
     /// Whether there was one.
     pub(crate) fn delete_access(&self, id: &[u8; 16]) -> Result<bool> {
         Ok(self.connection.prepare_cached("DELETE FROM access WHERE id = ?")?.execute([id])? > 0)

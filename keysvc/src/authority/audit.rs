@@ -3,6 +3,7 @@
 //! [`smqtt_core::audit`] has the chain. A chain cannot tell that its end was cut off: the number and hash of
 //! the last row stand beside it under a key that is not in the store.
 
+use std::collections::HashMap;
 use std::sync::PoisonError;
 
 use smqtt_core::api::AuditRecord;
@@ -19,8 +20,11 @@ const TEXT_BYTES_MAX: usize = 512;
 /// Most rows in one answer.
 pub(crate) const PAGE_MAX: usize = 1000;
 /// Most refusals that are written in one minute; the rest is counted. Whoever may be refused must not fill the disk.
-/// Counted apart: those whom anybody can provoke, and those that take a certificate or the secret of a token.
+/// Counted apart: those whom anybody can provoke, those that take a certificate or an access token, and those that take the
+/// secret of an enrolment token, which are alarms.
 const DENIALS_PER_MINUTE_MAX: u64 = 120;
+/// Most of these that are written of one certificate or access token: whoever has one must not hide others' behind theirs.
+const DENIALS_OF_ONE_MAX: u64 = 20;
 const HEAD: &str = "audit-head";
 
 /// How many refusals there were in the current minute.
@@ -29,30 +33,54 @@ pub(super) struct Denials {
     minute: u64,
     of_anybody: u64,
     of_holders: u64,
+    of_tokens: u64,
+    /// Of each holder. As many as are written, and so bounded.
+    of_one: HashMap<String, u64>,
+    unwritten: u64,
 }
 
 impl Denials {
     /// Counts a refusal. How many of earlier minutes were not written, or `None` where this one is not to be, either.
-    fn count(&mut self, now: u64, error: &Error) -> Option<u64> {
+    fn count(&mut self, now: u64, actor: &str, error: &Error) -> Option<u64> {
         let mut unwritten = 0;
         if self.minute != now / 60 {
-            unwritten = self.of_anybody.saturating_sub(DENIALS_PER_MINUTE_MAX)
-                + self.of_holders.saturating_sub(DENIALS_PER_MINUTE_MAX);
+            unwritten = self.unwritten;
             *self = Self { minute: now / 60, ..Self::default() };
         }
         let count = match error {
             Error::TokenUsed | Error::TokenExpired | Error::TokenRemoved | Error::NameTaken { .. } => {
+                &mut self.of_tokens
+            }
+            Error::SerialUnknown | Error::Denied => &mut self.of_tokens,
+            Error::Role { .. }
+            | Error::Revoked
+            | Error::Suspended
+            | Error::UnknownCaller
+            | Error::AccessExpired
+            | Error::Scope { .. } => {
+                let full = self.of_holders >= DENIALS_PER_MINUTE_MAX;
+                let of_one = match full {
+                    true => self.of_one.get(actor).copied().unwrap_or_default(),
+                    false => {
+                        let count = self.of_one.entry(actor.to_owned()).or_default();
+                        *count += 1;
+                        *count
+                    }
+                };
+                if full || of_one > DENIALS_OF_ONE_MAX {
+                    self.unwritten += 1;
+                    return None;
+                }
                 &mut self.of_holders
             }
-            Error::SerialUnknown | Error::Denied => &mut self.of_holders,
-            Error::Role { .. } | Error::Revoked | Error::Suspended | Error::UnknownCaller => {
-                &mut self.of_holders
-            }
-            Error::AccessExpired | Error::Scope { .. } => &mut self.of_holders,
             _ => &mut self.of_anybody,
         };
+        if *count >= DENIALS_PER_MINUTE_MAX {
+            self.unwritten += 1;
+            return None;
+        }
         *count += 1;
-        (*count <= DENIALS_PER_MINUTE_MAX).then_some(unwritten)
+        Some(unwritten)
     }
 }
 
@@ -176,7 +204,7 @@ impl Authority {
         let code = error.code();
         tracing::info!(actor, action, subject, code, "refused");
         let now = self.now();
-        let counted = self.denials.lock().unwrap_or_else(PoisonError::into_inner).count(now, &error);
+        let counted = self.denials.lock().unwrap_or_else(PoisonError::into_inner).count(now, &actor, &error);
         let Some(unwritten) = counted else { return error };
         let vault = self.secrets.vault.clone();
         let write = self.store.write(move |tx| {
@@ -213,12 +241,31 @@ mod tests {
     fn a_flood_of_refusals_is_counted_and_hides_no_alarm() {
         let mut denials = Denials::default();
         for _ in 0..DENIALS_PER_MINUTE_MAX {
-            assert_eq!(denials.count(60, &Error::CertificateRequired), Some(0));
+            assert_eq!(denials.count(60, "::1", &Error::CertificateRequired), Some(0));
         }
-        assert_eq!(denials.count(119, &Error::CertificateRequired), None);
-        assert_eq!(denials.count(119, &Error::TokenUsed), Some(0));
-        assert_eq!(denials.count(120, &Error::TokenUnknown), Some(1));
-        assert_eq!(denials.count(180, &Error::TokenUnknown), Some(0));
+        assert_eq!(denials.count(119, "::1", &Error::CertificateRequired), None);
+        assert_eq!(denials.count(119, "::1", &Error::TokenUsed), Some(0));
+        assert_eq!(denials.count(120, "::1", &Error::TokenUnknown), Some(1));
+        assert_eq!(denials.count(180, "::1", &Error::TokenUnknown), Some(0));
+    }
+
+    #[test]
+    fn a_device_that_is_refused_without_end_hides_neither_others_nor_alarms() {
+        let mut denials = Denials::default();
+        let role = || Error::Role { role: smqtt_core::identity::Role::Device };
+        let written = (0..10_000).filter(|_| denials.count(60, "sensor", &role()).is_some()).count() as u64;
+        assert_eq!(written, DENIALS_OF_ONE_MAX);
+        assert_eq!(denials.count(60, "thief", &Error::Revoked), Some(0));
+        assert_eq!(denials.count(60, "::1", &Error::TokenUsed), Some(0));
+        // Nor do very many of them take memory without end.
+        for n in 0..10_000 {
+            denials.count(60, &format!("sensor-{n}"), &role());
+        }
+        assert!(denials.of_one.len() as u64 <= DENIALS_PER_MINUTE_MAX + 1);
+        assert_eq!(denials.count(60, "::1", &Error::TokenUsed), Some(0));
+        let unwritten = denials.count(120, "thief", &Error::Revoked).unwrap();
+        // One that was written is the thief's.
+        assert_eq!(unwritten, 20_000 - (DENIALS_PER_MINUTE_MAX - 1));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{mpsc, oneshot};
 
@@ -201,6 +202,10 @@ fn open(path: &Path) -> Result<Connection, StoreError> {
     connection.busy_timeout(Duration::from_secs(5))?;
     connection.set_prepared_statement_cache_capacity(64);
     connection.pragma_update(None, "trusted_schema", false)?;
+    // Ours has neither; what a forged backup brings along does nothing.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_VIEW, false)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
     connection.pragma_update(None, "foreign_keys", true)?;
     // An answer is given after the log is on disk, not before.
     connection.pragma_update(None, "synchronous", "FULL")?;
@@ -493,6 +498,23 @@ mod tests {
         drop(store);
         let opening = Opening::new(dir.path()).unwrap();
         (dir, opening)
+    }
+
+    #[test]
+    fn triggers_and_views_that_came_with_a_store_do_nothing() {
+        let (dir, opening) = of_schema(
+            MIGRATIONS.len(),
+            "CREATE TRIGGER undo AFTER UPDATE OF value ON counters BEGIN \
+             UPDATE counters SET value = 9 WHERE name = 'journal'; END; \
+             ALTER TABLE versions RENAME TO other; \
+             CREATE VIEW versions AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) \
+             SELECT x'00' AS attribute, i AS version FROM n",
+        );
+        opening.transaction(|tx| tx.bump("revision")).unwrap();
+        assert_eq!(opening.transaction(|tx| tx.counter("journal")).unwrap(), 0);
+        // Instead of rows without end.
+        assert!(opening.transaction(|tx| tx.versions()).is_err());
+        drop(dir);
     }
 
     #[test]

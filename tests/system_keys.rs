@@ -5,6 +5,7 @@ mod common;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use common::peers::is_there;
 use common::process::{Ended, Running, run};
 use common::site::{Site, Up, address, smqtt};
 use common::{TempDir, files_below};
@@ -79,6 +80,12 @@ fn shares_go_out_as_files_or_lines_and_come_back_one_by_one() {
         start(home.path(), &["--share", "shares/share-3.txt", "--share", "shares/share-1.txt"]);
     running.end().success();
     let text = |n| std::fs::read_to_string(share(n)).unwrap();
+    // New ones are not written over those that still open it, whatever ends the change.
+    let before = text(1);
+    let mut over = seal.to_vec();
+    over.extend(["--share", "shares/share-1.txt", "--share", "shares/share-2.txt"]);
+    authority(home.path(), &over, "").failure(&["is there already", "the seal is as it was"]);
+    assert_eq!(text(1), before);
     let twice = authority(home.path(), &["--listen", "127.0.0.1:0"], &(text(2) + &text(2)));
     twice.failure(&["share 2 was given already"]);
     let short = authority(home.path(), &["--listen", "127.0.0.1:0", "--share", "shares/share-1.txt"], "");
@@ -91,6 +98,58 @@ fn shares_go_out_as_files_or_lines_and_come_back_one_by_one() {
     let old = authority(home.path(), &["--share", "shares/share-1.txt"], "");
     old.failure(&["of the set", "this store is sealed under the set"]);
     authority(home.path(), &["seal", "--to", "file"], &printed).success();
+}
+
+/// The same command again and again, killed at its first write to the disk, its second, and so on, until it comes to its end.
+/// `strace` kills it: without it nothing is shown.
+fn killed_at_each_step(mut run: impl FnMut(&mut std::process::Command) -> bool, mut look: impl FnMut(u32)) {
+    if !is_there("strace") {
+        return common::skipped("without strace nothing is killed between two writes");
+    }
+    for step in 1.. {
+        let calls = "fsync,fdatasync,rename,renameat,renameat2,unlink,unlinkat,ftruncate";
+        let mut command = std::process::Command::new("strace");
+        command.args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={calls}")]);
+        command.args(["-e", &format!("inject={calls}:signal=KILL:when={step}")]);
+        let done = run(&mut command);
+        look(step);
+        if done {
+            assert!(step > 4, "killed {} times", step - 1);
+            return;
+        }
+        assert!(step < 100, "it comes to no end");
+    }
+}
+
+#[test]
+fn a_seal_whose_change_is_killed_is_the_old_one_or_the_new_one() {
+    for to_passphrase in [false, true] {
+        let home = made();
+        let (arguments, input) = match to_passphrase {
+            true => (["--to", "passphrase"], format!("{PASSPHRASE}\n{PASSPHRASE}\n")),
+            false => (["--to", "file"], format!("{PASSPHRASE}\n")),
+        };
+        if !to_passphrase {
+            authority(home.path(), &["seal", "--to", "passphrase"], &format!("{PASSPHRASE}\n")).success();
+        }
+        let change = |strace: &mut std::process::Command| {
+            strace.arg(common::site::SMQTT).args(["authority", "seal"]).args(arguments);
+            strace.args(["--data", "site"]).env("HOME", home.path()).current_dir(home.path());
+            run(strace, input.as_bytes()).status.success()
+        };
+        killed_at_each_step(change, |step| {
+            // By itself, or with the passphrase: nothing else, and always one of them.
+            let opened = authority(home.path(), &["seal", "--to", "file"], &format!("{PASSPHRASE}\n"));
+            assert!(opened.status.success(), "killed at step {step}: {}", opened.err);
+            let (running, _) = start(home.path(), &[]);
+            running.end().success();
+            if !to_passphrase {
+                // To begin the next from where the first did.
+                let input = format!("{PASSPHRASE}\n");
+                authority(home.path(), &["seal", "--to", "passphrase"], &input).success();
+            }
+        });
+    }
 }
 
 #[test]

@@ -61,9 +61,12 @@ pub fn write_private(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
         let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let temporary = dir.join(format!(".{name}.{}", std::process::id()));
-        let mut file =
-            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-        file.set_permissions(fs::Permissions::from_mode(0o600))?;
+        // Never into a file that is there, which somebody else may have open, or may be a link to theirs.
+        match fs::remove_file(&temporary) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&temporary, path)?;
@@ -121,6 +124,20 @@ pub fn read_if_any(path: &Path, max: usize) -> Result<Option<Vec<u8>>, FileError
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_secret_is_not_written_through_what_somebody_left_in_its_way() {
+        let dir = std::env::temp_dir().join(format!("smqtt-files-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        let (path, theirs) = (dir.join("key"), dir.join("theirs"));
+        fs::write(&theirs, b"").unwrap();
+        std::os::unix::fs::symlink(&theirs, dir.join(format!(".key.{}", std::process::id()))).unwrap();
+        write_private(&path, b"secret").unwrap();
+        let (read, leaked) = (fs::read(&path).unwrap(), fs::read(&theirs).unwrap());
+        let link = fs::symlink_metadata(&path).unwrap().is_symlink();
+        fs::remove_dir_all(&dir).unwrap();
+        assert_eq!((read.as_slice(), leaked.as_slice(), link), (&b"secret"[..], &b""[..], false));
+    }
 
     #[test]
     fn a_bare_name_is_written_in_the_current_directory() {

@@ -64,8 +64,13 @@ impl Custodian for People {
             return shares.iter().try_for_each(|share| print_line(share.expose().as_bytes()).map_err(other));
         };
         private_dir(dir).map_err(|error| other(error.into()))?;
+        let path = |share: &Share| dir.join(format!("share-{}.txt", share.index()));
+        // They may be all that opens the store, until the new ones do.
+        if let Some(taken) = shares.iter().map(path).find(|path| path.exists()) {
+            return Err(io::Error::other(format!("`{}` is there already: name another directory", taken.display())));
+        }
         for share in shares {
-            let path = dir.join(format!("share-{}.txt", share.index()));
+            let path = path(share);
             let line = Zeroizing::new(format!("{}\n", *share.expose()));
             write_private(&path, line.as_bytes()).map_err(|error| other(error.into()))?;
             eprintln!("share {} is in `{}`", share.index(), path.display());

@@ -27,12 +27,16 @@ async fn only_devices_of_the_authority_are_let_in() {
     let named = site.nurse.with(|k| k.signer().identity().clone());
     let home_made = HomeMade::new().issue(&named);
     let home_made = (home_made.certificate().to_vec(), home_made.key().expose_pkcs8().to_vec());
+    let mut people = vec![site.broker.device.identity(), site.lab.admin_identity()];
+    for role in ["enroller", "auditor"] {
+        people.push(site.lab.enrol_as(role, role).await.identity());
+    }
     for version in BOTH {
         let connect = || connect_packet(version, "");
         for identity in [None, Some(foreign.identity()), Some(home_made.clone())] {
             assert_eq!(site.knock(identity, connect()).await.0, None);
         }
-        for identity in [site.broker.device.identity(), site.lab.admin_identity()] {
+        for identity in people.clone() {
             let (reason, word) = why(&site.knock(Some(identity), connect()).await.0);
             assert_eq!(reason, ReasonCode::NotAuthorized);
             assert!(version == Version::V3 || word == "certificate", "{word}");

@@ -222,7 +222,12 @@ impl Lab {
     }
 
     pub async fn enrol_broker(&self, name: &str) -> Device {
-        let token = self.token(name, "broker", &[]).await;
+        self.enrol_as(name, "broker").await
+    }
+
+    /// Somebody of a role that has nothing but its name.
+    pub async fn enrol_as(&self, name: &str, role: &str) -> Device {
+        let token = self.token(name, role, &[]).await;
         Device::new(enrol(&token, &self.device_dir(name), now()).await.unwrap())
     }
 

@@ -73,13 +73,17 @@ fn a_device_waits_until_a_person_approves_it() {
     assert!(enrolled.contains("enrolled     cam"), "{enrolled}");
     assert_eq!(site.run(&["device", "waiting"]).success(), "");
 
-    let token = last_line(&site.run(&["token", "new", "stranger", "--approval"]).success());
+    // An attribute that turns round what is read after it.
+    let turned = "note=\"a\u{202e}b\"";
+    let token = last_line(&site.run(&["token", "new", "stranger", turned, "--approval"]).success());
     let mut command = site.command();
     command.arg("enrol").env("SMQTT_DIR", &site.device("stranger").dir);
     let mut enrolling = Running::spawn(&mut command);
     enrolling.write(token.as_bytes());
     enrolling.close_input();
     enrolling.err.line("waiting for approval");
+    let waiting = site.run(&["device", "waiting"]).success();
+    assert!(waiting.contains("a\u{fffd}b") && !waiting.contains('\u{202e}'), "{waiting}");
     site.run(&["device", "deny", "stranger"]).success();
     enrolling.end().failure(&["denied"]);
 }

@@ -8,7 +8,7 @@ use super::admin::{percent, print_json};
 use super::caller::CallerArgs;
 use super::failure::Failure;
 use super::token::seconds;
-use super::{date, print_line};
+use super::{date, print_line, print_text};
 
 /// `smqtt access`.
 #[derive(Subcommand)]
@@ -91,7 +91,7 @@ pub async fn run(command: &AccessCommand) -> Result<(), Failure> {
                     [] => "whatever the role may".to_owned(),
                     some => some.join(", "),
                 };
-                print_line(format!(
+                print_text(format!(
                     "{}  {}  {}  until {}  {operations}",
                     access.id,
                     access.name,

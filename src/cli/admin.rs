@@ -10,7 +10,7 @@ use smqtt_core::topic::Filter;
 
 use super::caller::CallerArgs;
 use super::failure::Failure;
-use super::{date, device, print_line, revocation};
+use super::{date, device, print_line, print_text, revocation};
 
 /// `smqtt rule`.
 #[derive(Subcommand)]
@@ -126,7 +126,7 @@ pub async fn rule(command: &RuleCommand) -> Result<(), Failure> {
                 let part = |name: &str, text: &Option<String>| {
                     text.as_ref().map_or(String::new(), |text| format!("  {name} {text}"))
                 };
-                print_line(format!(
+                print_text(format!(
                     "{}  {}{}{}{}{}",
                     rule.filter,
                     rule.mode,
@@ -185,7 +185,7 @@ pub async fn device(command: &DeviceCommand) -> Result<(), Failure> {
             }
             for device in &devices {
                 let policy = device.policy.as_ref().map_or(String::new(), |p| format!("  policy {p}"));
-                print_line(format!(
+                print_text(format!(
                     "{}  {}  {}  {}  {}{policy}",
                     device.name,
                     device.role,
@@ -202,23 +202,23 @@ pub async fn device(command: &DeviceCommand) -> Result<(), Failure> {
             if args.json {
                 return print_json(&device);
             }
-            print_line(format!("name         {}", device.name))?;
-            print_line(format!("id           {}", device.id))?;
-            print_line(format!("role         {}", device.role))?;
-            print_line(format!("status       {}", device.status))?;
+            print_text(format!("name         {}", device.name))?;
+            print_text(format!("id           {}", device.id))?;
+            print_text(format!("role         {}", device.role))?;
+            print_text(format!("status       {}", device.status))?;
             if let Some(serial) = &device.serial {
-                print_line(format!("serial       {serial}"))?;
+                print_text(format!("serial       {serial}"))?;
             }
-            print_line(format!("attributes   {}", device.attributes.join(", ")))?;
+            print_text(format!("attributes   {}", device.attributes.join(", ")))?;
             if let Some(policy) = &device.policy {
-                print_line(format!("policy       {policy}"))?;
+                print_text(format!("policy       {policy}"))?;
             }
-            print_line(format!("enrolled     {}", date(device.enrolled)))?;
-            print_line(format!("certificate  until {}", date(device.certificate_expires)))?;
+            print_text(format!("enrolled     {}", date(device.enrolled)))?;
+            print_text(format!("certificate  until {}", date(device.certificate_expires)))?;
             if let Some(at) = device.suspended {
-                print_line(format!("suspended    {}", date(at)))?;
+                print_text(format!("suspended    {}", date(at)))?;
             }
-            device.revoked.map_or(Ok(()), |at| print_line(format!("revoked      {}", date(at))))
+            device.revoked.map_or(Ok(()), |at| print_text(format!("revoked      {}", date(at))))
         }
         DeviceCommand::Waiting(args) => device::waiting(args).await,
         DeviceCommand::Approve(args) => device::approve(args).await,
@@ -257,7 +257,7 @@ pub async fn epoch(command: &EpochCommand) -> Result<(), Failure> {
     if args.json {
         return print_json(&done);
     }
-    print_line(format!("epoch {} has begun; bundle {} tells everyone", done.epoch, done.bundle))
+    print_text(format!("epoch {} has begun; bundle {} tells everyone", done.epoch, done.bundle))
 }
 
 pub fn print_json(value: &impl Serialize) -> Result<(), Failure> {

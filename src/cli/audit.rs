@@ -11,6 +11,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use smqtt_client::authority::Authority;
 use smqtt_client::files::read_bounded;
+use smqtt_client::printable;
 use smqtt_core::api::{AuditLine, AuditRecord, Checkpoint};
 use smqtt_core::audit::{AuditFault, Verified, Verifier};
 use smqtt_core::identity::fingerprint;
@@ -97,14 +98,14 @@ async fn list(args: &ListArgs) -> Result<(), Failure> {
         for row in &rows {
             let line = match args.json {
                 true => serde_json::to_string(row).unwrap_or_default(),
-                false => format!(
+                false => printable(&format!(
                     "{}  {}  {}  {}  {}",
                     row.number,
                     date(row.at),
                     row.actor,
                     row.action,
                     row.subject
-                ),
+                )),
             };
             print_line(line)?;
         }

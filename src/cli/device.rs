@@ -13,7 +13,7 @@ use super::admin::{ListArgs, ShowArgs, or_nothing, percent, print_json};
 use super::caller::CallerArgs;
 use super::failure::Failure;
 use super::token::{check_attributes, seconds};
-use super::{date, print_line};
+use super::{date, print_line, print_text};
 
 /// Arguments of `smqtt device set`.
 #[derive(Args)]
@@ -90,7 +90,7 @@ pub async fn waiting(args: &ListArgs) -> Result<(), Failure> {
     }
     for one in &waiting {
         let serial = one.serial.as_ref().map_or(String::new(), |serial| format!("  serial {serial}"));
-        print_line(format!(
+        print_text(format!(
             "{}  key {}  {}  since {}  from {}{serial}  {}",
             one.name,
             grouped(&one.key),
@@ -117,7 +117,7 @@ pub async fn approve(args: &NameArgs) -> Result<(), Failure> {
     if args.json {
         return print_json(&device);
     }
-    print_line(format!("approved     {} ({}), {}", device.name, device.id, device.attributes.join(", ")))
+    print_text(format!("approved     {} ({}), {}", device.name, device.id, device.attributes.join(", ")))
 }
 
 /// `smqtt device deny`
@@ -128,7 +128,7 @@ pub async fn deny(args: &NameArgs) -> Result<(), Failure> {
     if args.json {
         return print_json(&done);
     }
-    print_line(format!("denied       {}, key {}", done.name, grouped(&done.key)))
+    print_text(format!("denied       {}, key {}", done.name, grouped(&done.key)))
 }
 
 /// The request that answers whoever has the key that was compared. Who does not say which is shown it and asked.
@@ -174,14 +174,14 @@ pub async fn set(args: &SetArgs) -> Result<(), Failure> {
     if args.json {
         return print_json(&done);
     }
-    print_line(format!("attributes   {}", done.device.attributes.join(", ")))?;
+    print_text(format!("attributes   {}", done.device.attributes.join(", ")))?;
     if let Some(policy) = &done.device.policy {
-        print_line(format!("policy       {policy}"))?;
+        print_text(format!("policy       {policy}"))?;
     }
     if !done.raised.is_empty() {
-        print_line(format!("versions     raised for {}", done.raised.join(", ")))?;
+        print_text(format!("versions     raised for {}", done.raised.join(", ")))?;
     }
-    print_line(format!("bundle       {}; its keys follow when it sees that", done.bundle))
+    print_text(format!("bundle       {}; its keys follow when it sees that", done.bundle))
 }
 
 /// `null` for none any more, or something, or nothing said.
@@ -196,10 +196,10 @@ pub async fn suspend(args: &ShowArgs) -> Result<(), Failure> {
     if args.json {
         return print_json(&done);
     }
-    print_line(format!("suspended    {} ({}) at {}", done.name, done.id, date(done.suspended)))?;
-    print_line(format!("versions     raised for {}", or_nothing(&done.raised.join(", "))))?;
-    print_line(format!("bundle       {} tells brokers and publishers", done.bundle))?;
-    print_line(format!("`smqtt device resume {}` lets it in again", done.name))
+    print_text(format!("suspended    {} ({}) at {}", done.name, done.id, date(done.suspended)))?;
+    print_text(format!("versions     raised for {}", or_nothing(&done.raised.join(", "))))?;
+    print_text(format!("bundle       {} tells brokers and publishers", done.bundle))?;
+    print_text(format!("`smqtt device resume {}` lets it in again", done.name))
 }
 
 /// `smqtt device resume`
@@ -209,8 +209,8 @@ pub async fn resume(args: &ShowArgs) -> Result<(), Failure> {
     if args.json {
         return print_json(&done);
     }
-    print_line(format!("active       {} ({})", done.name, done.id))?;
-    print_line(format!("bundle       {} tells brokers and publishers", done.bundle))
+    print_text(format!("active       {} ({})", done.name, done.id))?;
+    print_text(format!("bundle       {} tells brokers and publishers", done.bundle))
 }
 
 /// `smqtt device reset`

@@ -72,12 +72,17 @@ impl Failure {
 
     /// Prints it.
     pub fn report(&self) -> ExitCode {
-        eprintln!("error: {}", self.sentence());
+        eprintln!("error: {}", shown(&self.sentence()));
         if let Some(hint) = &self.hint {
-            eprintln!("hint: {hint}");
+            eprintln!("hint: {}", shown(hint));
         }
         ExitCode::from(self.code)
     }
+}
+
+/// Text of several lines, perhaps, of which none steers the terminal.
+fn shown(text: &str) -> String {
+    text.split('\n').map(smqtt_client::printable).collect::<Vec<_>>().join("\n")
 }
 
 impl From<RequestError> for Failure {
@@ -120,5 +125,15 @@ impl From<ParseError> for Failure {
     /// With the policy and a mark under the place.
     fn from(error: ParseError) -> Self {
         Self::new(error.report().to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_wrote_does_not_steer_the_terminal() {
+        assert_eq!(shown("a\u{1b}[2J\nb\u{202e}c\r"), "a\u{fffd}[2J\nb\u{fffd}c\u{fffd}");
     }
 }

@@ -217,6 +217,12 @@ fn print_line(line: impl AsRef<[u8]>) -> Result<(), Failure> {
     written.map_err(|error| Failure::new("cannot write to standard output").because(&error))
 }
 
+/// Prints a line for people, of what others may have written: a name or a value must not steer their terminal, nor turn
+/// round what stands before it.
+fn print_text(line: impl AsRef<str>) -> Result<(), Failure> {
+    print_line(smqtt_client::printable(line.as_ref()))
+}
+
 /// Seconds since 1970 as people read it.
 fn date(seconds: u64) -> String {
     let (days, rest) = (seconds / 86_400, seconds % 86_400);

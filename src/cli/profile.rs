@@ -10,7 +10,7 @@ use smqtt_core::policy::{Policy, Template};
 use super::admin::{ListArgs, percent, print_json};
 use super::caller::CallerArgs;
 use super::failure::Failure;
-use super::print_line;
+use super::print_text;
 use super::token::{check_attributes, seconds};
 
 /// Most bytes of a file of rules.
@@ -130,7 +130,7 @@ pub async fn profile(command: &ProfileCommand) -> Result<(), Failure> {
             }
             for profile in &profiles {
                 let policy = profile.policy.as_ref().map_or(String::new(), |p| format!("  policy {p}"));
-                print_line(format!("{}  {}{policy}", profile.name, profile.attributes.join(", ")))?;
+                print_text(format!("{}  {}{policy}", profile.name, profile.attributes.join(", ")))?;
             }
             Ok(())
         }
@@ -140,18 +140,18 @@ pub async fn profile(command: &ProfileCommand) -> Result<(), Failure> {
             if args.list.json {
                 return print_json(&profile);
             }
-            print_line(format!("name         {}", profile.name))?;
-            print_line(format!("attributes   {}", profile.attributes.join(", ")))?;
+            print_text(format!("name         {}", profile.name))?;
+            print_text(format!("attributes   {}", profile.attributes.join(", ")))?;
             if let Some(policy) = &profile.policy {
-                print_line(format!("policy       {policy}"))?;
+                print_text(format!("policy       {policy}"))?;
             }
             if let Some(days) = profile.certificate_days {
-                print_line(format!("certificate  {days} days"))?;
+                print_text(format!("certificate  {days} days"))?;
             }
             if let Some(seconds) = profile.token_ttl_seconds {
-                print_line(format!("tokens       {seconds} s"))?;
+                print_text(format!("tokens       {seconds} s"))?;
             }
-            profile.filters.iter().try_for_each(|filter| print_line(format!("rule         {filter}")))
+            profile.filters.iter().try_for_each(|filter| print_text(format!("rule         {filter}")))
         }
         ProfileCommand::Remove(args) => {
             let which = &args.which;
@@ -192,7 +192,7 @@ pub async fn group(command: &GroupCommand) -> Result<(), Failure> {
 
 fn print_group(group: &Group) -> Result<(), Failure> {
     let profile = group.profile.as_ref().map_or(String::new(), |name| format!("  profile {name}"));
-    print_line(format!("{}{profile}  {}", group.name, group.attributes.join(", ")))
+    print_text(format!("{}{profile}  {}", group.name, group.attributes.join(", ")))
 }
 
 /// The rules in the arguments and in the file. Parsed here as well, so that a slip is shown in place.
@@ -224,9 +224,9 @@ fn tell(done: TemplateSet, json: bool) -> Result<(), Failure> {
     if json {
         return print_json(&done);
     }
-    print_line(format!("devices      {} have something else now", done.changed))?;
+    print_text(format!("devices      {} have something else now", done.changed))?;
     if !done.raised.is_empty() {
-        print_line(format!("versions     raised for {}", done.raised.join(", ")))?;
+        print_text(format!("versions     raised for {}", done.raised.join(", ")))?;
     }
-    print_line(format!("bundle       {}", done.bundle))
+    print_text(format!("bundle       {}", done.bundle))
 }

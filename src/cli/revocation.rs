@@ -10,7 +10,7 @@ use smqtt_core::api::{
 use super::admin::{or_nothing, percent, print_json};
 use super::caller::CallerArgs;
 use super::failure::Failure;
-use super::{date, print_line};
+use super::{date, print_line, print_text};
 
 /// Arguments of `smqtt device revoke`.
 #[derive(Args)]
@@ -55,11 +55,11 @@ pub async fn revoke(args: &RevokeArgs) -> Result<(), Failure> {
     if args.json {
         return print_json(&done);
     }
-    print_line(format!("revoked      {} ({}) at {}", done.name, done.id, date(done.revoked)))?;
-    print_line(format!("versions     raised for {}", or_nothing(&done.raised.join(", "))))?;
-    print_line(format!("bundle       {} tells brokers and publishers", done.bundle))?;
+    print_text(format!("revoked      {} ({}) at {}", done.name, done.id, date(done.revoked)))?;
+    print_text(format!("versions     raised for {}", or_nothing(&done.raised.join(", "))))?;
+    print_text(format!("bundle       {} tells brokers and publishers", done.bundle))?;
     print_line("it can still read what was sealed before; what is sealed from now on is closed to it")?;
-    print_line(format!("`smqtt device report {}` says what brokers did", done.name))
+    print_text(format!("`smqtt device report {}` says what brokers did", done.name))
 }
 
 /// `smqtt device report`
@@ -76,7 +76,7 @@ fn print(report: &RevocationReport, json: bool) -> Result<(), Failure> {
     if json {
         return print_json(report);
     }
-    lines(report).iter().try_for_each(print_line)
+    lines(report).iter().try_for_each(print_text)
 }
 
 /// The report for people.

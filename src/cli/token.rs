@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 use super::admin::{ListArgs, percent, print_json};
 use super::caller::CallerArgs;
 use super::failure::Failure;
-use super::{bulk, date, print_line, qr};
+use super::{bulk, date, print_line, print_text, qr};
 
 /// Most bytes of a file of serials.
 const SERIALS_BYTES_MAX: usize = 1 << 20;
@@ -191,7 +191,7 @@ async fn list(args: &ListTokensArgs) -> Result<(), Failure> {
     for token in &tokens {
         let policy = token.policy.as_ref().map_or(String::new(), |p| format!("  policy {p}"));
         let approval = if token.approval { "  to be approved" } else { "" };
-        print_line(format!(
+        print_text(format!(
             "{}  {}  {}  {}  {} of {}  until {}  {}{policy}{approval}",
             token.id,
             token.name,
@@ -212,25 +212,25 @@ async fn show(args: &TokenArgs) -> Result<(), Failure> {
     if args.list.json {
         return print_json(&token);
     }
-    print_line(format!("id           {}", token.id))?;
-    print_line(format!("name         {}", token.name))?;
-    print_line(format!("role         {}", token.role))?;
-    print_line(format!("status       {}", token.status))?;
-    print_line(format!("attributes   {}", token.attributes.join(", ")))?;
+    print_text(format!("id           {}", token.id))?;
+    print_text(format!("name         {}", token.name))?;
+    print_text(format!("role         {}", token.role))?;
+    print_text(format!("status       {}", token.status))?;
+    print_text(format!("attributes   {}", token.attributes.join(", ")))?;
     if let Some(policy) = &token.policy {
-        print_line(format!("policy       {policy}"))?;
+        print_text(format!("policy       {policy}"))?;
     }
-    print_line(format!("used         {} of {}", token.used, token.count))?;
+    print_text(format!("used         {} of {}", token.used, token.count))?;
     if token.approval {
         print_line("approval     by a person")?;
     }
-    print_line(format!("made         {}", date(token.made)))?;
-    print_line(format!("expires      {}", date(token.expires)))?;
+    print_text(format!("made         {}", date(token.made)))?;
+    print_text(format!("expires      {}", date(token.expires)))?;
     if !token.serials.is_empty() {
-        print_line(format!("serials      {}", token.serials.join(", ")))?;
+        print_text(format!("serials      {}", token.serials.join(", ")))?;
     }
     for one in &token.uses {
-        print_line(format!("{:<12} {} at {}", one.status, one.name, date(one.asked)))?;
+        print_text(format!("{:<12} {} at {}", one.status, one.name, date(one.asked)))?;
     }
     Ok(())
 }

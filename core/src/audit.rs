@@ -17,6 +17,18 @@ use crate::crypto::{sha256, verify};
 use crate::header::Signer;
 use crate::identity::{CERTIFICATE_BYTES_MAX, Fingerprint, Role, verify_certificate};
 
+/// The actor of what the authority does by itself.
+pub const OWN_ACTOR: &str = "authority";
+/// The action of the row that says that the log did not end as the authority had left it.
+pub const ALTERED: &str = "audit-altered";
+/// The action of the row that says that the authority forgot earlier rows.
+pub const FORGET: &str = "forget-audit";
+
+/// The subject of such a row: up to which row.
+pub fn forgotten(upto: u64) -> String {
+    format!("rows to {upto}")
+}
+
 const DOMAIN: &[u8] = b"SMQTT-V01 audit checkpoint";
 
 /// The hash of a row after the row with hash `previous`.
@@ -89,6 +101,12 @@ pub enum AuditFault {
     /// The log begins in the middle, and no checkpoint says how.
     #[error("the log begins with row {0}, and no checkpoint says what was before")]
     Beginning(u64),
+    /// The log begins in the middle, and no row says that the authority forgot the rest.
+    #[error("the log begins with row {0}, and the authority did not forget what was before")]
+    CutOff(u64),
+    /// The authority found that the log did not end as it had left it.
+    #[error("row {0} says that the log had been altered before it")]
+    Altered(u64),
 }
 
 impl AuditFault {
@@ -98,7 +116,7 @@ impl AuditFault {
             Self::Gap { expected, .. } => *expected,
             Self::Truncated { last, .. } => last + 1,
             Self::Row(number) | Self::Checkpoint(number) | Self::Rewritten(number) => *number,
-            Self::Beginning(number) => *number,
+            Self::Beginning(number) | Self::CutOff(number) | Self::Altered(number) => *number,
         }
     }
 }
@@ -127,6 +145,8 @@ pub struct Verifier {
     first: u64,
     number: u64,
     hash: [u8; 32],
+    /// Whether a row says that what was before the first was forgotten.
+    forgotten: bool,
 }
 
 impl Verifier {
@@ -153,7 +173,7 @@ impl Verifier {
         if let Some(pair) = good.windows(2).find(|pair| pair[0].0 == pair[1].0) {
             return Err(AuditFault::Rewritten(pair[0].0));
         }
-        Ok(Self { checkpoints: good, next: 0, first: 0, number: 0, hash: [0; 32] })
+        Ok(Self { checkpoints: good, next: 0, first: 0, number: 0, hash: [0; 32], forgotten: false })
     }
 
     /// Checks the next row.
@@ -172,6 +192,13 @@ impl Verifier {
             return Err(AuditFault::Row(row.number));
         }
         (self.number, self.hash) = (row.number, hash);
+        match row.action.as_str() {
+            ALTERED if row.actor == OWN_ACTOR => return Err(AuditFault::Altered(row.number)),
+            FORGET if row.actor == OWN_ACTOR => {
+                self.forgotten |= row.subject == forgotten(self.first.saturating_sub(1));
+            }
+            _ => {}
+        }
         while let Some((number, signed)) = self.checkpoints.get(self.next).filter(|c| c.0 <= row.number) {
             if *number == row.number && *signed != hash {
                 return Err(AuditFault::Rewritten(row.number));
@@ -206,6 +233,9 @@ impl Verifier {
         let signed = self.checkpoints.last().map_or(0, |checkpoint| checkpoint.0);
         if signed > self.number {
             return Err(AuditFault::Truncated { last: self.number, signed });
+        }
+        if self.first > 1 && !self.forgotten {
+            return Err(AuditFault::CutOff(self.first));
         }
         let checkpoints = self.checkpoints.len() as u64;
         Ok(Verified { first: self.first.max(1), last: self.number, hash: self.hash, checkpoints, signed })

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::PoisonError;
 
 use smqtt_core::api::AuditRecord;
-use smqtt_core::audit::chain;
+use smqtt_core::audit::{self, ALTERED, FORGET, OWN_ACTOR, chain};
 use smqtt_core::crypto::equal;
 
 use super::{Authority, Caller, Operation};
@@ -84,7 +84,8 @@ impl Denials {
     }
 }
 
-/// Appends a row to the log.
+/// Appends a row to the log. Where it does not end as we left it, a row says so first, and for ever: ours would otherwise vouch
+/// for an end that somebody else wrote.
 pub(super) fn append(
     tx: &Tx<'_>,
     vault: &Vault,
@@ -93,7 +94,34 @@ pub(super) fn append(
     action: &str,
     subject: &str,
 ) -> Result<(), StoreError> {
-    let (last, previous) = tx.last_audit()?.unwrap_or((0, [0; 32]));
+    let end = tx.last_audit()?;
+    let ours = match (&end, tx.document(HEAD)?) {
+        (None, None) => true,
+        (end, Some(stored)) => {
+            let (number, hash) = end.unwrap_or_default();
+            equal(&stored, &vault.tag(HEAD, &[&number.to_be_bytes()[..], &hash].concat()))
+        }
+        (Some(_), None) => false,
+    };
+    if !ours {
+        let (last, _) = end.unwrap_or_default();
+        tracing::error!(row = last, "the end of the audit log is not what this authority wrote");
+        let subject = format!("the log ended with row {last}, which was not the last one");
+        write(tx, vault, end, at, OWN_ACTOR, ALTERED, &subject)?;
+    }
+    write(tx, vault, tx.last_audit()?, at, actor, action, subject)
+}
+
+fn write(
+    tx: &Tx<'_>,
+    vault: &Vault,
+    end: Option<(u64, [u8; 32])>,
+    at: u64,
+    actor: &str,
+    action: &str,
+    subject: &str,
+) -> Result<(), StoreError> {
+    let (last, previous) = end.unwrap_or_default();
     let mut row = AuditRow {
         number: last + 1,
         at,
@@ -159,6 +187,7 @@ impl Authority {
     pub async fn verify_audit(&self) -> Result<Result<u64, u64>, Error> {
         let begins = self.store.read(|tx| Ok(tx.pruned()?)).await?;
         let (mut number, mut previous) = begins.unwrap_or_default();
+        let (cut_at, mut forgotten) = (number, number == 0);
         loop {
             // The page and the head are of one snapshot: the log grows meanwhile.
             let read = move |tx: &Tx<'_>| Ok((tx.audit_after(number, PAGE_MAX)?, tx.document(HEAD)?));
@@ -166,9 +195,12 @@ impl Authority {
             let last_page = rows.len() < PAGE_MAX;
             let mut tag = None;
             for row in rows {
-                if row.number != number + 1 || hash(&previous, &row) != row.hash {
+                let altered = (row.actor.as_str(), row.action.as_str()) == (OWN_ACTOR, ALTERED);
+                if row.number != number + 1 || hash(&previous, &row) != row.hash || altered {
                     return Ok(Err(number + 1));
                 }
+                forgotten |= (row.actor.as_str(), row.action.as_str()) == (OWN_ACTOR, FORGET)
+                    && row.subject == audit::forgotten(cut_at);
                 (number, previous) = (row.number, row.hash);
                 tag = Some(head(&self.secrets.vault, &row));
             }
@@ -178,7 +210,11 @@ impl Authority {
                     None => self.secrets.vault.tag(HEAD, &[&number.to_be_bytes()[..], &previous].concat()),
                 };
                 let whole = stored.is_some_and(|stored| equal(&stored, &tag));
-                return Ok(if whole { Ok(number) } else { Err(number + 1) });
+                return Ok(match (whole, forgotten) {
+                    (true, true) => Ok(number),
+                    (true, false) => Err(cut_at),
+                    (false, _) => Err(number + 1),
+                });
             }
         }
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use smqtt_core::api::Checkpoint;
-use smqtt_core::audit::checkpoint;
+use smqtt_core::audit::{OWN_ACTOR, FORGET, checkpoint, forgotten};
 use smqtt_core::identity::Fingerprint;
 
 use super::{Authority, Caller, Operation};
@@ -26,7 +26,9 @@ impl Authority {
         let due = self.store.read(move |tx| {
             let (last, _) = tx.last_audit()?.unwrap_or_default();
             let (signed, at) = tx.last_checkpoint()?.unwrap_or_default();
-            Ok(last >= signed + ROWS || last > signed && now >= at.saturating_add(SECONDS))
+            // A clock that was put back is no reason to wait for it.
+            let old = now >= at.saturating_add(SECONDS) || now < at;
+            Ok(last >= signed + ROWS || last > signed && old)
         });
         if !due.await? {
             return Ok(());
@@ -57,10 +59,17 @@ impl Authority {
     pub(super) async fn prune_audit(self: &Arc<Self>, now: u64) -> Result<(), Error> {
         let Some(days) = self.config.audit_days else { return Ok(()) };
         let before = now.saturating_sub(days.saturating_mul(86_400));
-        if let Some(upto) = self.store.write(move |tx| Ok(tx.prune_audit(before)?)).await? {
-            tracing::info!(upto, "forgot old rows of the audit log");
-        }
-        Ok(())
+        let this = self.clone();
+        self.store
+            .write(move |tx| {
+                if let Some(upto) = tx.prune_audit(before)? {
+                    // On record, so that a log that somebody else cut off at a checkpoint is not taken for one like that.
+                    this.audit(tx, OWN_ACTOR, FORGET, &forgotten(upto))?;
+                    tracing::info!(upto, "forgot old rows of the audit log");
+                }
+                Ok(())
+            })
+            .await
     }
 
     /// Up to 1,000 checkpoints after the one at row `after`.

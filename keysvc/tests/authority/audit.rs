@@ -201,6 +201,58 @@ async fn old_rows_are_forgotten_up_to_a_checkpoint_and_the_rest_still_holds() {
     }
 }
 
+/// What somebody who can write the store does while the authority is stopped.
+async fn edited_while_stopped(server: Running, sql: &str) -> Running {
+    let (dir, clock, config) = server.stop().await;
+    let store = rusqlite::Connection::open(dir.path().join("data/authority/authority.db")).unwrap();
+    store.execute_batch(sql).unwrap();
+    drop(store);
+    Running::again(dir, clock, config).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_cut_off_at_the_end_stay_missing_though_the_log_goes_on() {
+    let server = Running::start().await;
+    server.token("thief", &["x"]).await;
+    // Before anybody signed for it.
+    let server = edited_while_stopped(
+        server,
+        "DELETE FROM audit WHERE number = (SELECT max(number) FROM audit);
+         DELETE FROM checkpoints",
+    )
+    .await;
+    for n in 0..3 {
+        server.token(&format!("d{n}"), &["x"]).await;
+        server.clock.advance(61);
+        server.authority.housekeep().await.unwrap();
+    }
+    let log = Log::fetch(&server).await;
+    let row = log.rows.iter().find(|row| row.action == "audit-altered").unwrap().number;
+    assert_eq!(log.verify(&server.roots()), Err(AuditFault::Altered(row)));
+    assert_eq!(server.authority.verify_audit().await.unwrap(), Err(row));
+    assert_eq!(log.rows.iter().filter(|row| row.action == "audit-altered").count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_cut_off_at_a_checkpoint_is_not_taken_for_one_that_was_pruned() {
+    let (server, log) = server_with_log().await;
+    let upto = log.checkpoints[5].number;
+    let cut = format!("DELETE FROM audit WHERE number <= {upto}; DELETE FROM checkpoints WHERE number < {upto}");
+    let server = edited_while_stopped(server, &cut).await;
+    let log = Log::fetch(&server).await;
+    assert_eq!(log.verify(&server.roots()), Err(AuditFault::CutOff(upto + 1)));
+    assert_eq!(server.authority.verify_audit().await.unwrap(), Err(upto));
+    // To say that the authority did it, somebody has to write at the end, which is not theirs.
+    let row = format!(
+        "INSERT INTO audit SELECT number + 1, at, 'authority', 'forget-audit', 'rows to {upto}', hash
+         FROM audit ORDER BY number DESC LIMIT 1"
+    );
+    let server = edited_while_stopped(server, &row).await;
+    server.token("d", &["x"]).await;
+    assert!(Log::fetch(&server).await.rows.iter().any(|row| row.action == "audit-altered"));
+    assert!(server.authority.verify_audit().await.unwrap().is_err());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_are_issued_on_record() {
     let server = Running::start().await;

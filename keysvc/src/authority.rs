@@ -28,12 +28,13 @@ mod standing;
 mod tokens;
 mod watching;
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use rustls::crypto::aws_lc_rs::default_provider;
-use smqtt_core::bundle::Epoch;
+use smqtt_core::bundle::{CLOCK_SKEW_SECONDS, Epoch};
 use smqtt_core::crypto::SigningKey;
 use smqtt_core::header::Signer;
 use smqtt_core::identity::{DeviceId, Fingerprint, Identity, Role, fingerprint};
@@ -234,11 +235,11 @@ impl Authority {
     /// [`Error::Store`]; what was due stays due.
     pub async fn housekeep(self: &Arc<Self>) -> Result<(), Error> {
         let now = self.now();
-        let (epoch_ends, resign_at) = {
+        let (epoch, resign_at) = {
             let published = self.bundle.borrow();
-            (published.epoch_ends, published.resign_at)
+            (published.epoch, published.resign_at)
         };
-        if now >= epoch_ends {
+        if epochs::is_over(&epoch, now) {
             self.end_epoch(now).await?;
         } else if now >= resign_at {
             self.resign_bundle(now).await?;
@@ -251,7 +252,8 @@ impl Authority {
     async fn tidy(self: &Arc<Self>, now: u64) -> Result<(), Error> {
         {
             let mut tidied = self.tidied.lock().unwrap_or_else(PoisonError::into_inner);
-            if now < tidied.saturating_add(TIDY_SECONDS) {
+            // Also where the clock was put back: what was issued by the wrong one is not valid yet.
+            if (*tidied..tidied.saturating_add(TIDY_SECONDS)).contains(&now) {
                 return Ok(());
             }
             *tidied = now;
@@ -309,8 +311,8 @@ impl Authority {
         &self.config
     }
 
-    /// A fresh key and certificate for the HTTPS server, and when to make the next.
-    pub(crate) fn server_certificate(&self) -> (SigningKey, Vec<u8>, u64) {
+    /// A fresh key and certificate for the HTTPS server, and for which time: outside of it another is to be made.
+    pub(crate) fn server_certificate(&self) -> (SigningKey, Vec<u8>, Range<u64>) {
         let mut hosts = local_hosts();
         let own = url_host(&self.url).and_then(Host::parse);
         for host in own.into_iter().chain(self.config.hosts.iter().filter_map(|host| Host::parse(host))) {
@@ -328,7 +330,7 @@ impl Authority {
             seconds: OWN_CERTIFICATE_SECONDS,
         });
         self.counts.found.expires_server.set(i64::try_from(certificate.not_after).unwrap_or(i64::MAX));
-        (key, certificate.der, renew_at(now, certificate.not_after))
+        (key, certificate.der, now.saturating_sub(CLOCK_SKEW_SECONDS)..renew_at(now, certificate.not_after))
     }
 
     fn roots(&self) -> [Vec<u8>; 1] {

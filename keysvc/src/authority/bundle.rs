@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use smqtt_core::bundle::{BUNDLE_BYTES_MAX, Bundle};
+use smqtt_core::bundle::{BUNDLE_BYTES_MAX, Bundle, Epoch};
 use smqtt_core::identity::{DeviceId, Role};
 
 use super::{Authority, Caller, Operation, Secrets, masters, rules};
@@ -20,7 +20,7 @@ pub(crate) const WAIT_MAX: Duration = Duration::from_secs(60);
 pub(crate) struct Published {
     pub(crate) number: u64,
     pub(crate) bytes: Bytes,
-    pub(super) epoch_ends: u64,
+    pub(super) epoch: Epoch,
     /// When half its life is over.
     pub(super) resign_at: u64,
 }
@@ -30,7 +30,7 @@ impl Published {
         Self {
             number: bundle.number,
             bytes: bytes.into(),
-            epoch_ends: bundle.epoch.ends,
+            epoch: bundle.epoch,
             resign_at: bundle.issued + bundle.expires.saturating_sub(bundle.issued) / 2,
         }
     }

@@ -3,11 +3,16 @@
 use std::sync::Arc;
 
 use smqtt_core::api::Rotation;
-use smqtt_core::bundle::Epoch;
+use smqtt_core::bundle::{CLOCK_SKEW_SECONDS, Epoch};
 
 use super::{Authority, Caller, Operation};
 use crate::error::Error;
 use crate::store::Tx;
+
+/// Whether an epoch has ended; or it began in a future that a clock which was wrong has made up, and would not end before.
+pub(super) fn is_over(epoch: &Epoch, now: u64) -> bool {
+    now >= epoch.ends || now.saturating_add(CLOCK_SKEW_SECONDS) < epoch.begins
+}
 
 impl Authority {
     /// Begins a new epoch now. For administrators.
@@ -30,7 +35,7 @@ impl Authority {
         let this = self.clone();
         self.store
             .write(move |tx| {
-                if now >= tx.current_epoch()?.ends {
+                if is_over(&tx.current_epoch()?, now) {
                     this.begin_epoch(tx, now, "authority", 1)?;
                     this.publish(tx, now)?;
                 }

@@ -1,6 +1,7 @@
 //! TLS: our certificate, and which client certificates pass. Who may do what is not decided here.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ use crate::clock::Clock;
 /// The server's certificate, made anew before it expires.
 pub(super) struct Certificate {
     authority: Arc<Authority>,
-    current: RwLock<(Arc<CertifiedKey>, u64)>,
+    current: RwLock<(Arc<CertifiedKey>, Range<u64>)>,
 }
 
 impl fmt::Debug for Certificate {
@@ -36,10 +37,10 @@ impl Certificate {
         Ok(Self { authority, current })
     }
 
-    /// Makes a new certificate if this one is in the last third of its life.
+    /// Makes a new certificate if this one is in the last third of its life, or was made by a clock that was put back since.
     pub(super) fn renew(&self) -> Result<(), Error> {
-        let renew_at = self.current.read().unwrap_or_else(PoisonError::into_inner).1;
-        if self.authority.now() >= renew_at {
+        let good = self.current.read().unwrap_or_else(PoisonError::into_inner).1.clone();
+        if !good.contains(&self.authority.now()) {
             let renewed = issue(&self.authority)?;
             *self.current.write().unwrap_or_else(PoisonError::into_inner) = renewed;
         }
@@ -54,12 +55,12 @@ impl ResolvesServerCert for Certificate {
 }
 
 /// Leaf and root: a device that has only the root's fingerprint finds the root in the handshake.
-fn issue(authority: &Authority) -> Result<(Arc<CertifiedKey>, u64), Error> {
-    let (key, leaf, renew_at) = authority.server_certificate();
+fn issue(authority: &Authority) -> Result<(Arc<CertifiedKey>, Range<u64>), Error> {
+    let (key, leaf, good) = authority.server_certificate();
     let chain = vec![CertificateDer::from(leaf), CertificateDer::from(authority.root().to_vec())];
     let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.expose_pkcs8().to_vec()));
     let certified = CertifiedKey::from_der(chain, key, &provider())?;
-    Ok((Arc::new(certified), renew_at))
+    Ok((Arc::new(certified), good))
 }
 
 /// The configuration of the HTTPS server, and its certificate to be renewed.

@@ -92,3 +92,33 @@ async fn keys_that_did_not_change_are_not_sent_again() {
     assert_eq!(changed.status, StatusCode::OK);
     assert_ne!(changed.headers["etag"], tag);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_authority_that_was_made_by_a_clock_of_next_year_works_when_it_is_put_right() {
+    let (dir, clock) = (std::sync::Arc::new(tempfile::TempDir::new().unwrap()), clock());
+    clock.advance(365 * DAY);
+    let server = Running::again(dir, clock, Config::default()).await;
+    let early = server.newest_bundle().await;
+    server.clock.put_back(365 * DAY);
+    // Nothing but time and the once a second that there is anyway.
+    let works = async {
+        loop {
+            let (certificate, key) = admin_identity(&server.path("admin"));
+            let client = Client::new(&server, Some((certificate, key)));
+            if !closed_without_answer(&client, "/v1/audit").await
+                && client.get("/v1/audit").await.status.is_success()
+            {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(60), works).await.unwrap();
+    let late = server.newest_bundle().await;
+    assert_eq!((late.epoch.number, late.epoch.begins), (early.epoch.number + 1, server.now()));
+    assert!(late.number > early.number && late.issued == server.now());
+    server.enrol("a", &["x"]).await;
+    // Once is enough.
+    server.authority.housekeep().await.unwrap();
+    assert_eq!(server.newest_bundle().await.epoch.number, late.epoch.number);
+}

@@ -10,6 +10,9 @@ use tokio::sync::{Notify, watch};
 /// For how long whoever asked counts as connected afterwards: a client asks again after at most half of that.
 pub(super) const CONNECTED_SECONDS: u64 = 60;
 
+/// How often one certificate may wait for news at a time: each wait is a connection, of which there are only so many for all.
+pub(super) const WAITS_OF_ONE_MAX: usize = 16;
+
 /// Everyone who asked since the authority started. Only whom the store knows gets in here, so that it is bounded by that.
 pub(super) struct Polls {
     of: Mutex<HashMap<DeviceId, Poll>>,
@@ -76,15 +79,18 @@ impl Polls {
         }
     }
 
-    /// Somebody asks, and says that it has this bundle.
-    pub(super) fn begin(&self, id: DeviceId, role: Role, bundle: u64, now: u64) -> Polling<'_> {
+    /// Somebody asks, and says that it has this bundle; `None` where it waits too often already.
+    pub(super) fn begin(&self, id: DeviceId, role: Role, bundle: u64, now: u64) -> Option<Polling<'_>> {
         let mut of = self.lock();
         let (publishes, changed) = (matches!(role, Role::Device | Role::Bridge), Arc::default());
         let poll = of.entry(id).or_insert(Poll { publishes, bundle, at: now, waiting: 0, changed });
+        if poll.waiting >= WAITS_OF_ONE_MAX {
+            return None;
+        }
         poll.bundle = bundle;
         poll.at = now;
         poll.waiting += 1;
-        Polling { polls: self, id, changed: poll.changed.clone() }
+        Some(Polling { polls: self, id, changed: poll.changed.clone() })
     }
 
     /// How many publishers are connected, with this bundle and without.
@@ -147,7 +153,8 @@ mod tests {
         let polls = Polls::new(0);
         let id = DeviceId([1; 16]);
         assert_eq!(polls.heard(id), None);
-        let (first, second) = (polls.begin(id, Role::Device, 4, 100), polls.begin(id, Role::Device, 5, 110));
+        let first = polls.begin(id, Role::Device, 4, 100).unwrap();
+        let second = polls.begin(id, Role::Device, 5, 110).unwrap();
         drop(first);
         assert_eq!(polls.heard(id), Some(Heard { bundle: 5, at: 110, waiting: true }));
         assert!(polls.heard(id).unwrap().is_connected(9999));
@@ -158,6 +165,16 @@ mod tests {
         assert_eq!(polls.publishers(5, 201), (0, 0));
         polls.forget_before(141);
         assert_eq!(polls.heard(id), None);
+    }
+
+    #[test]
+    fn nobody_waits_without_end_at_once_and_nobody_else_is_kept_from_it() {
+        let polls = Polls::new(0);
+        let begin = |n| polls.begin(DeviceId([n; 16]), Role::Device, 1, 100);
+        let waiting: Vec<_> = (0..WAITS_OF_ONE_MAX).map(|_| begin(1).unwrap()).collect();
+        assert!(begin(1).is_none() && begin(2).is_some());
+        drop(waiting);
+        assert!(begin(1).is_some());
     }
 
     #[test]

@@ -62,3 +62,22 @@ async fn keys_come_from_the_epoch_on_that_was_asked_for() {
     assert_eq!(epochs("/v1/keys?since=9").await, [0; 0]);
     server.client(&device).get("/v1/keys?since=x").await.problem(400, "bad-request");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_waits_on_connections_without_end_leaves_room_for_others() {
+    let server = Running::start().await;
+    let (greedy, other) = (server.enrol("greedy", &[]).await, server.enrol("other", &[]).await);
+    let number = server.newest_bundle().await.number;
+    let path = format!("/v1/bundle?after={number}&wait=60");
+    let mut waiting = tokio::task::JoinSet::new();
+    for _ in 0..40 {
+        let (client, path) = (server.client(&greedy), path.clone());
+        waiting.spawn(async move { client.get(&path).await });
+    }
+    // Sixteen wait on; the others are told so.
+    for _ in 0..24 {
+        waiting.join_next().await.unwrap().unwrap().problem(503, "busy");
+    }
+    let fine = server.client(&other).get(&format!("/v1/bundle?after={number}&wait=0")).await;
+    assert_eq!(fine.status, hyper::StatusCode::NO_CONTENT);
+}

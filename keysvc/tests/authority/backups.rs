@@ -538,3 +538,74 @@ async fn who_left_a_group_since_the_backup_gets_nothing_back_when_the_group_chan
     assert_eq!(has("nurse").await, ["own", "role=nurse", "z"]);
     assert_eq!(has("stayer").await, ["own", "ward=3", "y"]);
 }
+
+/// Numbers that look random and are the same every time (splitmix64).
+fn random(seed: &mut u64, below: u64) -> u64 {
+    *seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let z = (*seed ^ (*seed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    (z ^ (z >> 31)) % below
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn verbs_at_once_in_any_order_end_the_same_in_the_store_and_in_the_journal() {
+    let server = Running::start().await;
+    let mut devices = Vec::new();
+    for n in 0..24 {
+        devices.push(server.enrol(&format!("d{n}"), &["x", &format!("n={n}")]).await);
+    }
+    let key = RecoverySecret::generate();
+    let backup = back_up(&server, &key).await;
+    // Everything at everybody, by identifier: a name may go to another.
+    let (mut seed, mut tasks, mut ended) = (7, Vec::new(), std::collections::BTreeSet::new());
+    for _ in 0..6 {
+        for device in &devices {
+            let (admin, id) = (server.admin(), device.id().to_string());
+            let verb = ["suspend", "resume", "suspend", "resume", "reset", "revoke"][random(&mut seed, 6) as usize];
+            let change = serde_json::json!({ "set": [format!("n={}", random(&mut seed, 100))] });
+            tasks.push(tokio::spawn(async move {
+                if verb == "suspend" {
+                    admin.patch(&format!("/v1/devices/{id}"), &change).await;
+                }
+                let answer = admin.post(&format!("/v1/devices/{id}/{verb}"), &serde_json::json!({})).await;
+                assert!(!answer.status.is_server_error(), "{}", answer.text());
+                (id, verb, answer.status.is_success())
+            }));
+        }
+    }
+    for task in tasks {
+        let (id, verb, done) = task.await.unwrap();
+        if done && matches!(verb, "reset" | "revoke") {
+            ended.insert(id);
+        }
+    }
+    assert!(!ended.is_empty() && ended.len() < devices.len(), "{}", ended.len());
+    let states = async |server: &Running| {
+        let mut states = Vec::new();
+        for device in &devices {
+            let shown: ApiDevice = server.admin().get(&format!("/v1/devices/{}", device.id())).await.json();
+            states.push((shown.id, shown.status, shown.attributes));
+        }
+        states
+    };
+    let before = states(&server).await;
+    for (id, status, _) in &before {
+        assert_eq!(ended.contains(id), status == "revoked", "{id} {status}");
+    }
+    let versions = server.newest_bundle().await.versions;
+    let (dir, clock, config) = server.stop().await;
+    let since = Since::Journal(dir.path().join("data/revocations/journal"));
+    let data = dir.path().join("restored");
+    restore_to(&data, &backup, &key, since, Vec::new(), clock.clone()).await.unwrap();
+    std::fs::rename(dir.path().join("data"), dir.path().join("lost")).unwrap();
+    std::fs::rename(&data, dir.path().join("data")).unwrap();
+    let server = Running::again(dir, clock, config).await;
+    assert_eq!(states(&server).await, before);
+    let restored = server.newest_bundle().await;
+    assert!(versions.iter().all(|(key, version)| restored.versions.get(key) >= version));
+    for (device, (_, status, _)) in devices.iter().zip(&before) {
+        let (out, keys) = (status != "active", server.client(device).get("/v1/keys").await.status);
+        assert_eq!(out, keys == StatusCode::FORBIDDEN, "{status} {keys}");
+        assert_eq!(out, restored.is_revoked(device.id()));
+    }
+}

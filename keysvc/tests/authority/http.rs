@@ -209,3 +209,53 @@ async fn after_the_largest_number_there_is_nothing() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hostile_paths_and_bodies_are_refused_and_reach_nothing() {
+    let server = Running::start().await;
+    let admin = server.admin();
+    server.enrol("a", &["x"]).await;
+    let names = ["..", "%2e%2e", "..%2f..%2fadmin", "%00", "a%00", "a%0d%0ax-evil:%20y", "%1b%5b2J", "%ff", "%e2%80%ae"];
+    for name in names {
+        for path in [format!("/v1/devices/{name}"), format!("/v1/tokens/{name}"), format!("/v1/profiles/{name}")] {
+            let answer = admin.get(&path).await;
+            assert!(answer.status.is_client_error(), "{path}: {}", answer.status);
+            assert!(!answer.headers.contains_key("x-evil"));
+            assert!(!answer.body.contains(&0x1b) && !answer.body.contains(&0), "{path}: {}", answer.text());
+        }
+        for path in [format!("/v1/devices/{name}/revoke"), format!("/v1/enrolments/{name}/approve")] {
+            assert!(admin.post(&path, &()).await.status.is_client_error(), "{path}");
+        }
+        admin.put(&format!("/v1/groups/{name}"), &serde_json::json!({})).await;
+    }
+    let rows = admin.get("/v1/audit").await;
+    assert!(!rows.text().contains("\\u001b") && !rows.text().contains('\u{202e}'), "{}", rows.text());
+    let bodies = [
+        "[".repeat(60_000),
+        format!("{}1{}", "{\"name\":".repeat(5_000), "}".repeat(5_000)),
+        r#"{"name": "b", "name": "c"}"#.to_owned(),
+        r#"{"name": "b", "ttl_seconds": NaN}"#.to_owned(),
+        r#"{"name": "b", "ttl_seconds": 1e400}"#.to_owned(),
+        r#"{"name": "b", "ttl_seconds": -1}"#.to_owned(),
+        r#"{"name": "b", "ttl_seconds": 99999999999999999999999999}"#.to_owned(),
+        r#"{"name": "b", "count": 4294967296}"#.to_owned(),
+        r#"{"name": "\ud800"}"#.to_owned(),
+        "{\"name\": \"b\u{0}\"}".to_owned(),
+        "\u{feff}{\"name\": \"b\"}".to_owned(),
+    ];
+    for body in bodies {
+        let request = Request::post("/v1/tokens").header("content-type", "application/json");
+        let shown: String = body.chars().take(60).collect();
+        let answer = admin.send(request, body.into()).await;
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{shown}: {}", answer.text());
+    }
+    // One method is not another, whatever a header says.
+    let request = Request::get("/v1/devices/a").header("x-http-method-override", "DELETE");
+    assert_eq!(admin.send(request.header("x-method-override", "POST"), Bytes::new()).await.status, StatusCode::OK);
+    for method in ["HEAD", "OPTIONS", "TRACE", "PUT", "DELETE", "BREW"] {
+        let request = Request::builder().method(method).uri("/v1/devices/a/revoke");
+        assert_eq!(admin.send(request, Bytes::new()).await.status, StatusCode::METHOD_NOT_ALLOWED, "{method}");
+    }
+    let device: smqtt_core::api::Device = admin.get("/v1/devices/a").await.json();
+    assert_eq!(device.status, "active");
+}

@@ -67,7 +67,10 @@ impl Custodian for People {
         let path = |share: &Share| dir.join(format!("share-{}.txt", share.index()));
         // They may be all that opens the store, until the new ones do.
         if let Some(taken) = shares.iter().map(path).find(|path| path.exists()) {
-            return Err(io::Error::other(format!("`{}` is there already: name another directory", taken.display())));
+            return Err(io::Error::other(format!(
+                "`{}` is there already: name another directory",
+                taken.display()
+            )));
         }
         for share in shares {
             let path = path(share);

@@ -3,6 +3,7 @@
 #![allow(dead_code)]
 
 pub mod authority;
+pub mod needles;
 pub mod open;
 pub mod peers;
 pub mod process;

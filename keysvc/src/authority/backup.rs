@@ -187,8 +187,7 @@ mod tests {
     #[test]
     fn nothing_that_opens_the_store_lies_beside_it_while_a_backup_is_made() {
         let dir = tempfile::TempDir::new().unwrap();
-        let authority =
-            Authority::open(dir.path(), Config::default(), Arc::new(SystemClock)).unwrap();
+        let authority = Authority::open(dir.path(), Config::default(), Arc::new(SystemClock)).unwrap();
         let work = dir.path().join("work");
         files::make_dir(&work).unwrap();
         let secret = RecoverySecret::generate();
@@ -203,8 +202,7 @@ mod tests {
     #[test]
     fn what_a_killed_backup_left_goes_with_the_next() {
         let dir = tempfile::TempDir::new().unwrap();
-        let authority =
-            Authority::open(dir.path(), Config::default(), Arc::new(SystemClock)).unwrap();
+        let authority = Authority::open(dir.path(), Config::default(), Arc::new(SystemClock)).unwrap();
         RecoverySecret::generate().public().trust(dir.path()).unwrap();
         let left = dir.path().join("backups/.0badcafe/check");
         std::fs::create_dir_all(&left).unwrap();

@@ -95,7 +95,8 @@ impl Authority {
         let mut newest = self.bundle.subscribe();
         // Nobody can have more than there is.
         let has = after.min(newest.borrow().number);
-        let polling = asker.as_ref().map(|of| self.polls.begin(of.id, of.role, has, self.now()).ok_or(Error::Busy));
+        let polling =
+            asker.as_ref().map(|of| self.polls.begin(of.id, of.role, has, self.now()).ok_or(Error::Busy));
         let polling = polling.transpose()?;
         let changed = polling.as_ref().map_or_else(Arc::default, |polling| polling.changed.clone());
         let news = async {

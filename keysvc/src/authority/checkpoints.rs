@@ -6,7 +6,7 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use smqtt_core::api::Checkpoint;
-use smqtt_core::audit::{OWN_ACTOR, FORGET, checkpoint, forgotten};
+use smqtt_core::audit::{FORGET, OWN_ACTOR, checkpoint, forgotten};
 use smqtt_core::identity::Fingerprint;
 
 use super::{Authority, Caller, Operation};

@@ -210,7 +210,8 @@ pub(super) fn apply(tx: &Tx<'_>, config: &Config, entries: &[JournalEntry]) -> R
         if !fits {
             let own = GivenRow::default();
             tx.change_given(id, &own)?;
-            caught_up.did(Operation::ChangeDevice, format!("{} {id}: neither profile nor group", device.name));
+            caught_up
+                .did(Operation::ChangeDevice, format!("{} {id}: neither profile nor group", device.name));
         }
     }
     tx.set_counter("journal", entries.last().map_or(0, |entry| entry.number).max(tx.counter("journal")?))?;

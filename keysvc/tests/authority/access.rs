@@ -169,5 +169,7 @@ async fn a_replaced_administrators_tokens_end_with_it() {
     let server = Running::again(dir, clock, config).await;
     with(&server).get("/v1/audit").await.problem(401, "access-unknown");
     let rows: Vec<AuditRecord> = server.admin().get("/v1/audit").await.json();
-    assert!(rows.iter().any(|row| row.action == "revoke" && row.subject.ends_with("1 access tokens with it")));
+    assert!(
+        rows.iter().any(|row| row.action == "revoke" && row.subject.ends_with("1 access tokens with it"))
+    );
 }

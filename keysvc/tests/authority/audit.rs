@@ -237,7 +237,8 @@ async fn rows_cut_off_at_the_end_stay_missing_though_the_log_goes_on() {
 async fn a_log_cut_off_at_a_checkpoint_is_not_taken_for_one_that_was_pruned() {
     let (server, log) = server_with_log().await;
     let upto = log.checkpoints[5].number;
-    let cut = format!("DELETE FROM audit WHERE number <= {upto}; DELETE FROM checkpoints WHERE number < {upto}");
+    let cut =
+        format!("DELETE FROM audit WHERE number <= {upto}; DELETE FROM checkpoints WHERE number < {upto}");
     let server = edited_while_stopped(server, &cut).await;
     let log = Log::fetch(&server).await;
     assert_eq!(log.verify(&server.roots()), Err(AuditFault::CutOff(upto + 1)));

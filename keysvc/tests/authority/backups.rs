@@ -13,6 +13,7 @@ use smqtt_keysvc::{
 
 use tempfile::TempDir;
 
+use crate::common::at_rest::{keys_at_rest, secrets};
 use crate::common::*;
 
 async fn back_up(server: &Running, key: &RecoverySecret) -> PathBuf {
@@ -561,7 +562,8 @@ async fn verbs_at_once_in_any_order_end_the_same_in_the_store_and_in_the_journal
     for _ in 0..6 {
         for device in &devices {
             let (admin, id) = (server.admin(), device.id().to_string());
-            let verb = ["suspend", "resume", "suspend", "resume", "reset", "revoke"][random(&mut seed, 6) as usize];
+            let verb =
+                ["suspend", "resume", "suspend", "resume", "reset", "revoke"][random(&mut seed, 6) as usize];
             let change = serde_json::json!({ "set": [format!("n={}", random(&mut seed, 100))] });
             tasks.push(tokio::spawn(async move {
                 if verb == "suspend" {

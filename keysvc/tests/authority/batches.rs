@@ -283,7 +283,8 @@ async fn an_enroller_approves_devices_alone() {
 async fn who_waits_in_vain_keeps_no_name_from_others() {
     let server = Running::start().await;
     let admin = server.admin();
-    let approval = |name: &str, ttl: u64| serde_json::json!({"name": name, "approval": true, "ttl_seconds": ttl});
+    let approval =
+        |name: &str, ttl: u64| serde_json::json!({"name": name, "approval": true, "ttl_seconds": ttl});
     let (over, removed) = (make(&server, approval("a", 60)).await, make(&server, approval("b", 600)).await);
     for token in [&over, &removed] {
         let answer = enrol(&server, &DeviceKeys::generate().request(token)).await;

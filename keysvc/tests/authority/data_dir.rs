@@ -8,6 +8,7 @@ use hyper::StatusCode;
 use smqtt_keysvc::{Authority, Config, OpenError};
 use tempfile::TempDir;
 
+use crate::common::at_rest::{keys_at_rest, secrets};
 use crate::common::*;
 
 fn files(dir: &Path) -> Vec<PathBuf> {

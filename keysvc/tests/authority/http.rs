@@ -215,9 +215,21 @@ async fn hostile_paths_and_bodies_are_refused_and_reach_nothing() {
     let server = Running::start().await;
     let admin = server.admin();
     server.enrol("a", &["x"]).await;
-    let names = ["..", "%2e%2e", "..%2f..%2fadmin", "%00", "a%00", "a%0d%0ax-evil:%20y", "%1b%5b2J", "%ff", "%e2%80%ae"];
+    let names = [
+        "..",
+        "%2e%2e",
+        "..%2f..%2fadmin",
+        "%00",
+        "a%00",
+        "a%0d%0ax-evil:%20y",
+        "%1b%5b2J",
+        "%ff",
+        "%e2%80%ae",
+    ];
     for name in names {
-        for path in [format!("/v1/devices/{name}"), format!("/v1/tokens/{name}"), format!("/v1/profiles/{name}")] {
+        for path in
+            [format!("/v1/devices/{name}"), format!("/v1/tokens/{name}"), format!("/v1/profiles/{name}")]
+        {
             let answer = admin.get(&path).await;
             assert!(answer.status.is_client_error(), "{path}: {}", answer.status);
             assert!(!answer.headers.contains_key("x-evil"));
@@ -251,10 +263,17 @@ async fn hostile_paths_and_bodies_are_refused_and_reach_nothing() {
     }
     // One method is not another, whatever a header says.
     let request = Request::get("/v1/devices/a").header("x-http-method-override", "DELETE");
-    assert_eq!(admin.send(request.header("x-method-override", "POST"), Bytes::new()).await.status, StatusCode::OK);
+    assert_eq!(
+        admin.send(request.header("x-method-override", "POST"), Bytes::new()).await.status,
+        StatusCode::OK
+    );
     for method in ["HEAD", "OPTIONS", "TRACE", "PUT", "DELETE", "BREW"] {
         let request = Request::builder().method(method).uri("/v1/devices/a/revoke");
-        assert_eq!(admin.send(request, Bytes::new()).await.status, StatusCode::METHOD_NOT_ALLOWED, "{method}");
+        assert_eq!(
+            admin.send(request, Bytes::new()).await.status,
+            StatusCode::METHOD_NOT_ALLOWED,
+            "{method}"
+        );
     }
     let device: smqtt_core::api::Device = admin.get("/v1/devices/a").await.json();
     assert_eq!(device.status, "active");

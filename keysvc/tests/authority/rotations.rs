@@ -10,6 +10,7 @@ use smqtt_core::suite::{Params, UserKey};
 use smqtt_core::target::Target;
 use smqtt_keysvc::Config;
 
+use crate::common::at_rest::secrets;
 use crate::common::*;
 
 async fn step(server: &Running, step: &str, force: bool) -> Answer {

@@ -9,6 +9,7 @@ use smqtt_keysvc::{
 use tempfile::TempDir;
 use zeroize::Zeroizing;
 
+use crate::common::at_rest::secrets;
 use crate::common::*;
 
 /// Holds what tests give it.

@@ -138,7 +138,7 @@ impl Authority {
             let dir = data_dir.join(name);
             files::make_dir(&dir).map(|()| dir)
         };
-        files::make_dir(data_dir)?;
+        files::make_data_dir(data_dir)?;
         let (store_dir, seal_dir, admin_dir) = (dir("authority")?, dir("seal")?, dir("admin")?);
         let now = clock.now();
 

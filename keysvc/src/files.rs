@@ -1,6 +1,6 @@
 //! Directories and files that only the authority's user may read, written so that a crash leaves the old or the new.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, DirEntry, File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
@@ -18,6 +18,30 @@ pub(crate) fn make_dir(path: &Path) -> Result<(), OpenError> {
         }
     };
     make().map_err(|source| OpenError::File { verb: "make the directory", path: path.to_owned(), source })
+}
+
+/// What there is in the directory of an authority, and of a site.
+const OF_AN_AUTHORITY: [&str; 10] = [
+    "admin",
+    "admin.sock",
+    "authority",
+    "backups",
+    "bridge",
+    "broker",
+    "recovery",
+    "revocations",
+    "seal",
+    "smqtt.toml",
+];
+
+/// The same for the directory of all that an authority has. One in which there are other things as well is `/tmp` or somebody's
+/// home, named by mistake, perhaps: to close it would keep everybody else out of what is theirs. All that is made in it is closed.
+pub(crate) fn make_data_dir(path: &Path) -> Result<(), OpenError> {
+    let ours = |entry: std::io::Result<DirEntry>| {
+        entry.is_ok_and(|entry| OF_AN_AUTHORITY.iter().any(|name| entry.file_name() == *name))
+    };
+    let is_ours = std::fs::read_dir(path).map_or(true, |mut entries| entries.all(ours));
+    if is_ours { make_dir(path) } else { Ok(()) }
 }
 
 /// Makes an empty file with mode 0600, unless it is there.
@@ -91,5 +115,22 @@ mod tests {
         std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o755)).unwrap();
         make_dir(&dir).unwrap();
         assert_eq!(std::fs::metadata(&dir).unwrap().permissions().mode() & 0o777, 0o700);
+    }
+
+    #[test]
+    fn a_directory_of_other_things_stays_open_to_those_whose_they_are() {
+        let parent = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        std::fs::set_permissions(parent.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+        std::fs::create_dir(parent.path().join("authority")).unwrap();
+        std::fs::write(parent.path().join("letter.txt"), b"").unwrap();
+        make_data_dir(parent.path()).unwrap();
+        assert_eq!(mode(parent.path()), 0o777);
+        std::fs::remove_file(parent.path().join("letter.txt")).unwrap();
+        make_data_dir(parent.path()).unwrap();
+        assert_eq!(mode(parent.path()), 0o700);
+        // One that is not there is made.
+        make_data_dir(&parent.path().join("a/b")).unwrap();
+        assert_eq!(mode(&parent.path().join("a/b")), 0o700);
     }
 }

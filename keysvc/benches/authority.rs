@@ -87,6 +87,7 @@ async fn connections(client: &Client) -> Vec<Sender> {
 async fn renew(sender: &mut Sender) {
     let request = Request::get("/v1/keys").header("host", "localhost");
     let request = request.body(Full::new(Bytes::new())).unwrap();
+    sender.ready().await.unwrap();
     let answer = answer(sender.send_request(request).await.unwrap()).await;
     assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
     assert_eq!(answer.json::<Keys>().keys.len(), 1);
@@ -237,6 +238,7 @@ fn bundles(running: &Running, load: &Runtime) {
             let request = Request::get("/v1/bundle").header("host", "localhost");
             let request = request.body(Full::new(Bytes::new())).unwrap();
             let mut sender = sender.lock().await;
+            sender.ready().await.unwrap();
             let answer = answer(sender.send_request(request).await.unwrap()).await;
             assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
         }

@@ -21,6 +21,7 @@ pub(crate) struct Published {
     pub(crate) number: u64,
     pub(crate) bytes: Bytes,
     pub(super) epoch: Epoch,
+    revoked: Arc<[DeviceId]>,
     /// When half its life is over.
     pub(super) resign_at: u64,
 }
@@ -31,8 +32,14 @@ impl Published {
             number: bundle.number,
             bytes: bytes.into(),
             epoch: bundle.epoch,
+            revoked: bundle.revoked.clone().into(),
             resign_at: bundle.issued + bundle.expires.saturating_sub(bundle.issued) / 2,
         }
+    }
+
+    /// Whether this device is revoked or suspended.
+    pub(super) fn shuts_out(&self, device: DeviceId) -> bool {
+        self.revoked.binary_search(&device).is_ok()
     }
 }
 

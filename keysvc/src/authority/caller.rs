@@ -4,14 +4,14 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use smqtt_core::identity::{
-    DeviceId, IdentityError, Role, VerifiedCertificate, read_certificate, verify_certificate,
+    DeviceId, Identity, IdentityError, Role, VerifiedCertificate, read_certificate, verify_certificate,
 };
 
 use super::access::Presented;
 use super::{Authority, Operation};
 use crate::error::Error;
 use crate::pki::not_after;
-use crate::store::DeviceRow;
+use crate::store::{DeviceRow, Tx};
 
 /// Who asks: an address, the certificate that TLS found, if there was one, and the access token of the request.
 #[derive(Clone, Debug)]
@@ -19,7 +19,7 @@ pub struct Caller {
     address: IpAddr,
     certificate: Option<Arc<Shown>>,
     /// Whom the certificate names.
-    named: Option<(DeviceId, Role)>,
+    named: Option<Arc<Identity>>,
     access: Option<Presented>,
     /// Under which the request may be made again.
     key: Option<Arc<str>>,
@@ -100,7 +100,7 @@ impl Caller {
     /// A caller at `address` whose possession of `certificate` (DER) TLS has checked.
     pub fn new(address: IpAddr, certificate: Option<Vec<u8>>) -> Self {
         let named = certificate.as_ref().and_then(|der| read_certificate(der).ok());
-        let named = named.map(|read| (read.identity.id, read.identity.role));
+        let named = named.map(|read| Arc::new(read.identity));
         let shown = |der| Arc::new(Shown { der, found: Mutex::default() });
         Self { address, certificate: certificate.map(shown), named, access: None, key: None }
     }
@@ -125,17 +125,17 @@ impl Caller {
 
     /// Whom the certificate names, whether it holds or not.
     pub(super) fn device(&self) -> Option<DeviceId> {
-        self.named.map(|(id, _)| id)
+        self.named.as_ref().map(|named| named.id)
     }
 
     /// The same, with the role that it names.
     pub(crate) fn named(&self) -> Option<(DeviceId, Role)> {
-        self.named
+        self.named.as_ref().map(|named| (named.id, named.role))
     }
 
     /// The role that the certificate names, where it is the certificate that counts.
     pub(crate) fn role(&self) -> Option<Role> {
-        self.named.filter(|_| self.access.is_none()).map(|(_, role)| role)
+        self.named().filter(|_| self.access.is_none()).map(|(_, role)| role)
     }
 
     /// Which access token the request says it has, whether that is so or not.
@@ -159,9 +159,8 @@ impl Caller {
         if let Some(access) = &self.access {
             return access.actor().unwrap_or_else(|| self.address.to_string());
         }
-        let named = self.certificate.as_ref().and_then(|shown| read_certificate(&shown.der).ok());
-        match named {
-            Some(named) => format!("{} {}", named.identity.name, named.identity.id),
+        match &self.named {
+            Some(named) => format!("{} {}", named.name, named.id),
             None => self.address.to_string(),
         }
     }
@@ -189,17 +188,16 @@ impl Authority {
         operation: Operation,
         at: u64,
     ) -> Result<Holder, Error> {
-        let checked = match caller.access {
-            Some(presented) => {
-                self.check_access(presented, operation).await.and(Err(Error::CertificateRequired))
-            }
-            None => self.check_holder(caller, operation, at).await,
-        };
-        self.or_denied(caller, operation, checked).await
+        let shown = self.shown_holder(caller, operation, at).await?;
+        let one = shown.clone();
+        let device = self.store.read(move |tx| one.device(tx, operation)).await;
+        let device = self.or_denied(caller, operation, device).await?;
+        let actor = format!("{} {}", device.name, device.id);
+        Ok(Holder { device, public_key: shown.0.public_key, actor })
     }
 
     /// The same; a refusal is written down.
-    async fn or_denied<T>(
+    pub(super) async fn or_denied<T>(
         &self,
         caller: &Caller,
         operation: Operation,
@@ -213,11 +211,35 @@ impl Authority {
         }
     }
 
-    async fn check_holder(&self, caller: &Caller, operation: Operation, at: u64) -> Result<Holder, Error> {
-        let certificate = caller.certificate.as_ref().ok_or(Error::CertificateRequired)?;
-        let verified = certificate.verify(&self.roots(), at).map_err(Error::Certificate)?;
-        let (id, role) = (verified.identity.id, verified.identity.role);
-        let device = self.store.read(move |tx| Ok(tx.device(id)?)).await?.ok_or(Error::UnknownCaller)?;
+    /// The certificate alone, of whoever must have one; the rest is asked of the store, together with what else is.
+    pub(super) async fn shown_holder(
+        &self,
+        caller: &Caller,
+        operation: Operation,
+        at: u64,
+    ) -> Result<ShownHolder, Error> {
+        let checked = match caller.access {
+            Some(presented) => {
+                self.check_access(presented, operation).await.and(Err(Error::CertificateRequired))
+            }
+            None => match &caller.certificate {
+                Some(certificate) => certificate.verify(&self.roots(), at).map_err(Error::Certificate),
+                None => Err(Error::CertificateRequired),
+            },
+        };
+        self.or_denied(caller, operation, checked.map(ShownHolder)).await
+    }
+}
+
+/// Whom a certificate that holds names. Nothing is known of its standing.
+#[derive(Clone)]
+pub(super) struct ShownHolder(VerifiedCertificate);
+
+impl ShownHolder {
+    /// The device, if it stands and may do this.
+    pub(super) fn device(&self, tx: &Tx<'_>, operation: Operation) -> Result<DeviceRow, Error> {
+        let (id, role) = (self.0.identity.id, self.0.identity.role);
+        let device = tx.device(id)?.ok_or(Error::UnknownCaller)?;
         device.stands()?;
         if device.role != role {
             return Err(Error::UnknownCaller);
@@ -225,7 +247,6 @@ impl Authority {
         if !operation.roles().contains(&role) {
             return Err(Error::Role { role });
         }
-        let actor = format!("{} {id}", device.name);
-        Ok(Holder { device, public_key: verified.public_key, actor })
+        Ok(device)
     }
 }

@@ -154,7 +154,7 @@ impl Authority {
             let (device, certificate) = this.admit(tx, token, &used, now)?;
             used.device = Some(device.id);
             tx.insert_use(&used)?;
-            let plan = Plan::new(tx, &device, this.config.history_epochs, now)?;
+            let plan = Plan::issue(&this, tx, &device, now)?;
             Ok(Outcome::Enrolled(Enrolled { device, certificate, plan }.into()))
         };
         self.store.write(work).await
@@ -229,7 +229,7 @@ impl Authority {
         let device = tx.device(device)?.ok_or(Error::UnknownCaller)?;
         device.stands()?;
         let certificate = tx.certificate(device.id, &keys.public_key)?.ok_or(Error::TokenExpired)?;
-        let plan = Plan::new(tx, &device, self.config.history_epochs, now)?;
+        let plan = Plan::issue(self, tx, &device, now)?;
         Ok(Outcome::Enrolled(Enrolled { device, certificate, plan }.into()))
     }
 
@@ -267,7 +267,7 @@ impl Authority {
             tx.insert_certificate(id, &keys.public_key, &issued)?;
             this.audit(tx, &known.actor, "renew", "")?;
             tracing::info!(device = %id, "renewed");
-            let plan = Plan::new(tx, &device, this.config.history_epochs, now)?;
+            let plan = Plan::issue(&this, tx, &device, now)?;
             Ok(Enrolled { device, certificate: issued.der, plan })
         });
         self.enrolment(enrolled.await?).await

@@ -32,7 +32,7 @@ pub(super) struct Plan {
 
 impl Plan {
     /// What the device would be given now. Brokers, bridges and administrators open nothing, and are given nothing.
-    pub(super) fn new(tx: &Tx<'_>, device: &DeviceRow, history: u64, now: u64) -> Result<Self, StoreError> {
+    fn new(tx: &Tx<'_>, device: &DeviceRow, history: u64, now: u64) -> Result<Self, StoreError> {
         let mut plan = Self {
             device: device.id,
             actor: format!("{} {}", device.name, device.id),
@@ -66,6 +66,26 @@ impl Plan {
             };
             self.keys.push((epoch, params.id, params.suite, scope));
         }
+    }
+
+    /// What the device is given now, on record.
+    pub(super) fn issue(
+        authority: &Authority,
+        tx: &Tx<'_>,
+        device: &DeviceRow,
+        now: u64,
+    ) -> Result<Self, StoreError> {
+        let plan = Self::new(tx, device, authority.config.history_epochs, now)?;
+        plan.record(authority, tx)?;
+        Ok(plan)
+    }
+
+    /// Writes into the audit log that these keys are issued, so that it is on record before they are told.
+    fn record(&self, authority: &Authority, tx: &Tx<'_>) -> Result<(), StoreError> {
+        if self.keys.is_empty() {
+            return Ok(());
+        }
+        authority.audit(tx, &self.actor, "issue-keys", &self.subject())
     }
 
     /// For the audit log: `fabeo-cp 3,4 fabeo-kp 4`, suites and their epochs.
@@ -108,7 +128,8 @@ pub(crate) struct TaggedKeys {
 }
 
 impl Authority {
-    /// The caller's user secret keys of epochs from `since` on, unless `known` is their tag. For devices.
+    /// The caller's user secret keys of epochs from `since` on, unless it has a tag and `known` says that it is theirs.
+    /// For devices.
     ///
     /// # Errors
     /// Not allowed, busy, or the store failed.
@@ -116,41 +137,48 @@ impl Authority {
         self: &Arc<Self>,
         caller: &Caller,
         since: u64,
-        known: impl Fn(&str) -> bool,
+        known: Option<impl Fn(&str) -> bool>,
     ) -> Result<TaggedKeys, Error> {
-        let device = self.authorise_holder(caller, Operation::FetchKeys, self.now()).await?.device;
-        let (id, history, now) = (device.id, self.config.history_epochs, self.now());
-        let read = move |tx: &Tx<'_>| {
-            let device = tx.device(id)?.ok_or(Error::UnknownCaller)?;
-            device.stands()?;
-            let mut plan = Plan::new(tx, &device, history, now)?;
+        let now = self.now();
+        let shown = self.shown_holder(caller, Operation::FetchKeys, now).await?;
+        let (this, one) = (self.clone(), shown.clone());
+        let plan = move |tx: &Tx<'_>| {
+            let device = one.device(tx, Operation::FetchKeys)?;
+            let mut plan = Plan::new(tx, &device, this.config.history_epochs, now)?;
             plan.keys.retain(|(epoch, ..)| *epoch >= since);
             let policy = device.policy.as_ref().map(ToString::to_string);
             Ok((plan, texts(&device.attributes), policy, device.revision))
         };
-        let (plan, attributes, policy, revision) = self.store.read(read).await?;
-        let tag = plan.tag();
-        if known(&tag) {
-            return Ok(TaggedKeys { tag, keys: None });
+        // Only who may have them already is worth a look without a row in the log.
+        if let Some(known) = known {
+            let planned = self.store.read(plan.clone()).await;
+            let tag = self.or_denied(caller, Operation::FetchKeys, planned).await?.0.tag();
+            if known(&tag) {
+                return Ok(TaggedKeys { tag, keys: None });
+            }
         }
+        let this = self.clone();
+        let issued = self.store.write(move |tx| {
+            let planned = plan(tx)?;
+            planned.0.record(&this, tx)?;
+            Ok(planned)
+        });
+        let issued = issued.await;
+        let (plan, attributes, policy, revision) =
+            self.or_denied(caller, Operation::FetchKeys, issued).await?;
+        let tag = plan.tag();
         let keys = self.derive(plan).await?;
         Ok(TaggedKeys { tag, keys: Some(Keys { keys, attributes, revision, policy }) })
     }
 
-    /// Derives and seals the keys of a plan. Each label costs about half a millisecond, so the work is counted.
+    /// Derives and seals the keys of a plan that is on record. Each label costs about half a millisecond, so the work is
+    /// counted. Whoever was revoked or suspended meanwhile is told none.
     pub(super) async fn derive(self: &Arc<Self>, plan: Plan) -> Result<Vec<SealedKey>, Error> {
         if plan.keys.is_empty() {
             return Ok(Vec::new());
         }
         let _permit = self.keygen.acquire().await.map_err(|_| Error::Busy)?;
-        // On record before they are told; and whoever was revoked meanwhile is told none.
-        let (this, device) = (self.clone(), plan.device);
-        let (actor, subject) = (plan.actor.clone(), plan.subject());
-        let issue = self.store.write(move |tx| {
-            tx.device(device)?.ok_or(Error::UnknownCaller)?.stands()?;
-            Ok(this.audit(tx, &actor, "issue-keys", &subject)?)
-        });
-        issue.await?;
+        let device = plan.device;
         let this = self.clone();
         let span = tracing::Span::current();
         let derived = tokio::task::spawn_blocking(move || {
@@ -176,6 +204,9 @@ impl Authority {
             Ok::<_, Error>(keys)
         });
         let keys = derived.await.map_err(|_| Error::Busy)??;
+        if self.bundle.borrow().shuts_out(device) {
+            self.store.read(move |tx| tx.device(device)?.ok_or(Error::UnknownCaller)?.stands()).await?;
+        }
         self.counts.keys.add(keys.len() as u64);
         Ok(keys)
     }

@@ -22,9 +22,10 @@ pub(super) async fn get(
     Asked(question): Asked<Question>,
     headers: HeaderMap,
 ) -> Result<Response, Refused> {
-    let known = headers.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let has =
-        |tag: &str| known.split(',').any(|one| one.trim().trim_start_matches("W/") == format!("\"{tag}\""));
+    let known = headers.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok());
+    let has = known.map(|known| {
+        |tag: &str| known.split(',').any(|one| one.trim().trim_start_matches("W/") == format!("\"{tag}\""))
+    });
     let answer = authority.keys(&caller, question.since, has).await?;
     let etag = [(header::ETAG, format!("\"{}\"", answer.tag))];
     Ok(match answer.keys {

@@ -49,6 +49,8 @@ pub(crate) const STORE_FILES: [&str; 2] = ["authority.db", "authority.db-wal"];
 const APPLICATION_ID: i32 = 0x534d_5154;
 /// Most requests in one commit.
 const BATCH_MAX: usize = 256;
+/// How long a batch waits for as many as the last one had.
+const LINGER: Duration = Duration::from_micros(500);
 /// Most requests that wait; more have to wait to wait.
 const QUEUE_MAX: usize = 1024;
 /// How long a new process waits for the old one to let go.
@@ -357,8 +359,9 @@ fn run_jobs(
     counts: Option<&Counts>,
     mut queue: mpsc::Receiver<Job>,
 ) {
+    let mut company = 0;
     while let Some(first) = queue.blocking_recv() {
-        if let Err(error) = connection.execute_batch(begin) {
+        if let Err(error) = command(connection, begin) {
             tracing::error!(%error, "the store cannot begin a transaction");
             if let Some(counts) = counts {
                 counts.committed(0, Duration::ZERO, false);
@@ -382,8 +385,15 @@ fn run_jobs(
             }
             if finish.len() < batch_max {
                 next = queue.try_recv().ok();
+                // Who was many a moment ago is many again in another: they share one sync.
+                if next.is_none() && finish.len() < company {
+                    company = 0;
+                    std::thread::sleep(LINGER);
+                    next = queue.try_recv().ok();
+                }
             }
         }
+        company = finish.len();
         if connection.is_autocommit() {
             result = result.and(Err(StoreError::Stopped));
         } else if result.is_ok() {
@@ -408,16 +418,21 @@ fn run_jobs(
 /// cannot be committed it is not left in the journal: a restore would do it.
 fn commit(connection: &Connection, journal: Option<&mut Journal>, deeds: &[Deed]) -> Result<(), StoreError> {
     let Some(journal) = journal.filter(|_| !deeds.is_empty()) else {
-        return Ok(connection.execute_batch("COMMIT")?);
+        return Ok(command(connection, "COMMIT")?);
     };
     let last = journal.append(deeds).map_err(|error| StoreError::Journal(Arc::new(error)))?;
     let committed = connection
         .execute("UPDATE counters SET value = ? WHERE name = 'journal'", [last])
-        .and_then(|_| connection.execute_batch("COMMIT"));
+        .and_then(|_| command(connection, "COMMIT"));
     if committed.is_err() {
         journal.take_back();
     }
     Ok(committed?)
+}
+
+/// A statement that every transaction has, parsed once.
+fn command(connection: &Connection, sql: &str) -> rusqlite::Result<()> {
+    connection.prepare_cached(sql)?.execute([]).map(drop)
 }
 
 type Finish = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
@@ -427,14 +442,16 @@ fn run_job(
     counts: Option<&Counts>,
     job: Job,
 ) -> Result<(Finish, Vec<Deed>), StoreError> {
-    connection.execute_batch("SAVEPOINT job")?;
+    command(connection, "SAVEPOINT job")?;
     let tx = Tx::counted(connection, counts);
     // A job that panics is a bug of ours, and must not take the store with it.
     let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| job(&tx)));
     let keep = ran.as_ref().is_ok_and(|ran| ran.keep);
     if !connection.is_autocommit() {
-        let end = if keep { "RELEASE job" } else { "ROLLBACK TO job; RELEASE job" };
-        connection.execute_batch(end)?;
+        if !keep {
+            command(connection, "ROLLBACK TO job")?;
+        }
+        command(connection, "RELEASE job")?;
     }
     Ok(match ran {
         Ok(ran) => (ran.finish, if keep { ran.deeds } else { Vec::new() }),

@@ -234,7 +234,7 @@ async fn whoever_stands_between_at_enrolment_learns_nothing() {
     let device = lab.enrol("insider", &["role=nurse"]).await;
     let token = lab.token("sensor", "device", &["role=sensor"]).await;
     let dir = lab.device_dir("sensor");
-    let root = lab.authority.root();
+    let root = &lab.authority.root();
     let authority = Identity {
         tenant: lab.authority.fingerprint().tenant(),
         role: Role::Authority,
@@ -276,7 +276,7 @@ async fn whoever_stands_between_later_is_not_taken_for_the_authority() {
     let file = lab.device_dir("sensor").join("identity.json");
     let place = std::fs::read_to_string(&file).unwrap();
     for identity in [broker.identity(), insider.identity()] {
-        let (address, told) = impostor(server_config(&identity, lab.authority.root(), false)).await;
+        let (address, told) = impostor(server_config(&identity, &lab.authority.root(), false)).await;
         // As if the name led elsewhere.
         let elsewhere = place.replace(lab.authority.url(), &format!("https://{address}"));
         std::fs::write(&file, elsewhere).unwrap();

@@ -546,7 +546,7 @@ async fn a_device_does_not_pass_for_a_broker() {
     let forged = home_made.issue(&named);
     let forged = (forged.certificate().to_vec(), forged.key().expose_pkcs8().to_vec());
     for identity in [visitor.identity(), lab.admin_identity(), forged] {
-        let evil = EvilBroker::start(Some(server_config(&identity, lab.authority.root(), false))).await;
+        let evil = EvilBroker::start(Some(server_config(&identity, &lab.authority.root(), false))).await;
         let options = Options { broker: Some(evil.url.clone()), ..Options::default() };
         let (client, _inbox) = mqtt::connect(nurse.keyring.clone(), &options).unwrap();
         assert!(client.connected(1).await.is_err());

@@ -10,7 +10,7 @@ use smqtt_core::api::{EnrolRequest, Enrolment, Keys, Params, RenewRequest, Waiti
 use smqtt_core::attribute::Label;
 use smqtt_core::bundle::Bundle;
 use smqtt_core::crypto::{SigningKey, sha256};
-use smqtt_core::identity::{DeviceId, Role, fingerprint};
+use smqtt_core::identity::{DeviceId, Role, fingerprint, verify_certificate};
 use smqtt_core::suite::{SuiteId, UserKey};
 use smqtt_core::token::Token;
 
@@ -150,14 +150,17 @@ pub async fn enrol_as(
         }
         answer => answer?,
     };
-    let enrolment = match answer {
+    let mut enrolment = match answer {
         Answer::Enrolled(enrolment) => enrolment,
         Answer::Waits(waiting) => return Err(EnrolError::Waits(waiting)),
     };
-    let root = STANDARD.decode(&enrolment.root).map_err(|_| KeyringError::Answer)?;
-    if fingerprint(&root).map_err(KeyringError::Certificate)? != token.fingerprint {
-        return Err(EnrolError::WrongRoot);
-    }
+    // The root that the token names: of several in trust perhaps not the newest.
+    let named = |root: &&String| {
+        let root = STANDARD.decode(root).ok().and_then(|der| fingerprint(&der).ok());
+        root == Some(token.fingerprint)
+    };
+    let root = std::iter::once(&enrolment.root).chain(&enrolment.roots).find(named).cloned();
+    enrolment.root = root.ok_or(EnrolError::WrongRoot)?;
     Ok(Keyring::create(dir, &token.url, own, &enrolment, now)?)
 }
 
@@ -352,7 +355,8 @@ async fn renew_if_due(keyring: &SharedKeyring, now: u64) -> Result<bool, EnrolEr
         let authority = keyring.with(|k| authority_of(k, now))?;
         let renewed: Enrolment = authority.post("/v1/renew", &request).await?;
         let certificate = STANDARD.decode(&renewed.certificate).map_err(|_| KeyringError::Answer)?;
-        keyring.with(|k| k.put_next_certificate(certificate, now))?;
+        let bundle = STANDARD.decode(&renewed.bundle).map_err(|_| KeyringError::Answer)?;
+        keyring.with(|k| k.put_next_certificate(certificate, Some(&bundle), now))?;
         keys = Some((renewed.keys, renewed.revision));
     }
     match try_next(keyring, now).await {
@@ -396,11 +400,27 @@ fn renewal(keyring: &Keyring, now: u64) -> Result<Option<RenewRequest>, EnrolErr
 }
 
 /// When the certificate is renewed, seconds since 1970: when two thirds of its life are over, and then spread over half of
-/// the rest.
+/// the rest. Once another root issues than did then, sooner: devices within the epoch, all others at once.
 pub fn renewal_due(keyring: &Keyring) -> u64 {
     let Some((from, to)) = validity(keyring.signer().certificate()) else { return 0 };
     let life = to.saturating_sub(from);
-    from + life / 3 * 2 + spread(keyring, &from.to_be_bytes(), life / 6)
+    let due = from + life / 3 * 2 + spread(keyring, &from.to_be_bytes(), life / 6);
+    if !is_of_former_root(keyring, from) {
+        return due;
+    }
+    let epoch = &keyring.bundle().epoch;
+    let within = epoch.ends.saturating_sub(epoch.begins) / 4 * 3;
+    match keyring.signer().identity().role {
+        Role::Device => due.min(epoch.begins + spread(keyring, b"root", within)),
+        _ => 0,
+    }
+}
+
+/// Whether the certificate, valid from `from`, was issued by another root than the one that issues now.
+fn is_of_former_root(keyring: &Keyring, from: u64) -> bool {
+    let Some(lineage) = keyring.bundle().lineage.as_ref() else { return false };
+    let issuing = std::slice::from_ref(lineage.issuing_root());
+    verify_certificate(keyring.signer().certificate(), issuing, from).is_err()
 }
 
 fn certificate_holds(keyring: &Keyring, now: u64) -> bool {

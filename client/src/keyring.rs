@@ -1,7 +1,7 @@
 //! The keyring: everything a device holds, in one directory that only its owner can enter.
 //!
 //! ```text
-//! device.key  hpke.key     made on the device, never sent            certificate.pem  root.pem
+//! device.key  hpke.key     made on the device, never sent            certificate.pem  root.pem, one root or two
 //! identity.json            who, and where authority and broker are  bundle.cose  params.json
 //! keys.json                user secret keys                         replay.log
 //! revision                 that of the device when they were issued certificate.next.pem, on trial
@@ -22,6 +22,7 @@ use smqtt_core::bundle::{BUNDLE_BYTES_MAX, Bundle, BundleError};
 use smqtt_core::crypto::SigningKey;
 use smqtt_core::header::{Header, Signer};
 use smqtt_core::identity::{DeviceId, IdentityError, verify_certificate};
+use smqtt_core::lineage::Lineage;
 use smqtt_core::policy::Policy;
 use smqtt_core::suite::{Params, SuiteError, UserKey};
 use zeroize::Zeroizing;
@@ -209,11 +210,17 @@ impl Keyring {
         let policy = place.policy.as_deref().map(Policy::parse).transpose();
         let own = OwnKeys::load(dir)?.ok_or(damaged(DEVICE_KEY))?;
         let certificate = read_certificate(dir, CERTIFICATE)?;
-        let roots = vec![read_certificate(dir, ROOT)?];
+        let known = read_certificates(dir, ROOT)?;
         let signing = SigningKey::from_pkcs8(own.signing.expose_pkcs8()).ok_or(damaged(DEVICE_KEY))?;
         let signer = Signer::new(signing, certificate).map_err(|_| damaged(CERTIFICATE))?;
         let bundle_bytes = read_bounded(&dir.join(BUNDLE), BUNDLE_BYTES_MAX)?;
-        let bundle = Bundle::verify(&bundle_bytes, &roots).map_err(|_| damaged(BUNDLE))?;
+        let bundle = Bundle::verify(&bundle_bytes, &known).map_err(|_| damaged(BUNDLE))?;
+        let roots = roots_under(&bundle, &known);
+        if roots != known {
+            // The bundle came, and the process ended before the roots were written. Where they cannot be, the bundle says
+            // the same the next time.
+            let _ = write_private(&dir.join(ROOT), pem_all(&roots).as_bytes());
+        }
         let texts = |file| {
             let bytes = Zeroizing::new(read_bounded(&dir.join(file), FILE_BYTES_MAX)?);
             let texts: Vec<Zeroizing<String>> = serde_json::from_slice::<Vec<String>>(&bytes)
@@ -265,22 +272,19 @@ impl Keyring {
     ) -> Result<Self, KeyringError> {
         let bytes = |text: &String| STANDARD.decode(text).map_err(|_| KeyringError::Answer);
         let (certificate, root) = (bytes(&enrolment.certificate)?, bytes(&enrolment.root)?);
-        let roots = vec![root.clone()];
+        let bundle_bytes = bytes(&enrolment.bundle)?;
+        let known = [root];
+        let bundle = Bundle::verify(&bundle_bytes, &known).map_err(KeyringError::Bundle)?;
+        let roots = roots_under(&bundle, &known);
         // The device's clock may be behind; its certificate says when the authority's clock was.
         verify_certificate(&certificate, &roots, now)
             .or_else(|error| match error {
-                IdentityError::NotValidThen => {
-                    Bundle::verify(&bytes(&enrolment.bundle).unwrap_or_default(), &roots)
-                        .map_err(|_| error.clone())
-                        .and_then(|bundle| verify_certificate(&certificate, &roots, bundle.issued))
-                }
+                IdentityError::NotValidThen => verify_certificate(&certificate, &roots, bundle.issued),
                 other => Err(other),
             })
             .map_err(KeyringError::Certificate)?;
         let signing = SigningKey::from_pkcs8(own.signing.expose_pkcs8()).ok_or(KeyringError::Answer)?;
         let signer = Signer::new(signing, certificate.clone()).map_err(KeyringError::Certificate)?;
-        let bundle_bytes = bytes(&enrolment.bundle)?;
-        let bundle = Bundle::verify(&bundle_bytes, &roots).map_err(KeyringError::Bundle)?;
         let params = enrolment.params.iter().map(bytes).collect::<Result<Vec<_>, _>>()?;
         let params = params.iter().map(|b| Params::decode(b)).collect::<Result<_, _>>();
         let place = Place {
@@ -310,7 +314,7 @@ impl Keyring {
             connection: Kept::default(),
         };
         write_private(&dir.join(CERTIFICATE), pem("CERTIFICATE", &certificate).as_bytes())?;
-        write_private(&dir.join(ROOT), pem("CERTIFICATE", &root).as_bytes())?;
+        write_private(&dir.join(ROOT), pem_all(&keyring.roots).as_bytes())?;
         keyring.write_params()?;
         write_private(&dir.join(BUNDLE), &keyring.bundle_bytes)?;
         keyring.take_keys(&enrolment.keys)?;
@@ -424,6 +428,14 @@ impl Keyring {
             return Ok(false);
         }
         write_private(&self.dir.join(BUNDLE), bytes)?;
+        let roots = roots_under(&bundle, &self.roots);
+        if roots != self.roots {
+            // After the bundle, which leads from the old roots to these; where they cannot be written, at the next load.
+            let _ = write_private(&self.dir.join(ROOT), pem_all(&roots).as_bytes());
+            self.roots = roots;
+            // The server was believed for the sake of others.
+            self.connection = Kept::default();
+        }
         self.bundle_bytes = bytes.to_vec();
         self.bundle = bundle;
         Ok(true)
@@ -462,6 +474,19 @@ impl Keyring {
     /// The connection to the authority that was asked over last.
     pub(crate) fn connection(&self) -> &Kept {
         &self.connection
+    }
+
+    /// The roots that did before they were retired.
+    pub fn past_roots(&self) -> &[Vec<u8>] {
+        self.bundle.lineage.as_ref().map_or(&[], Lineage::past)
+    }
+
+    /// What a TLS server sends after its own certificate, so that whoever knows but one root, or its fingerprint, follows.
+    pub fn chain(&self) -> Vec<Vec<u8>> {
+        match &self.bundle.lineage {
+            Some(lineage) => lineage.chain().map(<[u8]>::to_vec).collect(),
+            None => self.roots.clone(),
+        }
     }
 
     /// The newest bundle.
@@ -520,6 +545,27 @@ fn read_certificate(dir: &Path, file: &'static str) -> Result<Vec<u8>, KeyringEr
     let pem = read_bounded(&dir.join(file), FILE_BYTES_MAX)?;
     let der = CertificateDer::from_pem_slice(&pem).map_err(|_| KeyringError::Damaged { file })?;
     Ok(der.to_vec())
+}
+
+fn read_certificates(dir: &Path, file: &'static str) -> Result<Vec<Vec<u8>>, KeyringError> {
+    let pem = read_bounded(&dir.join(file), FILE_BYTES_MAX)?;
+    certificates_of(&pem).ok_or(KeyringError::Damaged { file })
+}
+
+/// The certificates of a PEM file (DER), at least one; `None` where it has anything else.
+pub fn certificates_of(pem: &[u8]) -> Option<Vec<Vec<u8>>> {
+    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    let all: Vec<_> = all.ok()?.into_iter().map(|der| der.to_vec()).collect();
+    (!all.is_empty()).then_some(all)
+}
+
+/// The roots in trust under a bundle that was verified by those known before.
+fn roots_under(bundle: &Bundle, known: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    bundle.lineage.as_ref().map_or_else(|| known.to_vec(), |lineage| lineage.in_trust().to_vec())
+}
+
+fn pem_all(certificates: &[Vec<u8>]) -> String {
+    certificates.iter().map(|der| pem("CERTIFICATE", der).to_string()).collect()
 }
 
 /// RFC 7468 text.

@@ -273,36 +273,42 @@ pub fn connect(keyring: SharedKeyring, options: &Options) -> Result<(Client, Inb
     Ok((client, inbox))
 }
 
-/// TLS as the holder of the keyring's certificate: anew when that was renewed.
+/// TLS as the holder of the keyring's certificate: anew when that was renewed, or the roots are others.
 struct OwnTls {
+    /// Those of another authority.
     roots: Option<Vec<Vec<u8>>>,
-    certificate: Vec<u8>,
+    made_of: MadeOf,
     config: Arc<ClientConfig>,
 }
+
+/// The certificate and the roots of a keyring.
+type MadeOf = (Vec<u8>, Vec<Vec<u8>>);
 
 impl OwnTls {
     fn new(keyring: &SharedKeyring, options: &Options) -> Result<Self, MqttError> {
         let roots = options.roots.clone();
-        let (certificate, config) = Self::config(keyring, roots.as_deref())?;
-        Ok(Self { roots, certificate, config })
+        let (made_of, config) = Self::config(keyring, roots.as_deref())?;
+        Ok(Self { roots, made_of, config })
     }
 
     fn config(
         keyring: &SharedKeyring,
         roots: Option<&[Vec<u8>]>,
-    ) -> Result<(Vec<u8>, Arc<ClientConfig>), rustls::Error> {
+    ) -> Result<(MadeOf, Arc<ClientConfig>), rustls::Error> {
         keyring.with(|k| {
             let signer = k.signer();
             let own = (signer.certificate(), signer.key().expose_pkcs8());
-            Ok((own.0.to_vec(), tls::client_config(roots.unwrap_or(k.roots()), Some(own))?))
+            let config = tls::client_config(roots.unwrap_or(k.roots()), Some(own))?;
+            Ok(((own.0.to_vec(), k.roots().to_vec()), config))
         })
     }
 
     fn current(&mut self, keyring: &SharedKeyring) -> Arc<ClientConfig> {
-        if keyring.with(|k| k.signer().certificate() != self.certificate)
-            && let Ok((certificate, config)) = Self::config(keyring, self.roots.as_deref())
+        let (certificate, roots) = &self.made_of;
+        if keyring.with(|k| k.signer().certificate() != certificate || k.roots() != roots)
+            && let Ok((made_of, config)) = Self::config(keyring, self.roots.as_deref())
         {
-            (self.certificate, self.config) = (certificate, config);
+            (self.made_of, self.config) = (made_of, config);
         }
         self.config.clone()
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use smqtt_core::bundle::{Bundle, CLOCK_SKEW_SECONDS};
 use smqtt_core::envelope::{Envelope, MESSAGES_MAX, Message, OpeningKey, is_sealed};
 use smqtt_core::header::{Header, HeaderError, KID_BYTES, Kid};
-use smqtt_core::identity::{Identity, VerifiedCertificate};
+use smqtt_core::identity::{Identity, IdentityError, VerifiedCertificate};
 use smqtt_core::rule::Mode;
 use smqtt_core::suite::{SuiteError, SuiteId, UserKey};
 use smqtt_core::target::Target;
@@ -189,6 +189,8 @@ enum Closed {
 /// Opens messages for one device.
 pub struct Opener {
     known: HashMap<Kid, Known>,
+    /// By which they were verified.
+    roots: Vec<Vec<u8>>,
     replay: Replay,
     uses: u64,
 }
@@ -210,7 +212,7 @@ impl Opener {
 
     /// An opener with these replay windows.
     pub fn with(replay: Replay) -> Self {
-        Self { known: HashMap::new(), replay, uses: 0 }
+        Self { known: HashMap::new(), roots: Vec::new(), replay, uses: 0 }
     }
 
     /// Opens what arrived on `topic`; `retained` as the PUBLISH says: retained messages open outside
@@ -248,8 +250,9 @@ impl Opener {
         if message.counter() >= MESSAGES_MAX {
             return Err(broken(Broken::Envelope));
         }
+        self.follow_roots(keyring);
         if let Some(header) = envelope.header {
-            self.learn(keyring, &message, header, now).map_err(broken)?;
+            self.learn(keyring, &message, header, now)?;
         }
         self.uses += 1;
         let known = self.known.get_mut(&message.kid()).ok_or_else(|| broken(Broken::NoHeader))?;
@@ -289,6 +292,14 @@ impl Opener {
         }))
     }
 
+    /// Forgets publishers for whom no root vouches any more.
+    fn follow_roots(&mut self, keyring: &Keyring) {
+        if self.roots != keyring.roots() {
+            self.roots = keyring.roots().to_vec();
+            self.known.retain(|_, known| known.header.verify(&self.roots).is_ok());
+        }
+    }
+
     /// Verifies a header that came along, once.
     fn learn(
         &mut self,
@@ -296,22 +307,30 @@ impl Opener {
         message: &Message<'_>,
         bytes: &[u8],
         now: u64,
-    ) -> Result<(), Broken> {
+    ) -> Result<(), Box<Outcome>> {
+        let broken = |why| Box::new(Outcome::Broken(why));
         if let Some(known) = self.known.get(&message.kid()) {
-            return if known.header.as_bytes() == bytes { Ok(()) } else { Err(Broken::Kid) };
+            let is_same = known.header.as_bytes() == bytes;
+            return if is_same { Ok(()) } else { Err(broken(Broken::Kid)) };
         }
         let hash = smqtt_core::crypto::sha256(&[bytes]);
         if hash[..KID_BYTES] != message.kid().0 {
-            return Err(Broken::Altered);
+            return Err(broken(Broken::Altered));
         }
         let header = Header::parse(bytes).map_err(|error| match error {
-            HeaderError::UnknownSuite => Broken::Publisher(error),
-            _ => Broken::Envelope,
+            HeaderError::UnknownSuite => broken(Broken::Publisher(error)),
+            _ => broken(Broken::Envelope),
         })?;
-        let VerifiedCertificate { identity, public_key } =
-            header.verify(keyring.roots()).map_err(Broken::Publisher)?;
+        let verified = header.verify(keyring.roots()).map_err(|error| match error {
+            // A later bundle may know the root.
+            HeaderError::Certificate(IdentityError::UnknownIssuer) if is_newer(&header, keyring.bundle()) => {
+                Box::new(Outcome::Newer)
+            }
+            error => broken(Broken::Publisher(error)),
+        })?;
+        let VerifiedCertificate { identity, public_key } = verified;
         if header.created() > now.saturating_add(CLOCK_SKEW_SECONDS) {
-            return Err(Broken::Clock);
+            return Err(broken(Broken::Clock));
         }
         if self.known.len() >= HEADERS_MAX {
             let oldest = self.known.iter().min_by_key(|(_, known)| known.used).map(|(kid, _)| *kid);

@@ -16,7 +16,10 @@ use serde::{Deserialize, Serialize};
 
 pub use access::{Access, AccessRequest, NewAccess};
 pub use audit::{AuditLine, AuditRecord, Checkpoint};
-pub use backup::{BackupMade, BackupRequest, MasterRotated, MasterRotation, RootKeyRotated};
+pub use backup::{
+    BackupMade, BackupRequest, CertificateRotated, CertificateRotation, MasterRotated, MasterRotation,
+    RootKeyRotated,
+};
 pub use device::{DeviceChange, DeviceChanged, Reset, ResetRequest, Resumption, Suspension};
 pub use profile::{Group, GroupRequest, Profile, ProfileRequest, TemplateSet};
 pub use revocation::{
@@ -97,8 +100,11 @@ pub struct Enrolment {
     pub role: String,
     /// Its certificate, DER.
     pub certificate: String,
-    /// The root certificate, DER.
+    /// The root certificate that issues now, DER.
     pub root: String,
+    /// All roots in trust, DER, oldest first, where there are more: the one that the token names is among them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub roots: Vec<String>,
     /// Public parameters, one for each suite.
     pub params: Vec<String>,
     /// The newest bundle.

@@ -4,7 +4,9 @@
 //!
 //! ```text
 //! { 1: tenant, 2: number, 3: issued, 4: expires, 5: epoch, 6: epoch begins, 7: epoch ends, 8: grace,
-//!   9: [ rule ], 10: << versions >>, 11: [ revoked device id ], 12: [ params id ] }
+//!   9: [ rule ], 10: << versions >>, 11: [ revoked device id ], 12: [ params id ],
+//!   ? 13: [ root ], ? 14: [ link ], ? 15: number of retired roots,
+//!   ? 16: number of the root that issues }
 //! rule = { 1: filter, 2: mode, ? 3: << policy template >>, ? 4: << publishers >>, ? 5: << subscribers >> }
 //! ```
 
@@ -14,7 +16,10 @@ use minicbor::{Decode, Encode};
 use crate::attribute::Versions;
 use crate::cose::{Sign1, sign1};
 use crate::header::{HEADER_SECONDS_MAX, Header, Signer};
-use crate::identity::{DeviceId, IdentityError, Role, TenantId, verify_certificate};
+use crate::identity::{
+    DeviceId, IdentityError, Role, TenantId, verify_certificate, verify_certificate_through,
+};
+use crate::lineage::Lineage;
 use crate::policy::{Labelling, Policy, Template};
 use crate::rule::{Mode, RULES_MAX, Rule, rule_for};
 use crate::suite::PARAMS_ID_BYTES;
@@ -60,6 +65,8 @@ pub struct Bundle {
     pub revoked: Vec<DeviceId>,
     /// Public parameters that are in use.
     pub params: Vec<[u8; PARAMS_ID_BYTES]>,
+    /// The authority's roots, once it has begun to exchange the first: readers of before that know no such key.
+    pub lineage: Option<Lineage>,
 }
 
 #[derive(Encode, Decode)]
@@ -89,6 +96,14 @@ struct Wire {
     revoked: Vec<ByteArray<16>>,
     #[n(12)]
     params: Vec<ByteArray<PARAMS_ID_BYTES>>,
+    #[n(13)]
+    roots: Option<Vec<ByteVec>>,
+    #[n(14)]
+    links: Option<Vec<ByteVec>>,
+    #[n(15)]
+    retired: Option<u64>,
+    #[n(16)]
+    issuing: Option<u64>,
 }
 
 #[derive(Encode, Decode)]
@@ -205,7 +220,8 @@ impl Bundle {
         sign1(signer.key(), signer.certificate(), AAD, &self.payload())
     }
 
-    /// Checks signature and certificate (valid when issued, of the role `authority`) and reads it.
+    /// Checks signature and certificate (valid when issued, of the role `authority`) and reads it. Where the bundle tells of
+    /// more roots than one, its signer's is one of those that it says are in trust, and `roots` are followed to it by links.
     ///
     /// # Errors
     /// [`BundleError`], saying what does not hold.
@@ -219,8 +235,15 @@ impl Bundle {
         if bundle.payload() != sign1.payload {
             return Err(BundleError::Malformed);
         }
-        let certificate =
-            verify_certificate(sign1.certificate, roots, bundle.issued).map_err(BundleError::Certificate)?;
+        let verified = match &bundle.lineage {
+            None => verify_certificate(sign1.certificate, roots, bundle.issued),
+            // By a root that the bundle itself trusts: one that was retired signs nothing. And by one that we do.
+            Some(lineage) => verify_certificate(sign1.certificate, lineage.in_trust(), bundle.issued)
+                .and_then(|_| {
+                    verify_certificate_through(sign1.certificate, roots, lineage.links(), bundle.issued)
+                }),
+        };
+        let certificate = verified.map_err(BundleError::Certificate)?;
         let by_authority = certificate.identity.role == Role::Authority
             && certificate.identity.tenant == bundle.tenant
             && sign1.verify(&certificate.public_key, AAD);
@@ -236,6 +259,8 @@ impl Bundle {
             subscribers: rule.subscribers.as_ref().map(|p| p.encode().into()),
             labels: rule.labels.as_ref().map(|l| l.encode().into()),
         };
+        let lineage = self.lineage.as_ref();
+        let list = |all: &[Vec<u8>]| all.iter().map(|der| der.clone().into()).collect();
         let wire = Wire {
             tenant: self.tenant.0.into(),
             number: self.number,
@@ -249,6 +274,10 @@ impl Bundle {
             versions: self.versions.encode().into(),
             revoked: self.revoked.iter().map(|id| id.0.into()).collect(),
             params: self.params.iter().map(|id| (*id).into()).collect(),
+            roots: lineage.map(|lineage| list(lineage.roots())),
+            links: lineage.map(|lineage| list(lineage.links())),
+            retired: lineage.map(|lineage| lineage.retired() as u64),
+            issuing: lineage.map(|lineage| lineage.issuing() as u64),
         };
         minicbor::to_vec(&wire).expect("writing to memory cannot fail")
     }
@@ -286,9 +315,20 @@ impl Bundle {
         if filters.len() != rules.len() {
             return None;
         }
+        let tenant = TenantId(wire.tenant.into());
+        let lineage = match (wire.roots, wire.links, wire.retired, wire.issuing) {
+            (None, None, None, None) => None,
+            (Some(roots), Some(links), Some(retired), Some(issuing)) => {
+                let list = |all: Vec<ByteVec>| all.into_iter().map(Vec::from).collect();
+                let [retired, issuing] = [retired, issuing].map(usize::try_from);
+                let lineage = Lineage::new(list(roots), list(links), retired.ok()?, issuing.ok()?)?;
+                Some(lineage.is_of(tenant).then_some(lineage)?)
+            }
+            _ => return None,
+        };
         let revoked: Vec<DeviceId> = wire.revoked.into_iter().map(|id| DeviceId(id.into())).collect();
         Some(Self {
-            tenant: TenantId(wire.tenant.into()),
+            tenant,
             number: wire.number,
             issued: wire.issued,
             expires: wire.expires,
@@ -298,6 +338,7 @@ impl Bundle {
             versions: Versions::decode(&wire.versions).ok()?,
             revoked: revoked.is_sorted_by(|a, b| a < b).then_some(revoked)?,
             params: wire.params.into_iter().map(Into::into).collect(),
+            lineage,
         })
     }
 

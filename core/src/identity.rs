@@ -108,7 +108,7 @@ hex_id!(
     DeviceId, 16
 );
 hex_id!(
-    /// A tenant's identifier: the first 8 bytes of its root's fingerprint.
+    /// A tenant's identifier: the first 8 bytes of its first root's fingerprint.
     TenantId, 8
 );
 hex_id!(
@@ -117,7 +117,7 @@ hex_id!(
 );
 
 impl Fingerprint {
-    /// The tenant of the root with this fingerprint.
+    /// The tenant whose first root has this fingerprint.
     pub fn tenant(&self) -> TenantId {
         TenantId(self.0[..8].try_into().expect("eight of 32 bytes"))
     }
@@ -249,15 +249,31 @@ pub fn verify_certificate(
     roots: &[Vec<u8>],
     at: u64,
 ) -> Result<VerifiedCertificate, IdentityError> {
+    verify_certificate_through(der, roots, &[], at)
+}
+
+/// As [`verify_certificate`], also where `der` was issued by a root that `links` tie to one of `roots`
+/// (see [`crate::lineage`]). Links are not trusted: they may come from anybody.
+///
+/// # Errors
+/// As there.
+pub fn verify_certificate_through(
+    der: &[u8],
+    roots: &[Vec<u8>],
+    links: &[Vec<u8>],
+    at: u64,
+) -> Result<VerifiedCertificate, IdentityError> {
     let der = CertificateDer::from(der);
     let certificate = parse(&der)?;
     let roots: Vec<CertificateDer<'_>> = roots.iter().map(|r| CertificateDer::from(r.as_slice())).collect();
     let anchors: Vec<_> = roots.iter().filter_map(|root| anchor_from_trusted_cert(root).ok()).collect();
+    // The newest first: that is the way which leads on, and the verifier tries only so many.
+    let links: Vec<_> = links.iter().rev().map(|link| CertificateDer::from(link.as_slice())).collect();
     certificate
         .verify_for_usage(
             &[webpki::aws_lc_rs::ECDSA_P256_SHA256],
             &anchors,
-            &[],
+            &links,
             UnixTime::since_unix_epoch(Duration::from_secs(at)),
             KeyUsage::client_auth(),
             None,
@@ -274,11 +290,28 @@ pub fn verify_certificate(
             _ => IdentityError::UnknownIssuer,
         })?;
     let verified = identity_of(&certificate)?;
-    let of_a_root = roots
-        .iter()
-        .filter_map(|root| fingerprint(root).ok())
-        .any(|root| root.tenant() == verified.identity.tenant);
+    let tenant = Ok(verified.identity.tenant);
+    let of_a_root = roots.iter().any(|root| tenant_of_root(root) == tenant);
     if of_a_root { Ok(verified) } else { Err(IdentityError::UnknownIssuer) }
+}
+
+/// The tenant of a root certificate: the one that it names as `smqtt://TENANT/root`, as roots do that took the place of
+/// another, or else the one of its fingerprint. Counts of roots alone that are trusted.
+///
+/// # Errors
+/// [`IdentityError::Malformed`] for what is no certificate.
+pub fn tenant_of_root(der: &[u8]) -> Result<TenantId, IdentityError> {
+    let der = CertificateDer::from(der);
+    let certificate = parse(&der)?;
+    let mut named = certificate.valid_uri_names();
+    match (named.next(), named.next()) {
+        (None, _) => Ok(Fingerprint(sha256(&[&certificate.subject_public_key_info()])).tenant()),
+        (Some(uri), None) => {
+            let tenant = uri.strip_prefix("smqtt://").and_then(|rest| rest.strip_suffix("/root"));
+            tenant.and_then(|tenant| tenant.parse().ok()).ok_or(IdentityError::Malformed)
+        }
+        _ => Err(IdentityError::Malformed),
+    }
 }
 
 /// The fingerprint of a (root) certificate.

@@ -14,6 +14,7 @@ pub mod envelope;
 pub mod formula;
 pub mod header;
 pub mod identity;
+pub mod lineage;
 pub mod policy;
 pub mod rule;
 pub mod target;

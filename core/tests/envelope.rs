@@ -143,6 +143,7 @@ impl World {
             versions: self.versions.clone(),
             revoked: vec![DeviceId([9; 16])],
             params: vec![*self.params.id()],
+            lineage: None,
         }
     }
 }

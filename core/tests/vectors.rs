@@ -1081,6 +1081,7 @@ fn bundle_generate(pki: &Pki, publisher: &Signer, draft: &Draft<'_>, header: &He
         versions: draft.versions.clone(),
         revoked: vec![DeviceId([8; 16]), DeviceId([9; 16])],
         params: vec![*draft.params.id()],
+        lineage: None,
     };
     let authority = pki.authority();
     let good = bundle.sign(&authority);

@@ -22,6 +22,7 @@ mod profiles;
 mod rates;
 mod restore;
 mod revocations;
+mod roots;
 mod rules;
 mod seal;
 mod standing;
@@ -60,6 +61,7 @@ pub(crate) use once::KEY_CHARS_MAX as IDEMPOTENCY_KEY_CHARS_MAX;
 pub use operation::{Method, Operation, Who};
 pub use rates::Limited;
 pub use restore::{Restore, Restored, Since, restore};
+pub(crate) use roots::Roots;
 pub use seal::{Resealed, change_seal};
 pub(crate) use tokens::PAGE_MAX as TOKENS_PAGE_MAX;
 
@@ -102,7 +104,7 @@ pub struct Authority {
 /// What the store keeps sealed, opened.
 struct Secrets {
     vault: Vault,
-    root: Root,
+    roots: RwLock<Arc<Roots>>,
     masters: RwLock<Arc<Masters>>,
     /// Signs bundles; its certificate is renewed now and then.
     signer: RwLock<Arc<Signer>>,
@@ -190,9 +192,9 @@ impl Authority {
         Ok(Arc::new(authority))
     }
 
-    /// The SHA-256 of the root's public key: what tokens name.
+    /// The SHA-256 of the public key of the root that issues: what tokens name.
     pub fn fingerprint(&self) -> Fingerprint {
-        self.secrets.root.fingerprint()
+        self.secrets.roots().issuing().fingerprint()
     }
 
     /// The address that tokens name, `https://host:port`.
@@ -210,9 +212,14 @@ impl Authority {
         self.first_start
     }
 
-    /// The root certificate, DER.
-    pub fn root(&self) -> &[u8] {
-        self.secrets.root.certificate()
+    /// The root certificate that issues, DER.
+    pub fn root(&self) -> Vec<u8> {
+        self.secrets.roots().issuing().certificate().to_vec()
+    }
+
+    /// All root certificates in trust, oldest first, DER: while one is exchanged both.
+    pub fn roots(&self) -> Vec<Vec<u8>> {
+        self.secrets.roots().in_trust().to_vec()
     }
 
     /// The public parameters, one for each suite, encoded.
@@ -266,7 +273,13 @@ impl Authority {
         if count > 0 {
             tracing::info!(count, "forgot expired certificates and tokens");
         }
-        let renewed = match admin::due(&self.secrets, &self.admin_dir, now) {
+        self.renew_admin(now).await
+    }
+
+    /// Sees to it that the administrator's files are good for longer, and name the roots in trust.
+    async fn renew_admin(self: &Arc<Self>, now: u64) -> Result<(), Error> {
+        let due = admin::write_place(&self.secrets, &self.admin_dir, &self.url);
+        let renewed = match due.and_then(|()| admin::due(&self.secrets, &self.admin_dir, now)) {
             Ok(None) => return Ok(()),
             Ok(Some(renewal)) => {
                 let this = self.clone();
@@ -311,8 +324,14 @@ impl Authority {
         &self.config
     }
 
-    /// A fresh key and certificate for the HTTPS server, and for which time: outside of it another is to be made.
-    pub(crate) fn server_certificate(&self) -> (SigningKey, Vec<u8>, Range<u64>) {
+    /// The roots as they are now: another `Arc` when they change.
+    pub(crate) fn current_roots(&self) -> Arc<Roots> {
+        self.secrets.roots()
+    }
+
+    /// A fresh key and certificate for the HTTPS server from these roots, and for which time: outside of it another is to be
+    /// made.
+    pub(crate) fn server_certificate(&self, roots: &Roots) -> (SigningKey, Vec<u8>, Range<u64>) {
         let mut hosts = local_hosts();
         let own = url_host(&self.url).and_then(Host::parse);
         for host in own.into_iter().chain(self.config.hosts.iter().filter_map(|host| Host::parse(host))) {
@@ -321,8 +340,8 @@ impl Authority {
             }
         }
         let (key, now) = (SigningKey::generate(), self.now());
-        let certificate = self.secrets.root.issue(&Leaf {
-            identity: &own_identity(&self.secrets.root),
+        let certificate = roots.issuing().issue(&Leaf {
+            identity: &own_identity(roots.issuing()),
             public_key: &point(&key),
             usage: Usage::ServerAndClient,
             hosts: &hosts,
@@ -331,10 +350,6 @@ impl Authority {
         });
         self.counts.found.expires_server.set(i64::try_from(certificate.not_after).unwrap_or(i64::MAX));
         (key, certificate.der, now.saturating_sub(CLOCK_SKEW_SECONDS)..renew_at(now, certificate.not_after))
-    }
-
-    fn roots(&self) -> [Vec<u8>; 1] {
-        [self.secrets.root.certificate().to_vec()]
     }
 }
 
@@ -355,7 +370,7 @@ fn renew_at(not_before: u64, not_after: u64) -> u64 {
 fn own_identity(root: &Root) -> Identity {
     let fingerprint = root.fingerprint();
     let id = DeviceId(fingerprint.0[16..].try_into().expect("16 of 32 bytes"));
-    Identity { tenant: fingerprint.tenant(), role: Role::Authority, id, name: "authority".into() }
+    Identity { tenant: root.tenant(), role: Role::Authority, id, name: "authority".into() }
 }
 
 /// Opens what seals the secrets of a store that there is.
@@ -367,9 +382,9 @@ fn open_vault(opening: &Opening, seal_dir: &Path, custodian: &mut dyn Custodian)
 
 /// Makes everything that an authority has from the beginning.
 fn create(tx: &Tx<'_>, config: &Config, seal: Seal, now: u64) -> Result<(), StoreError> {
-    let (root, certificate) = Root::generate(now);
+    let root = Root::generate(now, None);
     let vault = Vault::create(tx, &root.fingerprint().to_string(), seal)?;
-    tx.set_document("root", &certificate)?;
+    tx.set_document("root", root.certificate())?;
     vault.put(tx, "root-key", root.key().expose_pkcs8())?;
     for suite in SuiteId::ALL {
         masters::draw(tx, &vault, suite)?;
@@ -401,17 +416,26 @@ impl Secrets {
         let sealed = |name: &str| opening.transaction(|tx| vault.get(tx, name));
         let corrupt = |what| opening.failed(StoreError::Corrupt(what));
         let key = |name: &'static str| SigningKey::from_pkcs8(&sealed(name)?).ok_or_else(|| corrupt(name));
-        let (root_key, signer_key) = (key("root-key")?, key("signer-key")?);
+        let signer_key = key("signer-key")?;
         let masters = opening.transaction(|tx| Masters::load(tx, &vault))?;
-        let root = Root::new(root_key, document("root")?);
+        let roots = opening.transaction(|tx| Roots::load(tx, &vault))?;
         let mut certificate = document("signer")?;
-        if is_due(&certificate, root.certificate(), now) {
-            certificate = signer_certificate(&root, &signer_key, now);
+        if is_due(&certificate, roots.issuing().certificate(), now) {
+            certificate = signer_certificate(roots.issuing(), &signer_key, now);
             opening.transaction(|tx| tx.set_document("signer", &certificate))?;
         }
         let signer = Signer::new(signer_key, certificate).map_err(|_| corrupt("signer"))?;
         let masters = RwLock::new(Arc::new(masters));
-        Ok(Self { vault, root, masters, signer: RwLock::new(Arc::new(signer)) })
+        let roots = RwLock::new(Arc::new(roots));
+        Ok(Self { vault, roots, masters, signer: RwLock::new(Arc::new(signer)) })
+    }
+
+    fn roots(&self) -> Arc<Roots> {
+        self.roots.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_roots(&self, roots: Arc<Roots>) {
+        *self.roots.write().unwrap_or_else(PoisonError::into_inner) = roots;
     }
 
     /// Draws what an authority of an earlier version does not have yet. Says whether there was anything.
@@ -443,11 +467,11 @@ impl Secrets {
 
     /// A signer whose certificate has more than a third of its life before it.
     fn fresh_signer(&self, tx: &Tx<'_>, now: u64) -> Result<Arc<Signer>, StoreError> {
-        let signer = self.signer();
-        if !is_due(signer.certificate(), self.root.certificate(), now) {
+        let (signer, roots) = (self.signer(), self.roots());
+        if !is_due(signer.certificate(), roots.issuing().certificate(), now) {
             return Ok(signer);
         }
-        let certificate = signer_certificate(&self.root, signer.key(), now);
+        let certificate = signer_certificate(roots.issuing(), signer.key(), now);
         tx.set_document("signer", &certificate)?;
         let key = SigningKey::from_pkcs8(signer.key().expose_pkcs8()).ok_or(StoreError::Corrupt("signer"))?;
         let signer = Signer::new(key, certificate).map_err(|_| StoreError::Corrupt("signer"))?;
@@ -457,7 +481,7 @@ impl Secrets {
     }
 }
 
-/// Whether a certificate of ours has less than a third of its life before it.
+/// Whether a certificate of ours has less than a third of its life before it, or is another root's.
 fn is_due(certificate: &[u8], root: &[u8], now: u64) -> bool {
     let third = OWN_CERTIFICATE_SECONDS / 3;
     let roots = [root.to_vec()];

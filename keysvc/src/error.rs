@@ -188,6 +188,12 @@ pub enum Error {
         /// The current one.
         current: u64,
     },
+    /// Not before nothing counts any more that the old root issued.
+    #[error("not before {}", date(*.from))]
+    TooEarlyUntil {
+        /// From when on it is possible, seconds since 1970.
+        from: u64,
+    },
     /// Nobody is named to whom a backup could be sealed, or somebody the authority does not trust with it.
     #[error("no recovery key, or one that this authority does not know")]
     RecoveryKey,
@@ -267,7 +273,7 @@ impl Error {
             Self::Full { .. } => "full",
             Self::Invalid { code, .. } => code,
             Self::Step { .. } => "step",
-            Self::TooEarly { .. } => "too-early",
+            Self::TooEarly { .. } | Self::TooEarlyUntil { .. } => "too-early",
             Self::RecoveryKey => "recovery-key",
             Self::Backup(_) => "backup",
             Self::Files(_) => "files",
@@ -296,7 +302,9 @@ impl Error {
             Self::Scope { .. } => "ask an administrator for a token that is for it as well",
             Self::Revoked | Self::UnknownCaller => "enrol again with a new token",
             Self::OtherKey { .. } => "compare again: `smqtt device waiting` shows who waits now",
-            Self::TooEarly { .. } => "wait, or force it: whoever sleeps until then is then left behind",
+            Self::TooEarly { .. } | Self::TooEarlyUntil { .. } => {
+                "wait, or force it: whoever sleeps until then is then left behind"
+            }
             Self::RecoveryKey => "on the authority's machine: `smqtt authority recovery-key trust KEY`",
             Self::Backup(_) | Self::Files(_) => "the authority's log says more; there is no new backup",
             Self::KeyReused => "a key is for one request: take another for another",
@@ -403,6 +411,9 @@ impl OpenError {
             Self::Store { source: StoreError::Newer { .. }, .. } => {
                 "use the version that wrote it, or a newer one"
             }
+            Self::Store { source: StoreError::RootMissing(_), .. } => {
+                "use a backup, or a copy of the store, from after that root was prepared"
+            }
             Self::Store { .. } => {
                 "check owner, permissions and free space; restore a backup if it is damaged"
             }
@@ -421,4 +432,11 @@ impl OpenError {
             Self::Tls(_) => "this is a fault of the program: please report it",
         }
     }
+}
+
+/// A time as people read it, in UTC.
+fn date(seconds: u64) -> String {
+    let at = crate::pki::time(seconds);
+    let (year, month, day) = (at.year(), u8::from(at.month()), at.day());
+    format!("{year}-{month:02}-{day:02} {:02}:{:02} UTC", at.hour(), at.minute())
 }

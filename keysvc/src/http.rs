@@ -117,6 +117,7 @@ fn handler(operation: Operation) -> MethodRouter<Arc<Authority>> {
         Operation::BackUp => on(method, backup::post),
         Operation::RotateRootKey => on(method, rotate::root_key),
         Operation::RotateMaster => on(method, rotate::master),
+        Operation::RotateCertificate => on(method, rotate::certificate),
         Operation::ListCheckpoints => on(method, audit::checkpoints),
         Operation::ReadAudit => on(method, audit::get),
     }

@@ -9,7 +9,8 @@ use rcgen::{
     SignatureAlgorithm,
 };
 use smqtt_core::crypto::{SIGNATURE_BYTES, SigningKey, random, sha256};
-use smqtt_core::identity::{Fingerprint, Identity};
+use smqtt_core::identity::{Fingerprint, Identity, TenantId};
+use smqtt_core::lineage::ROOTS_MAX;
 use time::OffsetDateTime;
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::FromDer;
@@ -90,28 +91,40 @@ pub(crate) struct Issued {
     pub(crate) not_after: u64,
 }
 
-/// The authority's root: signs everything, and is what a token's fingerprint names.
+/// A root of the authority: signs everything, and is what a token's fingerprint names.
 pub(crate) struct Root {
     issuer: Issuer<'static, RootKey>,
     certificate: Vec<u8>,
     fingerprint: Fingerprint,
+    tenant: TenantId,
 }
 
 impl Root {
-    /// A fresh root key and its certificate.
-    pub(crate) fn generate(now: u64) -> (Self, Vec<u8>) {
+    /// A fresh root key and its certificate: of a new tenant, or for the tenant of another root.
+    pub(crate) fn generate(now: u64, tenant: Option<TenantId>) -> Self {
         let key = SigningKey::generate();
-        let params = root_params(&key, now);
+        let tenant = tenant.unwrap_or_else(|| fingerprint_of(&key).tenant());
+        let params = root_params(&key, tenant, now);
         let key = RootKey(key);
         let certificate = params.self_signed(&key).expect("a root's fields are ours").der().to_vec();
-        (Self::new(key.0, certificate.clone()), certificate)
+        Self::new(key.0, certificate, tenant)
     }
 
     /// The root of this key and certificate, as they were stored.
-    pub(crate) fn new(key: SigningKey, certificate: Vec<u8>) -> Self {
+    pub(crate) fn new(key: SigningKey, certificate: Vec<u8>, tenant: TenantId) -> Self {
         let fingerprint = fingerprint_of(&key);
-        let issuer = Issuer::new(root_params(&key, 0), RootKey(key));
-        Self { issuer, certificate, fingerprint }
+        let issuer = Issuer::new(root_params(&key, tenant, 0), RootKey(key));
+        Self { issuer, certificate, fingerprint, tenant }
+    }
+
+    /// The key of `next`, certified by this root: whoever knows this one follows to that one. It has the same name, and so
+    /// is self-issued (RFC 5280, section 6.1): the path length of 0 in this root's own certificate does not forbid it.
+    pub(crate) fn link_to(&self, next: &Self, now: u64) -> Vec<u8> {
+        let mut params = root_params(next.key(), next.tenant, now);
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(ROOTS_MAX as u8));
+        params.use_authority_key_identifier_extension = true;
+        let link = params.signed_by(&SubjectKey(point(next.key())), &self.issuer);
+        link.expect("a root's fields are ours").der().to_vec()
     }
 
     /// The key that signs. Whoever takes it keeps it secret.
@@ -128,6 +141,11 @@ impl Root {
         self.fingerprint
     }
 
+    /// Whose: the tenant of the first root.
+    pub(crate) fn tenant(&self) -> TenantId {
+        self.tenant
+    }
+
     /// Issues a certificate.
     pub(crate) fn issue(&self, leaf: &Leaf<'_>) -> Issued {
         let serial = serial();
@@ -139,6 +157,9 @@ impl Root {
         params.serial_number = Some(SerialNumber::from_slice(&serial));
         params.distinguished_name = common_name(&leaf.identity.name);
         params.subject_alt_names = std::iter::once(uri).chain(leaf.hosts.iter().map(Host::san)).collect();
+        // Of two roots with one name OpenSSL finds by this the one to check with. It checks servers; devices' certificates
+        // go along with every header, and stay small.
+        params.use_authority_key_identifier_extension = leaf.usage == Usage::ServerAndClient;
         params.extended_key_usages = match leaf.usage {
             Usage::Client => vec![ExtendedKeyUsagePurpose::ClientAuth],
             Usage::ServerAndClient => {
@@ -151,13 +172,16 @@ impl Root {
     }
 }
 
-fn root_params(key: &SigningKey, now: u64) -> CertificateParams {
+fn root_params(key: &SigningKey, tenant: TenantId, now: u64) -> CertificateParams {
     let fingerprint = fingerprint_of(key);
     let mut params = CertificateParams::default();
     params.not_before = time(now.saturating_sub(BACKDATE_SECONDS));
     params.not_after = time(now.saturating_add(ROOT_SECONDS));
     params.serial_number = Some(SerialNumber::from_slice(&serial()));
-    params.distinguished_name = common_name(&format!("SMQTT root {}", fingerprint.tenant()));
+    params.distinguished_name = common_name(&format!("SMQTT root {tenant}"));
+    if tenant != fingerprint.tenant() {
+        params.subject_alt_names = vec![SanType::URI(ia5(&format!("smqtt://{tenant}/root")))];
+    }
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params.key_identifier_method = KeyIdMethod::PreSpecified(fingerprint.0[..20].to_vec());
@@ -181,7 +205,8 @@ fn common_name(name: &str) -> DistinguishedName {
     distinguished_name
 }
 
-fn time(seconds: u64) -> OffsetDateTime {
+/// A time as X.509 has it.
+pub(crate) fn time(seconds: u64) -> OffsetDateTime {
     let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
     // The last second that X.509 can write.
     OffsetDateTime::from_unix_timestamp(seconds.min(253_402_300_799)).expect("a time before the year 10000")
@@ -295,17 +320,13 @@ mod tests {
     const NOW: u64 = 1_800_000_000;
 
     fn identity(root: &Root, name: &str) -> Identity {
-        Identity {
-            tenant: root.fingerprint().tenant(),
-            role: Role::Device,
-            id: DeviceId(random()),
-            name: name.to_owned(),
-        }
+        Identity { tenant: root.tenant(), role: Role::Device, id: DeviceId(random()), name: name.to_owned() }
     }
 
     #[test]
     fn certificates_are_small_and_verify_within_their_time() {
-        let (root, certificate) = Root::generate(NOW);
+        let root = Root::generate(NOW, None);
+        let certificate = root.certificate().to_vec();
         assert_eq!(fingerprint(&certificate).unwrap(), root.fingerprint());
         // The signature's length varies, and with it the certificate's.
         for _ in 0..64 {
@@ -326,16 +347,17 @@ mod tests {
             assert!(verify_certificate(&issued.der, &roots, NOW - 299).is_ok());
             assert!(verify_certificate(&issued.der, &roots, NOW - 301).is_err());
             assert!(verify_certificate(&issued.der, &roots, NOW + 86_401).is_err());
-            let (_, other) = Root::generate(NOW);
-            assert!(verify_certificate(&issued.der, &[other], NOW).is_err());
+            let other = Root::generate(NOW, Some(root.tenant()));
+            assert!(verify_certificate(&issued.der, &[other.certificate().to_vec()], NOW).is_err());
         }
     }
 
     #[test]
     fn a_root_that_was_stored_issues_as_before() {
-        let (root, certificate) = Root::generate(NOW);
+        let root = Root::generate(NOW, None);
+        let certificate = root.certificate().to_vec();
         let key = SigningKey::from_pkcs8(root.key().expose_pkcs8()).unwrap();
-        let again = Root::new(key, certificate.clone());
+        let again = Root::new(key, certificate.clone(), root.tenant());
         let identity = identity(&again, "a");
         let key = point(&SigningKey::generate());
         let leaf = Leaf {

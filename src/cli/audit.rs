@@ -7,8 +7,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 use smqtt_client::authority::Authority;
 use smqtt_client::files::read_bounded;
 use smqtt_client::printable;
@@ -17,7 +15,7 @@ use smqtt_core::audit::{AuditFault, Verified, Verifier};
 use smqtt_core::identity::fingerprint;
 
 use super::admin::print_json;
-use super::caller::CallerArgs;
+use super::caller::{CallerArgs, certificates as certificates_in};
 use super::failure::Failure;
 use super::{date, hex, print_line};
 
@@ -25,7 +23,6 @@ use super::{date, hex, print_line};
 const FOLLOW: Duration = Duration::from_secs(1);
 /// Most bytes of a line of an exported log.
 const LINE_BYTES_MAX: usize = 16 << 10;
-const ROOT_BYTES_MAX: usize = 64 << 10;
 
 /// `smqtt audit`.
 #[derive(Subcommand)]
@@ -68,7 +65,8 @@ pub struct ExportArgs {
 pub struct VerifyArgs {
     /// A file that `smqtt audit export` wrote [default: the log that the authority shows]
     file: Option<PathBuf>,
-    /// The authority's root certificate (PEM), for a file [default: root.pem of the administrator or of `--as`]
+    /// The authority's root certificate (PEM), for a file; of one that was exchanged also those before [default: those that
+    /// the administrator or `--as` knows]
     #[arg(long, value_name = "FILE", requires = "file")]
     root: Option<PathBuf>,
     /// Remember in this file how far the log came, and complain the next time if it has less or something else there
@@ -215,8 +213,8 @@ async fn verify(args: &VerifyArgs) -> Result<(), Failure> {
         _ => Ok(()),
     };
     let verified = match &args.file {
-        Some(path) => verify_file(path, &root(args)?, &mut look),
-        None => verify_shown(&args.site.authority().await?, &root(args)?, &mut look).await,
+        Some(path) => verify_file(path, &roots(args)?, &mut look),
+        None => verify_shown(&args.site.authority().await?, &roots(args)?, &mut look).await,
     }?;
     if let Some(known) = &remembered
         && !seen
@@ -242,7 +240,7 @@ async fn verify(args: &VerifyArgs) -> Result<(), Failure> {
 
 fn verify_file(
     path: &Path,
-    root: &[u8],
+    roots: &[Vec<u8>],
     look: &mut impl FnMut(&AuditRecord) -> Result<(), AuditFault>,
 ) -> Result<Verified, Failure> {
     // Twice through the file: checkpoints are few, rows are many.
@@ -252,8 +250,7 @@ fn verify_file(
             checkpoints.push(checkpoint);
         }
     }
-    let mut verifier =
-        Verifier::new(&checkpoints, &[root.to_vec()]).map_err(|fault| does_not_hold(&fault))?;
+    let mut verifier = Verifier::new(&checkpoints, roots).map_err(|fault| does_not_hold(&fault))?;
     for line in lines(path)? {
         if let AuditLine::Record(row) = line? {
             verifier.row(&row).and_then(|()| look(&row)).map_err(|fault| does_not_hold(&fault))?;
@@ -264,11 +261,11 @@ fn verify_file(
 
 async fn verify_shown(
     authority: &Authority,
-    root: &[u8],
+    roots: &[Vec<u8>],
     look: &mut impl FnMut(&AuditRecord) -> Result<(), AuditFault>,
 ) -> Result<Verified, Failure> {
     let signed = checkpoints(authority, 0).await?;
-    let mut verifier = Verifier::new(&signed, &[root.to_vec()]).map_err(|fault| does_not_hold(&fault))?;
+    let mut verifier = Verifier::new(&signed, roots).map_err(|fault| does_not_hold(&fault))?;
     let mut after = 0;
     loop {
         let rows: Vec<AuditRecord> = authority.get(&format!("/v1/audit?after={after}")).await?;
@@ -294,15 +291,12 @@ fn remembered(path: &Path) -> Result<Remembered, Failure> {
     })
 }
 
-/// The root by which checkpoints are checked: never one that the log brings along.
-fn root(args: &VerifyArgs) -> Result<Vec<u8>, Failure> {
-    let path = match &args.root {
-        Some(path) => path.clone(),
-        None => args.site.root()?,
-    };
-    let damaged = || Failure::new(format!("`{}` is no root certificate", path.display()));
-    let bytes = read_bounded(&path, ROOT_BYTES_MAX)?;
-    let der = CertificateDer::from_pem_slice(&bytes).map_err(|_| damaged())?;
-    fingerprint(&der).map_err(|_| damaged())?;
-    Ok(der.to_vec())
+/// The roots by which checkpoints are checked: never any that the log brings along.
+fn roots(args: &VerifyArgs) -> Result<Vec<Vec<u8>>, Failure> {
+    let Some(path) = &args.root else { return args.site.roots_of_record() };
+    let roots = certificates_in(path)?;
+    match roots.iter().all(|root| fingerprint(root).is_ok()) {
+        true => Ok(roots),
+        false => Err(Failure::new(format!("`{}` is no root certificate", path.display()))),
+    }
 }

@@ -118,7 +118,6 @@ pub async fn run(args: &BrokerArgs) -> Result<(), Failure> {
     let keyring = SharedKeyring::new(load(&dir)?);
     let listeners = args.listeners.bind(&config.broker, true).await?;
     let monitor = args.admin.bind(config.broker.admin).await?;
-    let tls = TlsSettings::from(tls_config(&keyring)?);
     let view = View::new(keyring.clone(), coarse_now);
     let unsigned = args.bridge_unsigned || config.broker.bridge_unsigned;
     let hook = SecurePublish::new(view, listeners.without_certificates())
@@ -126,6 +125,7 @@ pub async fn run(args: &BrokerArgs) -> Result<(), Failure> {
         .unsigned_over_bridges(unsigned)
         .max_staleness(config.broker.max_staleness_seconds);
     hook.catch_up(CATCH_UP_PATIENCE).await;
+    let tls = TlsSettings::from(tls_config(&keyring)?);
     let passwords = passwords(args, &config.broker)?;
     let mut hooks: Vec<Box<dyn Hook>> = vec![Box::new(hook.clone())];
     hooks.extend(passwords.iter().map(|(_, hook)| Box::new(hook.clone()) as Box<dyn Hook>));
@@ -249,18 +249,21 @@ pub fn load(dir: &Path) -> Result<Keyring, Failure> {
 /// TLS as the broker of this keyring: clients need a certificate of the authority.
 fn tls_config(keyring: &SharedKeyring) -> Result<Arc<ServerConfig>, Failure> {
     let failed = |error: &dyn std::error::Error| Failure::new("cannot set up TLS").because(error);
-    let (certificate, key, root) = keyring.with(|k| {
+    let (certificate, key, trusted, rest) = keyring.with(|k| {
         let signer = k.signer();
-        let root = k.roots().first().cloned().unwrap_or_default();
-        (signer.certificate().to_vec(), signer.key().expose_pkcs8().to_vec(), root)
+        let key = signer.key().expose_pkcs8().to_vec();
+        (signer.certificate().to_vec(), key, k.roots().to_vec(), k.chain())
     });
     let mut roots = rustls::RootCertStore::empty();
-    roots.add(CertificateDer::from(root.clone())).map_err(|e| failed(&e))?;
+    for root in trusted {
+        roots.add(CertificateDer::from(root)).map_err(|e| failed(&e))?;
+    }
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
         .build()
         .map_err(|e| failed(&e))?;
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key));
-    let chain = vec![CertificateDer::from(certificate), CertificateDer::from(root)];
+    // Whoever knows but an older root follows the links.
+    let chain = std::iter::once(certificate).chain(rest).map(CertificateDer::from).collect();
     let config = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(|e| failed(&e))?

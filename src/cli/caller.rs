@@ -10,7 +10,7 @@ use serde::Deserialize;
 use smqtt_client::authority::Authority;
 use smqtt_client::enrol::{authority_of, refresh, validity};
 use smqtt_client::files::read_bounded;
-use smqtt_client::keyring::{Keyring, SharedKeyring};
+use smqtt_client::keyring::{Keyring, SharedKeyring, certificates_of};
 use smqtt_client::tls;
 use zeroize::Zeroizing;
 
@@ -30,14 +30,23 @@ pub struct CallerArgs {
 }
 
 impl CallerArgs {
-    /// Where the root certificate is that the caller knows the authority by.
-    pub fn root(&self) -> Result<PathBuf, Failure> {
+    /// The root certificates that the caller knows the authority by (DER), also those that were retired: what was signed
+    /// while they were not is still theirs.
+    pub fn roots_of_record(&self) -> Result<Vec<Vec<u8>>, Failure> {
         let dir = match &self.own {
             Some(dir) => dir.clone(),
             None => self.site.load()?.1,
         };
-        let keyring = self.own.is_some() || is_keyring(&dir);
-        Ok(if keyring { dir.join("root.pem") } else { dir.join("admin/root.pem") })
+        if self.own.is_some() || is_keyring(&dir) {
+            let keyring = Keyring::load(&dir)?;
+            return Ok([keyring.past_roots(), keyring.roots()].concat());
+        }
+        let mut roots = certificates(&dir.join("admin/root.pem"))?;
+        let past = dir.join("admin/past-roots.pem");
+        if std::fs::metadata(&past).is_ok_and(|file| file.len() > 0) {
+            roots.extend(certificates(&past)?);
+        }
+        Ok(roots)
     }
 
     /// The authority. The certificate of an enroller or auditor is renewed where it is time.
@@ -60,6 +69,13 @@ impl CallerArgs {
         refresh(&keyring, now, Duration::ZERO).await?;
         Ok(keyring.with(|keyring| authority_of(keyring, now))?)
     }
+}
+
+/// The certificates of a PEM file (DER), one at least.
+pub fn certificates(path: &Path) -> Result<Vec<Vec<u8>>, Failure> {
+    let bytes = read_bounded(path, FILE_BYTES_MAX)?;
+    certificates_of(&bytes)
+        .ok_or_else(|| Failure::new(format!("`{}` is no root certificate", path.display())))
 }
 
 /// Whether somebody enrolled in `dir`, instead of running an authority there.
@@ -89,10 +105,11 @@ pub fn administrator(data: &Path) -> Result<Authority, Failure> {
     let certificate = |name: &str| {
         CertificateDer::from_pem_slice(&read(name)?).map(|der| der.to_vec()).map_err(|_| damaged(name))
     };
-    let (root, own) = (certificate("root.pem")?, certificate("cert.pem")?);
+    let own = certificate("cert.pem")?;
+    let roots = certificates_of(&read("root.pem")?).ok_or_else(|| damaged("root.pem"))?;
     let key = Zeroizing::new(read("key.pem")?);
     let key = PrivatePkcs8KeyDer::from_pem_slice(&key).map_err(|_| damaged("key.pem"))?;
-    let tls = tls::authority_config(&[root], (&own, key.secret_pkcs8_der()))
+    let tls = tls::authority_config(&roots, (&own, key.secret_pkcs8_der()))
         .map_err(|error| Failure::new("cannot set up TLS").because(&error))?;
     Ok(Authority::new(&place.url, tls)?)
 }

@@ -1,11 +1,13 @@
 //! `smqtt authority rotate`: new keys in the place of old ones, while the authority runs.
 
 use clap::{Args, Subcommand, ValueEnum};
-use smqtt_core::api::{MasterRotated, MasterRotation, RootKeyRotated};
+use smqtt_core::api::{
+    CertificateRotated, CertificateRotation, MasterRotated, MasterRotation, RootKeyRotated,
+};
 
 use super::caller::CallerArgs;
 use super::failure::Failure;
-use super::print_line;
+use super::{date, print_line};
 
 /// `smqtt authority rotate`.
 #[derive(Subcommand)]
@@ -14,6 +16,8 @@ pub enum RotateCommand {
     RootKey(RotateArgs),
     /// Another master secret key of a suite, in three steps, epochs apart: nobody is cut off, and what was sealed stays readable
     Master(MasterArgs),
+    /// Another root that issues certificates, in three steps, long apart: nobody is cut off, and everyone moves over by itself
+    Certificate(CertificateArgs),
 }
 
 /// Arguments of `smqtt authority rotate master`.
@@ -29,6 +33,39 @@ pub struct MasterArgs {
     force: bool,
     #[command(flatten)]
     common: RotateArgs,
+}
+
+/// Arguments of `smqtt authority rotate certificate`.
+#[derive(Args)]
+pub struct CertificateArgs {
+    /// The step
+    step: CertificateStep,
+    /// Also before everybody had a chance to follow: whoever sleeps until then is left behind
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    common: RotateArgs,
+}
+
+/// The steps to another root.
+#[derive(Clone, Copy, ValueEnum)]
+enum CertificateStep {
+    /// Everyone learns of the new root, and trusts both
+    Prepare,
+    /// The new root issues, and the old one's key is destroyed; from the next epoch on
+    Activate,
+    /// The old root is trusted no more; when all that it issued has run out
+    Retire,
+}
+
+impl CertificateStep {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Prepare => "prepare",
+            Self::Activate => "activate",
+            Self::Retire => "retire",
+        }
+    }
 }
 
 /// The steps of a rotation.
@@ -96,5 +133,38 @@ pub async fn run(command: &RotateCommand) -> Result<(), Failure> {
             );
             Ok(())
         }
+        RotateCommand::Certificate(args) => certificate(args).await,
     }
+}
+
+async fn certificate(args: &CertificateArgs) -> Result<(), Failure> {
+    let authority = args.common.caller.authority().await?;
+    let request = CertificateRotation { step: args.step.name().to_owned(), force: args.force };
+    let done: CertificateRotated = authority.post("/v1/rotate/certificate", &request).await?;
+    if args.common.json {
+        return print_line(serde_json::to_string(&done).unwrap_or_default());
+    }
+    eprintln!("{} is done; bundle {} tells everyone", done.step, done.bundle);
+    eprintln!("issues       {}", done.issuing);
+    for root in done.roots.iter().filter(|root| **root != done.issuing) {
+        eprintln!("trusted too  {root}");
+    }
+    match (args.step, done.retire_from) {
+        (CertificateStep::Prepare, _) => {
+            eprintln!(
+                "make a backup now: one from before cannot take this authority's place after `activate`"
+            );
+            eprintln!("next: `activate`, in the next epoch or later, when everyone knows the new root");
+        }
+        (CertificateStep::Activate, from) => {
+            eprintln!(
+                "give MQTT clients that are not of SMQTT the new `root.pem` before the old root is retired"
+            );
+            eprintln!("next: `retire`, not before {}", date(from.unwrap_or_default()));
+        }
+        (CertificateStep::Retire, _) => {
+            eprintln!("whoever trusts the old root alone still finds the way to the new one")
+        }
+    }
+    Ok(())
 }

@@ -9,7 +9,7 @@ use smqtt_core::identity::{DeviceId, Identity, Role, verify_certificate};
 
 use super::hook::SecurePublish;
 use super::refused::Refused;
-use super::session::Session;
+use super::session::{RootTag, Session, root_tag};
 use crate::broker::{Admission, Attachment, ConnectRequest, Whose};
 use crate::mqtt::{ReasonCode, Text, Version};
 
@@ -30,10 +30,10 @@ impl SecurePublish {
             None if self.anonymous => None,
             None => return Err(no_certificate()),
         };
-        let device = who.as_ref().map(|(who, _)| who.id);
+        let device = who.as_ref().map(|(who, ..)| who.id);
         // `name` and `name/anything` belong to the device of that name.
         let stem = wants.split('/').next().unwrap_or_default();
-        let own = who.as_ref().is_some_and(|(who, _)| stem == who.name || who.id.to_string() == stem);
+        let own = who.as_ref().is_some_and(|(who, ..)| stem == who.name || who.id.to_string() == stem);
         if !wants.is_empty() && !own {
             if self.view.owner_of(stem).is_none() {
                 // Perhaps it enrolled a moment ago.
@@ -46,15 +46,15 @@ impl SecurePublish {
         }
         let property = |(k, v): &(Text, Text)| (k.as_str(), v.as_str()) == READER_PROPERTY;
         let reader = request.version == Version::V5 && request.user_properties.iter().any(property);
-        let assigned = who.as_ref().map(|(Identity { name, .. }, _)| {
+        let assigned = who.as_ref().map(|(Identity { name, .. }, ..)| {
             let random: [u8; 8] = smqtt_core::crypto::random();
             Text::from(format!("{name}/{:016x}", u64::from_be_bytes(random)))
         });
-        let bridge = who.as_ref().filter(|(who, _)| who.role == Role::Bridge);
-        let bridge = bridge.map(|(who, _)| self.bridges.get(who.id, self.headers.limits(), self.view.now()));
+        let bridge = who.as_ref().filter(|(who, ..)| who.role == Role::Bridge);
+        let bridge = bridge.map(|(who, ..)| self.bridges.get(who.id, self.headers.limits(), self.view.now()));
         let mut session = Session::new(device, reader).bridged(bridge);
-        if let Some((_, until)) = who {
-            session = session.expiring(self.expiries.add(until, request.connection));
+        if let Some((_, until, root)) = who {
+            session = session.expiring(root, self.expiries.add(until, request.connection));
         }
         // Who asks for compact messages learns that it gets them.
         let answer = reader.then(|| (READER_PROPERTY.0.into(), READER_PROPERTY.1.into()));
@@ -66,11 +66,15 @@ impl SecurePublish {
         })
     }
 
-    /// Who holds this certificate, and until when; a device or bridge of the authority that was not revoked.
-    async fn identify(&self, leaf: &[u8]) -> Result<(Identity, u64), Refused> {
+    /// Who holds this certificate, until when, and from which root; a device or bridge of the authority that was not revoked.
+    async fn identify(&self, leaf: &[u8]) -> Result<(Identity, u64, RootTag), Refused> {
         let refused = |text: String| Refused::new("certificate", ReasonCode::NotAuthorized, text);
-        let verified = verify_certificate(leaf, &self.view.roots(), self.view.now())
-            .map_err(|error| refused(error.to_string()))?;
+        let (roots, now) = (self.view.roots(), self.view.now());
+        let verified = verify_certificate(leaf, &roots, now).map_err(|error| refused(error.to_string()))?;
+        let issued = |root: &&Vec<u8>| {
+            roots.len() == 1 || verify_certificate(leaf, std::slice::from_ref(*root), now).is_ok()
+        };
+        let root = roots.iter().find(issued).map_or(0, |root| root_tag(root));
         let identity = verified.identity;
         if !matches!(identity.role, Role::Device | Role::Bridge) {
             return Err(refused(format!(
@@ -92,7 +96,7 @@ impl SecurePublish {
         let (_, until) =
             validity(leaf).ok_or_else(|| refused("it does not say until when it holds".into()))?;
         self.view.saw_certificate(identity.id, until);
-        Ok((identity, until))
+        Ok((identity, until, root))
     }
 
     /// Whether a device still is one.

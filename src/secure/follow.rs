@@ -15,7 +15,7 @@ use super::hook::{STALENESS_FACTOR, SecurePublish};
 use super::refused::Refused;
 use super::revocations::Tally;
 use super::rules::rule_at;
-use super::session::Session;
+use super::session::{Session, root_tag};
 use crate::broker::{BrokerHandle, Message, SessionInfo, Stored};
 use crate::mqtt::ReasonCode;
 
@@ -40,7 +40,7 @@ impl SecurePublish {
 
     /// Follows the authority for as long as it is polled. Cuts who was revoked or has expired, applies rules that changed to
     /// what is retained and to shared subscriptions, and closes what must be closed while the authority is away. `renewed`
-    /// hears of every renewed certificate of the broker's own.
+    /// hears of every renewed certificate of the broker's own, and of every change of the roots.
     pub async fn follow(self, broker: BrokerHandle, renewed: impl Fn()) {
         tokio::join!(self.chase(&broker, renewed), self.watch(&broker), self.tell_revocations(&broker));
     }
@@ -49,9 +49,16 @@ impl SecurePublish {
         let (mut failures, mut revision) = (0u32, None);
         self.cut_revoked(broker, &self.view.bundle().revoked);
         let mut review = Review(self.review(broker));
+        let mut roots = self.view.roots();
         loop {
             let begun = Instant::now();
             let asked = self.view.ask().await;
+            let newest = self.view.roots();
+            if newest != roots {
+                renewed();
+                self.cut_strangers(broker, &newest);
+                roots = newest;
+            }
             // Also where something failed after the bundle was there.
             if let Some(gone) = self.view.take_bundle() {
                 tracing::info!(
@@ -156,6 +163,18 @@ impl SecurePublish {
         for client_id in broker.disconnect_where(which, denial.reason, &denial.text, stored) {
             self.denials.note(Denied::Session, why, &client_id, self.view.now());
         }
+    }
+
+    /// Cuts whose certificate is from a root that is trusted no more.
+    fn cut_strangers(&self, broker: &BrokerHandle, roots: &[Vec<u8>]) {
+        let text = "the root that issued this connection's certificate was retired: connect with a newer one";
+        let why = Refused::new("root", ReasonCode::AdministrativeAction, text);
+        let known: Vec<_> = roots.iter().map(|root| root_tag(root)).collect();
+        let is_strange = |session: &SessionInfo<'_>| {
+            let root = session.client.and_then(Session::of).and_then(|session| session.root);
+            root.is_some_and(|root| !known.contains(&root))
+        };
+        self.cut(broker, is_strange, &why, Stored::Keep);
     }
 
     /// Cuts whose certificate has run out. A device that has a newer one keeps what it left here.

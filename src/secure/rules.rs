@@ -233,6 +233,7 @@ mod tests {
             versions: Versions::default(),
             revoked: Vec::new(),
             params: Vec::new(),
+            lineage: None,
         }
     }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, Weak};
 use smqtt_client::opener::HEADERS_MAX;
 use smqtt_core::bundle::Bundle;
 use smqtt_core::header::Kid;
-use smqtt_core::identity::DeviceId;
+use smqtt_core::identity::{DeviceId, fingerprint};
 use smqtt_core::rule::{Mode, Rule};
 
 use super::brought::Bridge;
@@ -21,6 +21,8 @@ use crate::mqtt::Text;
 /// A connection, as this hook knows it.
 pub(super) struct Session {
     pub(super) device: Option<DeviceId>,
+    /// The root that its certificate was issued from.
+    pub(super) root: Option<RootTag>,
     pub(super) reader: bool,
     /// If it is a bridge's: what it may bring is judged by other signatures than its own.
     pub(super) bridge: Option<Arc<Bridge>>,
@@ -30,6 +32,15 @@ pub(super) struct Session {
     /// Whether it published where sealing is required.
     pub(super) on_required: AtomicBool,
     standing: Mutex<Standing>,
+}
+
+/// What tells a root from others: the beginning of its fingerprint.
+pub(super) type RootTag = u64;
+
+/// The tag of a root certificate.
+pub(super) fn root_tag(root: &[u8]) -> RootTag {
+    let start = fingerprint(root).map_or([0; 8], |root| root.tenant().0);
+    u64::from_be_bytes(start)
 }
 
 /// What a connection takes up elsewhere, for as long as it lasts.
@@ -43,6 +54,7 @@ impl Session {
     pub(super) fn new(device: Option<DeviceId>, reader: bool) -> Self {
         Self {
             device,
+            root: None,
             reader,
             bridge: None,
             introduced: Mutex::default(),
@@ -59,9 +71,13 @@ impl Session {
         self
     }
 
-    /// One whose certificate runs out.
-    pub(super) fn expiring(self, expiry: Expiry) -> Self {
-        Self { standing: Mutex::new(Standing { live: Live::default(), _expiry: Some(expiry) }), ..self }
+    /// One whose certificate is from this root, and runs out.
+    pub(super) fn expiring(self, root: RootTag, expiry: Expiry) -> Self {
+        Self {
+            root: Some(root),
+            standing: Mutex::new(Standing { live: Live::default(), _expiry: Some(expiry) }),
+            ..self
+        }
     }
 
     /// What the connect hook left with a client.

@@ -162,7 +162,7 @@ impl Lab {
     }
 
     pub fn roots(&self) -> Vec<Vec<u8>> {
-        vec![self.authority.root().to_vec()]
+        self.authority.roots()
     }
 
     /// The certificate and key (PKCS #8) of the administrator.
@@ -313,7 +313,7 @@ impl Lab {
             TcpListener::bind("127.0.0.1:0").await.unwrap(),
         );
         let (address, plain_address) = (tls.local_addr().unwrap(), plain.local_addr().unwrap());
-        broker.listen_tls(tls, server_config(&device.identity(), self.authority.root(), true));
+        broker.listen_tls(tls, server_config(&device.identity(), &self.authority.root(), true));
         broker.listen_tcp(plain);
         let handle = broker.handle();
         let following = tokio::spawn(hook.clone().follow(handle.clone(), || ()));

@@ -12,11 +12,12 @@ use std::path::Path;
 
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use smqtt_core::bundle::Bundle;
 use smqtt_core::crypto::SigningKey;
 use smqtt_core::header::Signer;
 use smqtt_core::identity::{IdentityError, verify_certificate};
 
-use super::{CERTIFICATE, FILE_BYTES_MAX, Keyring, KeyringError, pem};
+use super::{CERTIFICATE, FILE_BYTES_MAX, Keyring, KeyringError, pem, roots_under};
 use crate::authority::Kept;
 use crate::files::{FileError, read_if_any, write_private};
 
@@ -41,12 +42,25 @@ impl Keyring {
         self.next.as_deref()
     }
 
-    /// Stores a renewed certificate for the device's key beside the present one.
+    /// Stores a renewed certificate for the device's key beside the present one. It comes with a bundle, which may know a
+    /// newer root than the keyring does; the bundle itself is not taken.
     ///
     /// # Errors
-    /// [`KeyringError::Certificate`] where it is not this device's, or a file error.
-    pub fn put_next_certificate(&mut self, certificate: Vec<u8>, now: u64) -> Result<(), KeyringError> {
-        self.check_own(&certificate, now)?;
+    /// [`KeyringError::Certificate`] where it is not this device's, [`KeyringError::Bundle`], or a file error.
+    pub fn put_next_certificate(
+        &mut self,
+        certificate: Vec<u8>,
+        bundle: Option<&[u8]>,
+        now: u64,
+    ) -> Result<(), KeyringError> {
+        let roots = match bundle {
+            None => self.roots.clone(),
+            Some(bytes) => {
+                let bundle = Bundle::verify(bytes, &self.roots).map_err(KeyringError::Bundle)?;
+                roots_under(&bundle, &self.roots)
+            }
+        };
+        self.check_own(&certificate, &roots, now)?;
         write_private(&self.dir.join(NEXT), pem("CERTIFICATE", &certificate).as_bytes())?;
         self.next = Some(certificate);
         Ok(())
@@ -96,13 +110,13 @@ impl Keyring {
     /// # Errors
     /// [`KeyringError::Certificate`] where it is not this device's, or a file error.
     pub fn take_certificate(&mut self, certificate: Vec<u8>, now: u64) -> Result<(), KeyringError> {
-        self.put_next_certificate(certificate, now)?;
+        self.put_next_certificate(certificate, None, now)?;
         self.take_next_certificate()
     }
 
     /// Whether a certificate is this device's, and holds.
-    fn check_own(&self, certificate: &[u8], now: u64) -> Result<(), KeyringError> {
-        let checked = verify_certificate(certificate, &self.roots, now).map_err(KeyringError::Certificate)?;
+    fn check_own(&self, certificate: &[u8], roots: &[Vec<u8>], now: u64) -> Result<(), KeyringError> {
+        let checked = verify_certificate(certificate, roots, now).map_err(KeyringError::Certificate)?;
         if checked.identity != *self.signer.identity() {
             return Err(KeyringError::Certificate(IdentityError::OtherUse));
         }

@@ -68,3 +68,33 @@ pub struct MasterRotated {
     /// The bundle that tells everyone.
     pub bundle: u64,
 }
+
+/// `POST /v1/rotate/certificate`: a step on the way to another root that issues certificates.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct CertificateRotation {
+    /// `prepare`: everyone learns of the new root. `activate`: it issues, and the old one's key is destroyed. `retire`: the old
+    /// one is trusted no more.
+    pub step: String,
+    /// Also before everybody had a chance to follow.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// The answer to [`CertificateRotation`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct CertificateRotated {
+    /// The step that was done.
+    pub step: String,
+    /// The fingerprint of the root that issues.
+    pub issuing: String,
+    /// The fingerprints of the roots in trust, oldest first.
+    pub roots: Vec<String>,
+    /// From when on `retire` is possible, seconds since 1970, as far as can be told now; where that is the next step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retire_from: Option<u64>,
+    /// The bundle that tells everyone.
+    pub bundle: u64,
+}

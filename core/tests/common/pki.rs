@@ -15,6 +15,15 @@ pub struct Pki {
     issuer: Issuer<'static, KeyPair>,
 }
 
+fn ca(path_length: u8) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(path_length));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.not_before = date_time_ymd(VALID.0, 1, 1);
+    params.not_after = date_time_ymd(VALID.1, 1, 1);
+    params
+}
+
 /// From and until which year a certificate is valid.
 pub type Years = (i32, i32);
 /// The years that contain `NOW`.
@@ -23,14 +32,23 @@ pub const VALID: Years = (2026, 2036);
 impl Pki {
     pub fn new() -> Self {
         let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        params.not_before = date_time_ymd(VALID.0, 1, 1);
-        params.not_after = date_time_ymd(VALID.1, 1, 1);
+        let params = ca(0);
         let root = params.self_signed(&key).unwrap().der().to_vec();
         let tenant = fingerprint(&root).unwrap().tenant();
         Self { root, tenant, issuer: Issuer::new(params, key) }
+    }
+
+    /// Another root for the same tenant, and the link to it.
+    pub fn successor(&self) -> (Self, Vec<u8>) {
+        let key = KeyPair::generate().unwrap();
+        let (mut params, mut link) = (ca(0), ca(6));
+        let tenant = format!("smqtt://{}/root", self.tenant);
+        for params in [&mut params, &mut link] {
+            params.subject_alt_names = vec![SanType::URI(tenant.as_str().try_into().unwrap())];
+        }
+        let root = params.self_signed(&key).unwrap().der().to_vec();
+        let link = link.signed_by(&key, &self.issuer).unwrap().der().to_vec();
+        (Self { root, tenant: self.tenant, issuer: Issuer::new(params, key) }, link)
     }
 
     pub fn roots(&self) -> Vec<Vec<u8>> {

@@ -17,6 +17,8 @@ use crate::store::{DeviceRow, Opening, StoreError, Tx};
 const NAME: &str = "admin";
 const CERTIFICATE: &str = "cert.pem";
 const KEY: &str = "key.pem";
+/// Roots that were retired: by them the older checkpoints of the audit log are checked, and nothing else.
+const PAST_ROOTS: &str = "past-roots.pem";
 
 /// An administrator as the files have it.
 struct Files {
@@ -57,12 +59,20 @@ pub(super) fn ensure(
         }
         None => create(opening, secrets, dir, now)?,
     }
-    let root = pem("CERTIFICATE", secrets.root.certificate());
-    let fingerprint = secrets.root.fingerprint().to_string();
+    write_place(secrets, dir, url)
+}
+
+/// Where the authority is, and by which roots it is known.
+pub(super) fn write_place(secrets: &Secrets, dir: &Path, url: &str) -> Result<(), OpenError> {
+    let roots = secrets.roots();
+    let all = |roots: &[Vec<u8>]| roots.iter().map(|root| pem("CERTIFICATE", root)).collect::<String>();
+    let fingerprint = roots.issuing().fingerprint().to_string();
     let authority = json!({ "url": url, "fingerprint": fingerprint }).to_string() + "\n";
-    for (name, content) in [("root.pem", root), ("authority.json", authority)] {
+    let files =
+        [("root.pem", all(roots.in_trust())), (PAST_ROOTS, all(roots.past())), ("authority.json", authority)];
+    for (name, content) in files {
         let path = dir.join(name);
-        if files::read(&path)?.as_deref() != Some(content.as_bytes()) {
+        if files::read(&path)?.unwrap_or_default() != content.as_bytes() {
             files::write_secret(&path, content.as_bytes())?;
         }
     }
@@ -75,7 +85,7 @@ pub(super) fn due(secrets: &Secrets, dir: &Path, now: u64) -> Result<Option<Rene
 }
 
 fn renewal(secrets: &Secrets, files: Files, now: u64) -> Option<Renewal> {
-    if !is_due(&files.certificate, secrets.root.certificate(), now) {
+    if !is_due(&files.certificate, secrets.roots().issuing().certificate(), now) {
         return None;
     }
     let issued = issue(secrets, &files.identity, &files.key, now);
@@ -116,7 +126,7 @@ fn load(secrets: &Secrets, dir: &Path) -> Result<Option<Files>, OpenError> {
 fn create(opening: &Opening, secrets: &Secrets, dir: &Path, now: u64) -> Result<(), OpenError> {
     let key = SigningKey::generate();
     let identity = Identity {
-        tenant: secrets.root.fingerprint().tenant(),
+        tenant: secrets.roots().tenant(),
         role: Role::Admin,
         id: DeviceId(random()),
         name: NAME.into(),
@@ -155,7 +165,7 @@ fn create(opening: &Opening, secrets: &Secrets, dir: &Path, now: u64) -> Result<
 }
 
 fn issue(secrets: &Secrets, identity: &Identity, key: &SigningKey, now: u64) -> Issued {
-    secrets.root.issue(&Leaf {
+    secrets.roots().issuing().issue(&Leaf {
         identity,
         public_key: &point(key),
         usage: Usage::Client,
@@ -175,7 +185,7 @@ pub(super) fn not_after(dir: &Path) -> Option<u64> {
 fn identity_of(secrets: &Secrets, certificate: &[u8], key: &SigningKey) -> Option<Identity> {
     let read = read_certificate(certificate).ok()?;
     let fits = read.public_key[..] == *key.public_key()
-        && read.identity.tenant == secrets.root.fingerprint().tenant()
+        && read.identity.tenant == secrets.roots().tenant()
         && read.identity.role == Role::Admin;
     fits.then_some(read.identity)
 }

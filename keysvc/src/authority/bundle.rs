@@ -7,7 +7,7 @@ use bytes::Bytes;
 use smqtt_core::bundle::{BUNDLE_BYTES_MAX, Bundle, Epoch};
 use smqtt_core::identity::{DeviceId, Role};
 
-use super::{Authority, Caller, Operation, Secrets, masters, rules};
+use super::{Authority, Caller, Operation, Secrets, masters, roots, rules};
 use crate::config::Config;
 use crate::error::Error;
 use crate::store::{DeviceRow, StoreError, Tx};
@@ -51,7 +51,7 @@ pub(super) fn write(
     now: u64,
 ) -> Result<Published, StoreError> {
     let bundle = Bundle {
-        tenant: secrets.root.fingerprint().tenant(),
+        tenant: secrets.roots().tenant(),
         number: tx.bump("bundle")?,
         issued: now,
         expires: now.saturating_add(config.bundle_seconds()),
@@ -61,6 +61,7 @@ pub(super) fn write(
         versions: tx.versions()?,
         revoked: tx.revoked_ids()?,
         params: masters::in_use(tx)?.into_iter().map(|params| params.id).collect(),
+        lineage: roots::lineage(tx)?,
     };
     let bytes = bundle.sign(&*secrets.fresh_signer(tx, now)?);
     tx.set_document("bundle", &bytes)?;
@@ -69,8 +70,10 @@ pub(super) fn write(
 
 /// The bundle that was stored; `None` where there is none, or it says something else than the configuration.
 pub(super) fn load(tx: &Tx<'_>, config: &Config) -> Result<Option<Published>, StoreError> {
-    let (Some(bytes), Some(root)) = (tx.document("bundle")?, tx.document("root")?) else { return Ok(None) };
-    let bundle = Bundle::verify(&bytes, &[root]).ok().filter(|bundle| bundle.grace == config.grace_seconds);
+    let Some(bytes) = tx.document("bundle")? else { return Ok(None) };
+    let bundle = Bundle::verify(&bytes, &roots::in_trust(tx)?)
+        .ok()
+        .filter(|bundle| bundle.grace == config.grace_seconds);
     Ok(bundle.map(|bundle| Published::new(&bundle, bytes)))
 }
 

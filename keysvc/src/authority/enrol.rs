@@ -297,7 +297,7 @@ impl Authority {
 
     fn certify(&self, device: &DeviceRow, key: &Point, seconds: u64, now: u64) -> Issued {
         let identity = Identity {
-            tenant: self.fingerprint().tenant(),
+            tenant: self.secrets.roots().tenant(),
             role: device.role,
             id: device.id,
             name: device.name.clone(),
@@ -315,19 +315,24 @@ impl Authority {
             });
         }
         let leaf = Leaf { identity: &identity, public_key: key, usage, hosts: &hosts, now, seconds };
-        let issued = self.secrets.root.issue(&leaf);
+        let issued = self.secrets.roots().issuing().issue(&leaf);
         debug_assert!(issued.der.len() <= CERTIFICATE_BYTES_MAX);
         issued
     }
 
     async fn enrolment(self: &Arc<Self>, enrolled: Enrolled) -> Result<Enrolment, Error> {
         let keys = self.derive(enrolled.plan).await?;
+        let in_trust = self.roots();
         Ok(Enrolment {
             id: enrolled.device.id.to_string(),
             name: enrolled.device.name,
             role: enrolled.device.role.name().to_owned(),
             certificate: STANDARD.encode(enrolled.certificate),
             root: STANDARD.encode(self.root()),
+            roots: match &in_trust[..] {
+                [_] => Vec::new(),
+                all => all.iter().map(|root| STANDARD.encode(root)).collect(),
+            },
             params: self.params().into_iter().map(|params| STANDARD.encode(params)).collect(),
             bundle: STANDARD.encode(&self.bundle.borrow().bytes),
             keys,

@@ -10,7 +10,7 @@ use smqtt_core::identity::{DeviceId, Role};
 
 use super::devices::PAGE_MAX;
 use super::profiles::in_all;
-use super::{Operation, audit};
+use super::{Operation, audit, roots};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::error::OpenError;
@@ -198,6 +198,16 @@ pub(super) fn apply(tx: &Tx<'_>, config: &Config, entries: &[JournalEntry]) -> R
                     caught_up.did(Operation::BeginEpoch, number.to_string());
                 }
             }
+            Deed::RootIssues { root } => {
+                if roots::issue_again(tx, config, root, entry.at)? {
+                    caught_up.did(Operation::RotateCertificate, format!("activate: {root}"));
+                }
+            }
+            Deed::RootRetired { root } => {
+                if roots::retire_again(tx, root)? {
+                    caught_up.did(Operation::RotateCertificate, format!("retire: {root}"));
+                }
+            }
         }
     }
     // What a journal of an earlier version does not tell: whose profile or group would give back what was taken away has it
@@ -251,6 +261,7 @@ pub(super) fn apply_bundle(tx: &Tx<'_>, bundle: &Bundle, now: u64) -> Result<Cau
         caught_up.did(Operation::Revoke, format!("{id} {id}"));
         caught_up.shut_out.insert(id.to_string());
     }
+    roots::follow_bundle(tx, bundle)?;
     let own: Versions = tx.versions()?;
     for (attribute, version) in bundle.versions.iter() {
         if own.get(attribute) < version {
@@ -337,5 +348,5 @@ fn write_state(tx: &Tx<'_>) -> Result<(), StoreError> {
         tx.write_down(Deed::Version { attribute: attribute.clone(), version });
     }
     tx.write_down(Deed::Epoch { number: tx.current_epoch()?.number });
-    Ok(())
+    roots::write_down(tx)
 }

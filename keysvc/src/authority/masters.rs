@@ -227,6 +227,6 @@ impl Authority {
     }
 }
 
-fn not_before(wanted: u64, epoch: u64, force: bool) -> Result<(), Error> {
+pub(super) fn not_before(wanted: u64, epoch: u64, force: bool) -> Result<(), Error> {
     if force || epoch >= wanted { Ok(()) } else { Err(Error::TooEarly { epoch: wanted, current: epoch }) }
 }

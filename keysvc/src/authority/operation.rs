@@ -88,7 +88,7 @@ const WATCHES: &[Role] = &[Broker, Admin, Enroller, Auditor];
 // a sample in `tests/authority/roles.rs`: without these nothing compiles or the matrix fails.
 operations! {
     Health "health" Get "/v1/health" Who::Anyone, "Whether the authority works";
-    Root "root" Get "/v1/root" Who::Anyone, "The root certificate, PEM";
+    Root "root" Get "/v1/root" Who::Anyone, "The root certificate, PEM; while it is exchanged, both";
     Params "params" Get "/v1/params" Who::Anyone, "The public parameters, one for each suite";
     Describe "describe" Get "/v1/openapi.json" Who::Anyone, "This API, as OpenAPI 3.1";
     Enrol "enrol" Post "/v1/enrol" Who::Token, "An identity and keys for a token";
@@ -131,6 +131,7 @@ operations! {
     BackUp "back-up" Post "/v1/backup" Who::Roles(&[Admin]), "Write a backup, sealed to recovery keys";
     RotateRootKey "rotate-root-key" Post "/v1/rotate/root-key" Who::Roles(&[Admin]), "Draw another root key";
     RotateMaster "rotate-master" Post "/v1/rotate/master" Who::Roles(&[Admin]), "A step on the way to another master secret key";
+    RotateCertificate "rotate-certificate" Post "/v1/rotate/certificate" Who::Roles(&[Admin]), "A step on the way to another root that issues certificates";
     ReadAudit "read-audit" Get "/v1/audit" Who::Roles(&[Admin, Auditor]), "The audit log, a page at a time";
     ListCheckpoints "list-checkpoints" Get "/v1/audit/checkpoints" Who::Roles(&[Admin, Auditor]), "What the authority signed of its audit log";
 }
@@ -169,8 +170,11 @@ impl Operation {
     /// Whether a second request with the same `Idempotency-Key` is answered as the first one was, and changes nothing. The
     /// others can be repeated as they are.
     pub fn takes_idempotency_key(self) -> bool {
-        use Operation::{BeginEpoch, MakeAccess, MakeToken, Reset, RotateMaster, RotateRootKey};
-        matches!(self, MakeToken | MakeAccess | Reset | BeginEpoch | RotateMaster | RotateRootKey)
+        use Operation::{
+            BeginEpoch, MakeAccess, MakeToken, Reset, RotateCertificate, RotateMaster, RotateRootKey,
+        };
+        matches!(self, MakeToken | MakeAccess | Reset | BeginEpoch)
+            || matches!(self, RotateMaster | RotateRootKey | RotateCertificate)
     }
 
     /// The roles that may; none where no role is asked for.

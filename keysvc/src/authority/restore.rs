@@ -8,7 +8,7 @@ use smqtt_core::bundle::Bundle;
 
 use super::backup::{Checked, check};
 use super::journal::{self, CaughtUp};
-use super::{Authority, audit};
+use super::{Authority, audit, roots};
 use crate::backup::{self, BackupError, Opener};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -114,7 +114,7 @@ async fn restore_into(
     let seal = Seal::of_key_file(&KeyFile::open_or_make(&seal_dir)?);
     let vault = Vault::recover(&opening, &head.authority, root, seal)?;
     let Checked { audit, .. } = check(&opening, &vault)?;
-    let roots = opening.transaction(|tx| Ok(tx.document("root")?.into_iter().collect::<Vec<_>>()))?;
+    let roots = opening.transaction(roots::in_trust)?;
     let bundle = |bytes: &Vec<u8>| {
         let bundle = Bundle::verify(bytes, &roots);
         bundle.map_err(|error| OpenError::Backup(BackupError::Content(format!("a bundle: {error}"))))

@@ -30,7 +30,7 @@ impl Authority {
         let found = &self.counts.found;
         found.bundle.set(number(self.bundle.borrow().number));
         found.expires_signer.set(number(not_after(self.secrets.signer().certificate()).unwrap_or(0)));
-        found.expires_root.set(number(not_after(self.secrets.root.certificate()).unwrap_or(0)));
+        found.expires_root.set(number(not_after(self.secrets.roots().issuing().certificate()).unwrap_or(0)));
         found.expires_admin.set(number(super::admin::not_after(&self.admin_dir).unwrap_or(0)));
         let limited = self.limited();
         found.limited_connections.set(number(limited.connections.load(Relaxed)));

@@ -60,6 +60,7 @@ fn status(error: &Error) -> StatusCode {
         Error::RecoveryKey
         | Error::Step { .. }
         | Error::TooEarly { .. }
+        | Error::TooEarlyUntil { .. }
         | Error::TokenUsed
         | Error::NameTaken { .. }
         | Error::NotRevocable

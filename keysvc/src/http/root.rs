@@ -1,4 +1,5 @@
-//! `GET /v1/root`: the root certificate as PEM. To be compared with a fingerprint from elsewhere.
+//! `GET /v1/root`: the root certificate as PEM, both of them while one is exchanged. To be compared with a fingerprint from
+//! elsewhere.
 
 use axum::extract::State;
 use axum::http::header;
@@ -8,5 +9,6 @@ use super::Shared;
 use crate::pki::pem;
 
 pub(super) async fn get(State(authority): Shared) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, "application/x-pem-file")], pem("CERTIFICATE", authority.root()))
+    let roots: String = authority.roots().iter().map(|root| pem("CERTIFICATE", root)).collect();
+    ([(header::CONTENT_TYPE, "application/x-pem-file")], roots)
 }

@@ -2,7 +2,9 @@
 
 use axum::Json as Answer;
 use axum::extract::State;
-use smqtt_core::api::{MasterRotated, MasterRotation, RootKeyRotated};
+use smqtt_core::api::{
+    CertificateRotated, CertificateRotation, MasterRotated, MasterRotation, RootKeyRotated,
+};
 
 use super::Shared;
 use super::extract::{From, Json};
@@ -21,4 +23,12 @@ pub(super) async fn master(
     Json(request): Json<MasterRotation>,
 ) -> Result<Answer<MasterRotated>, Refused> {
     Ok(Answer(authority.rotate_master(&caller, request).await?))
+}
+
+pub(super) async fn certificate(
+    State(authority): Shared,
+    From(caller): From,
+    Json(request): Json<CertificateRotation>,
+) -> Result<Answer<CertificateRotated>, Refused> {
+    Ok(Answer(authority.rotate_certificate(&caller, request).await?))
 }

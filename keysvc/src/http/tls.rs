@@ -16,13 +16,20 @@ use rustls::{
     SignatureScheme,
 };
 
-use crate::authority::{Authority, provider};
+use crate::authority::{Authority, Roots, provider};
 use crate::clock::Clock;
 
-/// The server's certificate, made anew before it expires.
+/// The server's certificate, made anew before it expires, and when another root issues.
 pub(super) struct Certificate {
     authority: Arc<Authority>,
-    current: RwLock<(Arc<CertifiedKey>, Range<u64>)>,
+    current: RwLock<Current>,
+}
+
+#[derive(Clone)]
+struct Current {
+    key: Arc<CertifiedKey>,
+    roots: Arc<Roots>,
+    good: Range<u64>,
 }
 
 impl fmt::Debug for Certificate {
@@ -37,47 +44,55 @@ impl Certificate {
         Ok(Self { authority, current })
     }
 
-    /// Makes a new certificate if this one is in the last third of its life, or was made by a clock that was put back since.
+    /// Makes a new certificate if this one is in the last third of its life, or was made by a clock that was put back since, or
+    /// the roots are others.
     pub(super) fn renew(&self) -> Result<(), Error> {
-        let good = self.current.read().unwrap_or_else(PoisonError::into_inner).1.clone();
-        if !good.contains(&self.authority.now()) {
+        let current = self.current();
+        let same_roots = Arc::ptr_eq(&current.roots, &self.authority.current_roots());
+        if !current.good.contains(&self.authority.now()) || !same_roots {
             let renewed = issue(&self.authority)?;
             *self.current.write().unwrap_or_else(PoisonError::into_inner) = renewed;
         }
         Ok(())
     }
+
+    fn current(&self) -> Current {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 impl ResolvesServerCert for Certificate {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.current.read().unwrap_or_else(PoisonError::into_inner).0.clone())
+        if let Err(error) = self.renew() {
+            tracing::error!(%error, "the server's certificate could not be renewed");
+        }
+        Some(self.current().key)
     }
 }
 
-/// Leaf and root: a device that has only the root's fingerprint finds the root in the handshake.
-fn issue(authority: &Authority) -> Result<(Arc<CertifiedKey>, Range<u64>), Error> {
-    let (key, leaf, good) = authority.server_certificate();
-    let chain = vec![CertificateDer::from(leaf), CertificateDer::from(authority.root().to_vec())];
+/// Leaf and roots: a device that has only a root's fingerprint finds the root in the handshake, and one that knows but an old
+/// root the links from there.
+fn issue(authority: &Authority) -> Result<Current, Error> {
+    let roots = authority.current_roots();
+    let (key, leaf, good) = authority.server_certificate(&roots);
+    let rest = roots.chain().iter().cloned();
+    let chain = std::iter::once(leaf).chain(rest).map(CertificateDer::from).collect();
     let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.expose_pkcs8().to_vec()));
-    let certified = CertifiedKey::from_der(chain, key, &provider())?;
-    Ok((Arc::new(certified), good))
+    let key = Arc::new(CertifiedKey::from_der(chain, key, &provider())?);
+    Ok(Current { key, roots, good })
 }
 
 /// The configuration of the HTTPS server, and its certificate to be renewed.
 pub(super) fn config(
     authority: &Arc<Authority>,
 ) -> Result<(Arc<ServerConfig>, Arc<Certificate>), Box<dyn std::error::Error + Send + Sync>> {
-    let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from(authority.root().to_vec()))?;
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
-        .allow_unauthenticated()
-        .build()?;
     let window = Duration::from_secs(authority.config().renewal_window_days * 86_400);
+    let verifier = Lenient::new(authority.clone(), window)?;
     let certificate = Arc::new(Certificate::new(authority.clone())?);
     let time = Arc::new(Time(authority.clock().clone()));
     let mut config = ServerConfig::builder_with_details(provider(), time)
         .with_safe_default_protocol_versions()?
-        .with_client_cert_verifier(Arc::new(Lenient { verifier, window }))
+        .with_client_cert_verifier(Arc::new(verifier))
         .with_cert_resolver(certificate.clone());
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok((Arc::new(config), certificate))
@@ -99,10 +114,53 @@ impl TimeProvider for Time {
 
 /// Lets a certificate pass that expired not long ago: a device that was off line must be able to renew it. Everything
 /// but renewal refuses it later.
-#[derive(Debug)]
 struct Lenient {
-    verifier: Arc<dyn ClientCertVerifier>,
+    authority: Arc<Authority>,
     window: Duration,
+    /// By which roots, and what checks with them.
+    current: RwLock<(Arc<Roots>, Arc<dyn ClientCertVerifier>)>,
+    /// All roots have one name; and what else does not depend on them.
+    first: Arc<dyn ClientCertVerifier>,
+}
+
+impl fmt::Debug for Lenient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Lenient(..)")
+    }
+}
+
+impl Lenient {
+    fn new(
+        authority: Arc<Authority>,
+        window: Duration,
+    ) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
+        let roots = authority.current_roots();
+        let first = verifier(&roots)?;
+        Ok(Self { authority, window, current: RwLock::new((roots, first.clone())), first })
+    }
+
+    /// What checks with the roots as they are now.
+    fn verifier(&self) -> Result<Arc<dyn ClientCertVerifier>, Error> {
+        let roots = self.authority.current_roots();
+        {
+            let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+            if Arc::ptr_eq(&current.0, &roots) {
+                return Ok(current.1.clone());
+            }
+        }
+        let made = verifier(&roots).map_err(|error| Error::General(error.to_string()))?;
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = (roots, made.clone());
+        Ok(made)
+    }
+}
+
+fn verifier(roots: &Roots) -> Result<Arc<dyn ClientCertVerifier>, Box<dyn std::error::Error + Send + Sync>> {
+    let mut store = RootCertStore::empty();
+    for root in roots.in_trust() {
+        store.add(CertificateDer::from(root.clone()))?;
+    }
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(store), provider());
+    Ok(verifier.allow_unauthenticated().build()?)
 }
 
 impl ClientCertVerifier for Lenient {
@@ -112,7 +170,8 @@ impl ClientCertVerifier for Lenient {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let verify = |at| self.verifier.verify_client_cert(end_entity, intermediates, at);
+        let verifier = self.verifier()?;
+        let verify = |at| verifier.verify_client_cert(end_entity, intermediates, at);
         match verify(now) {
             Err(Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. }))
                 if now.as_secs() <= not_after.as_secs().saturating_add(self.window.as_secs()) =>
@@ -124,11 +183,11 @@ impl ClientCertVerifier for Lenient {
     }
 
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.verifier.root_hint_subjects()
+        self.first.root_hint_subjects()
     }
 
     fn client_auth_mandatory(&self) -> bool {
-        self.verifier.client_auth_mandatory()
+        self.first.client_auth_mandatory()
     }
 
     fn verify_tls12_signature(
@@ -137,7 +196,7 @@ impl ClientCertVerifier for Lenient {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.verifier.verify_tls12_signature(message, cert, dss)
+        self.first.verify_tls12_signature(message, cert, dss)
     }
 
     fn verify_tls13_signature(
@@ -146,10 +205,10 @@ impl ClientCertVerifier for Lenient {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.verifier.verify_tls13_signature(message, cert, dss)
+        self.first.verify_tls13_signature(message, cert, dss)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.verifier.supported_verify_schemes()
+        self.first.supported_verify_schemes()
     }
 }

@@ -6,6 +6,7 @@
 //!                             |  changed ID ATTRIBUTES POLICY  |  version ATTRIBUTE NUMBER  |  epoch NUMBER
 //!                             |  given ID ATTRIBUTES POLICY PROFILE GROUP  |  group NAME [ATTRIBUTES PROFILE]
 //!                             |  profile NAME [ATTRIBUTES POLICY DAYS SECONDS FILTERS]
+//!                             |  root-issues FINGERPRINT  |  root-retired FINGERPRINT
 //! MAC = HMAC-SHA-256(key, MAC before || NUMBER AT WHAT), the first 16 bytes
 //! ```
 //!
@@ -19,7 +20,7 @@ use std::path::Path;
 
 use smqtt_core::attribute::{Attribute, Attributes};
 use smqtt_core::crypto::{Prk, Secret32};
-use smqtt_core::identity::{DeviceId, Role, check_name};
+use smqtt_core::identity::{DeviceId, Fingerprint, Role, check_name};
 use smqtt_core::policy::Policy;
 
 use super::tx::{GivenRow, GroupRow, ProfileRow};
@@ -52,6 +53,10 @@ pub(crate) enum Deed {
     Version { attribute: Attribute, version: u32 },
     /// An epoch began.
     Epoch { number: u64 },
+    /// Certificates are issued from this root from now on.
+    RootIssues { root: Fingerprint },
+    /// This root is trusted no more.
+    RootRetired { root: Fingerprint },
 }
 
 /// A line.
@@ -93,6 +98,8 @@ impl Deed {
                 format!("version {} {version}", hex(&attribute.encode()))
             }
             Self::Epoch { number } => format!("epoch {number}"),
+            Self::RootIssues { root } => format!("root-issues {root}"),
+            Self::RootRetired { root } => format!("root-retired {root}"),
         }
     }
 
@@ -148,6 +155,8 @@ impl Deed {
                 Self::Version { attribute, version: words.next()?.parse().ok()? }
             }
             "epoch" => Self::Epoch { number: words.next()?.parse().ok()? },
+            "root-issues" => Self::RootIssues { root: words.next()?.parse().ok()? },
+            "root-retired" => Self::RootRetired { root: words.next()?.parse().ok()? },
             _ => return None,
         };
         words.next().is_none().then_some(deed)
@@ -410,6 +419,8 @@ mod tests {
                 group: Some(GroupRow { name: "g".into(), profile: None, attributes: Attributes::default() }),
             },
             Deed::Group { name: "g".into(), group: None },
+            Deed::RootIssues { root: Fingerprint([1; 32]) },
+            Deed::RootRetired { root: Fingerprint([2; 32]) },
         ]
     }
 

@@ -72,6 +72,9 @@ pub enum StoreError {
     /// A secret that its key does not open.
     #[error("the secret `{0}` in the database does not open: it was altered, or its key was")]
     Secret(String),
+    /// The journal tells of a root that the store does not have: certificates are issued from it.
+    #[error("certificates are issued from the root {0}, which this store does not have")]
+    RootMissing(String),
     /// Written by a newer program.
     #[error("the store has schema {found}, newer than {SCHEMA_VERSION}")]
     Newer {

@@ -9,6 +9,7 @@ mod keys;
 mod profiles;
 mod restore;
 mod revocations;
+mod roots;
 mod rules;
 mod tally;
 mod tokens;

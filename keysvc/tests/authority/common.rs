@@ -128,7 +128,7 @@ impl Running {
     }
 
     pub fn roots(&self) -> Vec<Vec<u8>> {
-        vec![self.authority.root().to_vec()]
+        self.authority.roots()
     }
 
     pub fn anonymous(&self) -> Client {
@@ -381,6 +381,11 @@ impl Client {
                 )
                 .unwrap(),
         };
+        Self::over(server, tls)
+    }
+
+    /// One that brings its own idea of whom to trust.
+    pub fn over(server: &Running, tls: ClientConfig) -> Self {
         Self { address: server.address, tls: Arc::new(tls), access: None }
     }
 

@@ -7,6 +7,7 @@ mod audit;
 mod backups;
 mod batches;
 mod bundles;
+mod certificates;
 mod changes;
 mod data_dir;
 mod enrolment;

@@ -27,6 +27,7 @@ async fn what_is_asked_again_under_its_key_is_done_once_and_answered_the_same() 
         ("/v1/epoch/rotate", json!({}), "four"),
         ("/v1/rotate/root-key", json!({}), "five"),
         ("/v1/rotate/master", json!({ "suite": "fabeo-cp", "step": "prepare" }), "six"),
+        ("/v1/rotate/certificate", json!({ "step": "prepare" }), "seven"),
     ];
     let log = |text: String| text.matches("\"number\"").count();
     let mut first = Vec::new();

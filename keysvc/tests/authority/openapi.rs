@@ -162,6 +162,9 @@ impl Teller {
             Operation::BackUp => self.exchange::<api::BackupRequest, api::BackupMade>(200, &[409]),
             Operation::RotateRootKey => self.answer::<api::RootKeyRotated>(&[]),
             Operation::RotateMaster => self.exchange::<api::MasterRotation, api::MasterRotated>(200, &[409]),
+            Operation::RotateCertificate => {
+                self.exchange::<api::CertificateRotation, api::CertificateRotated>(200, &[409])
+            }
             Operation::MakeAccess => self.exchange::<api::AccessRequest, api::NewAccess>(201, &[409]),
             Operation::ListAccess => self.answer::<Vec<api::Access>>(&[]),
             Operation::RemoveAccess => self.answer::<api::Access>(&[404]),
@@ -232,6 +235,7 @@ fn constraints() -> Vec<(&'static str, &'static str, Value)> {
         ("BackupRequest", "to", list(16, 256)),
         ("MasterRotation", "suite", json!({ "enum": ["fabeo-cp", "fabeo-kp"] })),
         ("MasterRotation", "step", json!({ "enum": ["prepare", "activate", "retire"] })),
+        ("CertificateRotation", "step", json!({ "enum": ["prepare", "activate", "retire"] })),
         ("DeviceChange", "set", list(64, 4096)),
         ("DeviceChange", "add", list(64, 4096)),
         ("DeviceChange", "remove", list(64, 4096)),

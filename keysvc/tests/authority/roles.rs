@@ -77,6 +77,7 @@ fn decision(operation: Operation) -> (&'static str, String, &'static [Role]) {
         Operation::RotateMaster => {
             ("/v1/rotate/master", r#"{"suite": "fabeo-cp", "step": "retire"}"#.into(), &[Admin])
         }
+        Operation::RotateCertificate => ("/v1/rotate/certificate", r#"{"step": "retire"}"#.into(), &[Admin]),
         Operation::ListCheckpoints => ("/v1/audit/checkpoints", none(), &[Admin, Auditor]),
         Operation::ReadAudit => ("/v1/audit", none(), &[Admin, Auditor]),
     }

@@ -189,6 +189,24 @@ impl Authority {
         json(&self.request(Method::GET, path, None).await?)
     }
 
+    /// `GET path` of a list, all of it, part by part.
+    ///
+    /// # Errors
+    /// [`RequestError`].
+    pub async fn list<T: DeserializeOwned>(&self, path: &str) -> Result<Vec<T>, RequestError> {
+        let (mut entries, mut path) = (Vec::new(), path.to_owned());
+        loop {
+            let (_, headers, body) = self.exchange(Method::GET, &path, None, None, Duration::ZERO).await?;
+            let part: Vec<T> = json(&body)?;
+            let is_empty = part.is_empty();
+            entries.extend(part);
+            match next(&headers) {
+                Some(more) if !is_empty => path = more,
+                _ => return Ok(entries),
+            }
+        }
+    }
+
     /// `POST path` with a JSON body, the answer as JSON.
     ///
     /// # Errors
@@ -452,6 +470,14 @@ fn is_about_certificates(alert: AlertDescription) -> bool {
             | Alert::UnknownCA
             | Alert::AccessDenied
     )
+}
+
+/// Where the list goes on (RFC 8288), on the same authority.
+fn next(headers: &HeaderMap) -> Option<String> {
+    let link = headers.get("link")?.to_str().ok()?;
+    let (path, relation) = link.strip_prefix('<')?.split_once('>')?;
+    (relation.trim_start_matches([';', ' ']) == "rel=\"next\"" && path.starts_with('/'))
+        .then(|| path.to_owned())
 }
 
 fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, RequestError> {

@@ -9,7 +9,9 @@ mod bundle;
 mod caller;
 mod change;
 mod checkpoints;
+mod cursor;
 mod devices;
+mod edition;
 mod enrol;
 mod epochs;
 mod journal;
@@ -55,7 +57,8 @@ use masters::Masters;
 
 pub(crate) use bundle::WAIT_MAX as BUNDLE_WAIT_MAX;
 pub use caller::Caller;
-pub(crate) use devices::PAGE_MAX as DEVICES_PAGE_MAX;
+pub use cursor::{Listed, Page};
+pub(crate) use edition::etag;
 pub use enrol::EnrolAnswer;
 pub(crate) use once::KEY_CHARS_MAX as IDEMPOTENCY_KEY_CHARS_MAX;
 pub use operation::{Method, Operation, Who};
@@ -63,7 +66,6 @@ pub use rates::Limited;
 pub use restore::{Restore, Restored, Since, restore};
 pub(crate) use roots::Roots;
 pub use seal::{Resealed, change_seal};
-pub(crate) use tokens::PAGE_MAX as TOKENS_PAGE_MAX;
 
 /// How long the authority's own certificates are valid.
 const OWN_CERTIFICATE_SECONDS: u64 = 90 * 86_400;

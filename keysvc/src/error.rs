@@ -203,6 +203,9 @@ pub enum Error {
     /// Files of the authority could not be used.
     #[error("the authority's files cannot be used")]
     Files(#[source] Box<OpenError>),
+    /// Somebody else was quicker.
+    #[error("it has changed since, or is not what was expected")]
+    Changed,
     /// Another request had this key.
     #[error("this `Idempotency-Key` came with another request before")]
     KeyReused,
@@ -277,6 +280,7 @@ impl Error {
             Self::RecoveryKey => "recovery-key",
             Self::Backup(_) => "backup",
             Self::Files(_) => "files",
+            Self::Changed => "changed",
             Self::KeyReused => "idempotency-key-reused",
             Self::TooMany { .. } => "too-many",
             Self::Busy => "busy",
@@ -307,6 +311,7 @@ impl Error {
             }
             Self::RecoveryKey => "on the authority's machine: `smqtt authority recovery-key trust KEY`",
             Self::Backup(_) | Self::Files(_) => "the authority's log says more; there is no new backup",
+            Self::Changed => "look at it again, and change what is there now",
             Self::KeyReused => "a key is for one request: take another for another",
             Self::TooMany { .. } => "wait for as many seconds as `Retry-After` says",
             Self::Busy => "try again in a few seconds",

@@ -17,6 +17,7 @@ mod groups;
 mod health;
 mod keys;
 mod openapi;
+mod page;
 mod params;
 mod problem;
 mod profiles;

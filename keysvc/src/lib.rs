@@ -29,8 +29,8 @@ mod store;
 mod vault;
 
 pub use authority::{
-    Authority, Caller, Limited, Method, Operation, Resealed, Restore, Restored, Since, Who, change_seal,
-    restore,
+    Authority, Caller, Limited, Listed, Method, Operation, Page, Resealed, Restore, Restored, Since, Who,
+    change_seal, restore,
 };
 pub use backup::BackupError;
 pub use clock::{Clock, SystemClock};

@@ -82,7 +82,7 @@ pub async fn run(command: &AccessCommand) -> Result<(), Failure> {
             print_line(Zeroizing::new(made.access_token).as_bytes())
         }
         AccessCommand::List(args) => {
-            let all: Vec<Access> = args.site.authority().await?.get("/v1/access").await?;
+            let all: Vec<Access> = args.site.authority().await?.list("/v1/access").await?;
             if args.json {
                 return print_json(&all);
             }

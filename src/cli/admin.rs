@@ -2,7 +2,6 @@
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
-use smqtt_client::authority::Authority;
 use smqtt_core::api::{Device, Rotation, Rule, RuleSet};
 use smqtt_core::policy::{Labelling, Policy, Template};
 use smqtt_core::rule::Mode;
@@ -179,7 +178,7 @@ async fn set_rule(args: &SetRuleArgs) -> Result<(), Failure> {
 pub async fn device(command: &DeviceCommand) -> Result<(), Failure> {
     match command {
         DeviceCommand::List(args) => {
-            let devices = all_devices(&args.site.authority().await?).await?;
+            let devices: Vec<Device> = args.site.authority().await?.list("/v1/devices").await?;
             if args.json {
                 return print_json(&devices);
             }
@@ -229,19 +228,6 @@ pub async fn device(command: &DeviceCommand) -> Result<(), Failure> {
         DeviceCommand::Reset(args) => device::reset(args).await,
         DeviceCommand::Revoke(args) => revocation::revoke(args).await,
         DeviceCommand::Report(args) => revocation::report(args).await,
-    }
-}
-
-/// Every device, page by page.
-async fn all_devices(authority: &Authority) -> Result<Vec<Device>, Failure> {
-    let mut devices: Vec<Device> = Vec::new();
-    loop {
-        let after = devices.last().map_or(String::new(), |last| format!("?after={}", last.id));
-        let page: Vec<Device> = authority.get(&format!("/v1/devices{after}")).await?;
-        if page.is_empty() {
-            return Ok(devices);
-        }
-        devices.extend(page);
     }
 }
 

@@ -5,7 +5,6 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use smqtt_client::authority::Authority;
 use smqtt_client::files::read_bounded;
 use smqtt_core::api::{NewToken, TokenInfo, TokenRequest};
 use smqtt_core::attribute::{Attribute, AttributeError, Attributes};
@@ -182,7 +181,7 @@ fn serials(args: &NewTokenArgs) -> Result<Vec<String>, Failure> {
 }
 
 async fn list(args: &ListTokensArgs) -> Result<(), Failure> {
-    let mut tokens = all_tokens(&args.list.site.authority().await?).await?;
+    let mut tokens: Vec<TokenInfo> = args.list.site.authority().await?.list("/v1/tokens").await?;
     tokens.retain(|token| args.all || token.status == "open");
     tokens.sort_by(|a, b| (a.made, &a.name).cmp(&(b.made, &b.name)));
     if args.list.json {
@@ -233,19 +232,6 @@ async fn show(args: &TokenArgs) -> Result<(), Failure> {
         print_text(format!("{:<12} {} at {}", one.status, one.name, date(one.asked)))?;
     }
     Ok(())
-}
-
-/// Every token, page by page.
-async fn all_tokens(authority: &Authority) -> Result<Vec<TokenInfo>, Failure> {
-    let mut tokens: Vec<TokenInfo> = Vec::new();
-    loop {
-        let after = tokens.last().map_or(String::new(), |last| format!("?after={}", last.id));
-        let page: Vec<TokenInfo> = authority.get(&format!("/v1/tokens{after}")).await?;
-        if page.is_empty() {
-            return Ok(tokens);
-        }
-        tokens.extend(page);
-    }
 }
 
 fn enrolled(token: &TokenInfo) -> String {

@@ -13,7 +13,7 @@ use smqtt_core::identity::{DeviceId, Fingerprint, Role, check_name};
 use zeroize::Zeroizing;
 
 use super::caller::Known;
-use super::{Authority, Caller, Operation, Who};
+use super::{Authority, Caller, Listed, Operation, Page, Who};
 use crate::error::Error;
 use crate::store::{AccessRow, Tx};
 
@@ -145,15 +145,20 @@ impl Authority {
         self.write_once(once, make).await
     }
 
-    /// The access tokens that have not expired.
+    /// The access tokens that have not expired, by identifier.
     ///
     /// # Errors
     /// Not allowed, or the store failed.
-    pub async fn list_access(&self, caller: &Caller) -> Result<Vec<Access>, Error> {
+    pub async fn list_access(&self, caller: &Caller, page: Page) -> Result<Listed<Access>, Error> {
         self.authorise(caller, Operation::ListAccess).await?;
         let now = self.now();
+        let (after, limit) = (
+            self.begins_after(Operation::ListAccess, &page)?.unwrap_or_default(),
+            Self::limit(&page, ACCESS_MAX)?,
+        );
         let rows = self.store.read(move |tx| Ok(tx.all_access(now)?)).await?;
-        Ok(rows.into_iter().map(api).collect())
+        let rows = rows.into_iter().filter(|row| row.id[..] > after[..]).take(limit + 1).collect();
+        Ok(self.listed(Operation::ListAccess, rows, limit, |row: &AccessRow| row.id.to_vec()).map(api))
     }
 
     /// Ends an access token: the next request with it is refused.

@@ -8,6 +8,7 @@ use smqtt_core::identity::{
 };
 
 use super::access::Presented;
+use super::edition::Expected;
 use super::{Authority, Operation};
 use crate::error::Error;
 use crate::pki::not_after;
@@ -23,6 +24,8 @@ pub struct Caller {
     access: Option<Presented>,
     /// Under which the request may be made again.
     key: Option<Arc<str>>,
+    /// What it expects to find.
+    pub(super) expected: Expected,
 }
 
 /// For how long a connection's certificate that was found to hold need not be checked again.
@@ -102,7 +105,14 @@ impl Caller {
         let named = certificate.as_ref().and_then(|der| read_certificate(der).ok());
         let named = named.map(|read| Arc::new(read.identity));
         let shown = |der| Arc::new(Shown { der, found: Mutex::default() });
-        Self { address, certificate: certificate.map(shown), named, access: None, key: None }
+        Self {
+            address,
+            certificate: certificate.map(shown),
+            named,
+            access: None,
+            key: None,
+            expected: Expected::default(),
+        }
     }
 
     /// The same with an access token: it counts instead of the certificate.

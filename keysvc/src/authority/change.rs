@@ -33,10 +33,12 @@ impl Authority {
     ) -> Result<DeviceChanged, Error> {
         let admin = self.authorise(caller, Operation::ChangeDevice).await?;
         let change = Change::parse(&change)?;
-        let (this, now) = (self.clone(), self.now());
+        let (this, now, expected) = (self.clone(), self.now(), caller.expected.clone());
         self.store
             .write(move |tx| {
-                let device = not_revoked(find(tx, &name_or_id)?)?;
+                let device = find(tx, &name_or_id)?;
+                expected.check(Some(&devices::device(device.clone())))?;
+                let device = not_revoked(device)?;
                 let had = tx.given(&device)?;
                 let given = change.of(tx, had.clone())?;
                 let (attributes, policy) = in_all(tx, &given, device.role)?;

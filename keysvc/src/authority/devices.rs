@@ -9,7 +9,7 @@ use smqtt_core::identity::{DeviceId, Role};
 use smqtt_core::policy::Policy;
 
 use super::keys::texts;
-use super::{Authority, Caller, Operation};
+use super::{Authority, Caller, Listed, Operation, Page};
 use crate::error::Error;
 use crate::store::{DeviceRow, NUMBER_MAX, RevocationRow, Tx};
 
@@ -17,15 +17,18 @@ use crate::store::{DeviceRow, NUMBER_MAX, RevocationRow, Tx};
 pub(crate) const PAGE_MAX: usize = 1000;
 
 impl Authority {
-    /// Up to 1,000 devices after identifier `after`.
+    /// Devices, by identifier, 1,000 at most.
     ///
     /// # Errors
     /// Not allowed, or the store failed.
-    pub async fn devices(&self, caller: &Caller, after: Option<DeviceId>) -> Result<Vec<Device>, Error> {
+    pub async fn devices(&self, caller: &Caller, page: Page) -> Result<Listed<Device>, Error> {
         self.authorise(caller, Operation::ListDevices).await?;
-        let after = after.unwrap_or(DeviceId([0; 16]));
-        let rows = self.store.read(move |tx| Ok(tx.devices(after, PAGE_MAX)?)).await?;
-        Ok(rows.into_iter().map(device).collect())
+        let (after, limit) = (
+            self.begins_after(Operation::ListDevices, &page)?.unwrap_or_default(),
+            Self::limit(&page, PAGE_MAX)?,
+        );
+        let rows = self.store.read(move |tx| Ok(tx.devices(&after, limit + 1)?)).await?;
+        Ok(self.listed(Operation::ListDevices, rows, limit, |row| row.id.0.to_vec()).map(device))
     }
 
     /// The device of this name or identifier.

@@ -177,6 +177,17 @@ impl Operation {
             || matches!(self, RotateMaster | RotateRootKey | RotateCertificate)
     }
 
+    /// Whether `If-Match` is heeded: whether it changes something that has an `ETag`.
+    pub fn takes_if_match(self) -> bool {
+        use Operation::{
+            ChangeDevice, RemoveGroup, RemoveProfile, RemoveRule, SetGroup, SetProfile, SetRule,
+        };
+        matches!(
+            self,
+            ChangeDevice | SetRule | RemoveRule | SetProfile | RemoveProfile | SetGroup | RemoveGroup
+        )
+    }
+
     /// The roles that may; none where no role is asked for.
     pub fn roles(self) -> &'static [Role] {
         match self.who() {

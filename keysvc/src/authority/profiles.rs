@@ -72,10 +72,11 @@ impl Authority {
             return Err(Error::Full { what: "rules at once", max: RULES_AT_ONCE_MAX });
         }
         let set = request.rules.iter().map(rules::parse).collect::<Result<Vec<_>, _>>()?;
-        let (this, now) = (self.clone(), self.now());
+        let (this, now, expected) = (self.clone(), self.now(), caller.expected.clone());
         self.store
             .write(move |tx| {
                 let before = tx.profile(&name)?;
+                expected.check(before.clone().map(profile).as_ref())?;
                 if before.is_none() && tx.profiles()?.len() >= TEMPLATES_MAX {
                     return Err(Error::Full { what: "profiles", max: TEMPLATES_MAX });
                 }
@@ -117,10 +118,11 @@ impl Authority {
         with_rules: bool,
     ) -> Result<TemplateSet, Error> {
         let admin = self.authorise(caller, Operation::RemoveProfile).await?;
-        let (this, now) = (self.clone(), self.now());
+        let (this, now, expected) = (self.clone(), self.now(), caller.expected.clone());
         self.store
             .write(move |tx| {
                 let row = profile_named(tx, &name)?;
+                expected.check(Some(&profile(row.clone())))?;
                 let users = tx.profile_users(&name)?;
                 if users > 0 {
                     return Err(Error::InUse { what: "profile", name, users });
@@ -170,13 +172,14 @@ impl Authority {
         let admin = self.authorise(caller, Operation::SetGroup).await?;
         check_name(&name).map_err(|error| Error::invalid("name", error))?;
         let attributes = parse_attributes(&request.attributes)?;
-        let (this, now) = (self.clone(), self.now());
+        let (this, now, expected) = (self.clone(), self.now(), caller.expected.clone());
         self.store
             .write(move |tx| {
                 if let Some(profile) = &request.profile {
                     profile_named(tx, profile)?;
                 }
                 let before = tx.group(&name)?;
+                expected.check(before.clone().map(group).as_ref())?;
                 if before.is_none() && tx.groups()?.len() >= TEMPLATES_MAX {
                     return Err(Error::Full { what: "groups", max: TEMPLATES_MAX });
                 }
@@ -199,10 +202,10 @@ impl Authority {
     /// Not allowed, no such group, it is in use, or the store failed.
     pub async fn remove_group(self: &Arc<Self>, caller: &Caller, name: String) -> Result<TemplateSet, Error> {
         let admin = self.authorise(caller, Operation::RemoveGroup).await?;
-        let (this, now) = (self.clone(), self.now());
+        let (this, now, expected) = (self.clone(), self.now(), caller.expected.clone());
         self.store
             .write(move |tx| {
-                group_named(tx, &name)?;
+                expected.check(Some(&group(group_named(tx, &name)?)))?;
                 let users = tx.group_users(&name)?;
                 if users > 0 {
                     return Err(Error::InUse { what: "group", name, users });

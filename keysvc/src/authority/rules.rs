@@ -25,8 +25,7 @@ impl Authority {
     /// Not allowed, or the store failed.
     pub async fn rules(&self, caller: &Caller) -> Result<Vec<api::Rule>, Error> {
         self.authorise(caller, Operation::ListRules).await?;
-        let rows = self.store.read(|tx| Ok(tx.rules()?)).await?;
-        Ok(rows.into_iter().map(api_rule).collect())
+        self.store.read(|tx| Ok(shown(tx)?)).await
     }
 
     /// Sets the rule of its filter. For administrators.
@@ -36,9 +35,10 @@ impl Authority {
     pub async fn set_rule(self: &Arc<Self>, caller: &Caller, rule: api::Rule) -> Result<api::RuleSet, Error> {
         let admin = self.authorise(caller, Operation::SetRule).await?;
         let rule = parse(&rule)?;
-        let (this, now) = (self.clone(), self.now());
+        let (this, now, expected) = (self.clone(), self.now(), caller.expected.clone());
         self.store
             .write(move |tx| {
+                expected.check(Some(&shown(tx)?))?;
                 let mut warnings = warnings(&rule, &tx.attributes_in_use(now)?);
                 if let Some(labels) = &rule.labels {
                     warnings.extend(label_warnings(labels, &tx.policies_in_use(now)?));
@@ -82,9 +82,10 @@ impl Authority {
         filter: String,
     ) -> Result<api::RuleSet, Error> {
         let admin = self.authorise(caller, Operation::RemoveRule).await?;
-        let (this, now) = (self.clone(), self.now());
+        let (this, now, expected) = (self.clone(), self.now(), caller.expected.clone());
         self.store
             .write(move |tx| {
+                expected.check(Some(&shown(tx)?))?;
                 if !tx.delete_rule(&filter)? {
                     return Err(Error::NoSuchRule { filter: filter.chars().take(256).collect() });
                 }
@@ -95,6 +96,11 @@ impl Authority {
             })
             .await
     }
+}
+
+/// The rules as the API shows them.
+fn shown(tx: &Tx<'_>) -> Result<Vec<api::Rule>, StoreError> {
+    Ok(tx.rules()?.into_iter().map(api_rule).collect())
 }
 
 /// The rules in the store, parsed.

@@ -13,7 +13,7 @@ use smqtt_core::token::Token;
 use super::caller::Known;
 use super::keys::texts;
 use super::profiles::{in_all, profile_of};
-use super::{Authority, Caller, Operation};
+use super::{Authority, Caller, Listed, Operation, Page};
 use crate::config::HOSTS_MAX;
 use crate::error::Error;
 use crate::pki::Host;
@@ -117,17 +117,19 @@ impl Authority {
         self.write_once(once, make).await
     }
 
-    /// Up to 1,000 tokens after the one of identifier `after`, forgotten ones left out. For administrators and enrollers.
+    /// Tokens, by identifier, 1,000 at most, forgotten ones left out. For administrators and enrollers.
     ///
     /// # Errors
     /// Not allowed, or the store failed.
-    pub async fn tokens(&self, caller: &Caller, after: Option<String>) -> Result<Vec<TokenInfo>, Error> {
+    pub async fn tokens(&self, caller: &Caller, page: Page) -> Result<Listed<TokenInfo>, Error> {
         self.authorise(caller, Operation::ListTokens).await?;
-        let after = after.map(|id| token_id(&id)).transpose()?;
+        let (after, limit) = (
+            self.begins_after(Operation::ListTokens, &page)?.unwrap_or_default(),
+            Self::limit(&page, PAGE_MAX)?,
+        );
         let now = self.now();
-        let after = after.map_or(Vec::new(), Vec::from);
-        let rows = self.store.read(move |tx| Ok(tx.tokens(&after, PAGE_MAX)?)).await?;
-        Ok(rows.into_iter().map(|row| info(row, now)).collect())
+        let rows = self.store.read(move |tx| Ok(tx.tokens(&after, limit + 1)?)).await?;
+        Ok(self.listed(Operation::ListTokens, rows, limit, |row| row.id.to_vec()).map(|row| info(row, now)))
     }
 
     /// A token, its serials, and who presented it. For administrators and enrollers.

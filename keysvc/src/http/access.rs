@@ -3,10 +3,12 @@
 use axum::Json as Answer;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::response::IntoResponse;
 use smqtt_core::api::{Access, AccessRequest, NewAccess};
 
 use super::Shared;
-use super::extract::{From, Json, Named};
+use super::extract::{Asked, From, Json, Named};
+use super::page::Part;
 use super::problem::Refused;
 
 pub(super) async fn post(
@@ -20,8 +22,10 @@ pub(super) async fn post(
 pub(super) async fn list(
     State(authority): Shared,
     From(caller): From,
-) -> Result<Answer<Vec<Access>>, Refused> {
-    Ok(Answer(authority.list_access(&caller).await?))
+    Asked(part): Asked<Part>,
+) -> Result<impl IntoResponse, Refused> {
+    let listed = authority.list_access(&caller, part.page()?).await?;
+    Ok(part.answer("/v1/access", listed))
 }
 
 pub(super) async fn delete(

@@ -2,45 +2,34 @@
 
 use axum::Json as Answer;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
 use serde::Deserialize;
 use smqtt_core::api::{
     Device, DeviceChange, DeviceChanged, Reset, ResetRequest, Resumption, Revocation, Suspension,
 };
-use smqtt_core::identity::DeviceId;
 
 use super::Shared;
 use super::extract::{Asked, From, Json, Named};
+use super::page::{Part, Tagged};
 use super::problem::Refused;
-use crate::authority::DEVICES_PAGE_MAX;
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Page {
-    after: Option<String>,
-}
+use crate::authority::etag;
 
 pub(super) async fn list(
     State(authority): Shared,
     From(caller): From,
-    Asked(page): Asked<Page>,
-) -> Result<(HeaderMap, Answer<Vec<Device>>), Refused> {
-    let after = page.after.map(|id| id.parse::<DeviceId>()).transpose().map_err(Refused::bad_request)?;
-    let devices = authority.devices(&caller, after).await?;
-    let mut headers = HeaderMap::new();
-    if let Some(last) = devices.last().filter(|_| devices.len() == DEVICES_PAGE_MAX) {
-        let link = format!("</v1/devices?after={}>; rel=\"next\"", last.id);
-        headers.extend(link.parse().ok().map(|link| (header::LINK, link)));
-    }
-    Ok((headers, Answer(devices)))
+    Asked(part): Asked<Part>,
+) -> Result<impl IntoResponse, Refused> {
+    let listed = authority.devices(&caller, part.page()?).await?;
+    Ok(part.answer("/v1/devices", listed))
 }
 
 pub(super) async fn get(
     State(authority): Shared,
     From(caller): From,
     Named(name_or_id): Named,
-) -> Result<Answer<Device>, Refused> {
-    Ok(Answer(authority.device(&caller, name_or_id).await?))
+) -> Result<Tagged<Device>, Refused> {
+    Ok(Tagged(authority.device(&caller, name_or_id).await?))
 }
 
 #[derive(Deserialize)]
@@ -64,8 +53,9 @@ pub(super) async fn patch(
     From(caller): From,
     Named(name_or_id): Named,
     Json(change): Json<DeviceChange>,
-) -> Result<Answer<DeviceChanged>, Refused> {
-    Ok(Answer(authority.change_device(&caller, name_or_id, change).await?))
+) -> Result<impl IntoResponse, Refused> {
+    let changed: DeviceChanged = authority.change_device(&caller, name_or_id, change).await?;
+    Ok(([(header::ETAG, etag(&changed.device))], Answer(changed)))
 }
 
 pub(super) async fn suspend(

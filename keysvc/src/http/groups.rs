@@ -6,6 +6,7 @@ use smqtt_core::api::{Group, GroupRequest, TemplateSet};
 
 use super::Shared;
 use super::extract::{From, Json, Named};
+use super::page::Tagged;
 use super::problem::Refused;
 
 pub(super) async fn list(
@@ -19,8 +20,8 @@ pub(super) async fn get(
     State(authority): Shared,
     From(caller): From,
     Named(name): Named,
-) -> Result<Answer<Group>, Refused> {
-    Ok(Answer(authority.group(&caller, name).await?))
+) -> Result<Tagged<Group>, Refused> {
+    Ok(Tagged(authority.group(&caller, name).await?))
 }
 
 pub(super) async fn put(

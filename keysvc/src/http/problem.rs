@@ -80,6 +80,7 @@ fn status(error: &Error) -> StatusCode {
         | Error::NoSuchRule { .. }
         | Error::NoSuchAccess { .. } => StatusCode::NOT_FOUND,
         Error::Invalid { .. } => StatusCode::BAD_REQUEST,
+        Error::Changed => StatusCode::PRECONDITION_FAILED,
         Error::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
         Error::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
         Error::Busy | Error::Store(_) | Error::Backup(_) | Error::Files(_) => StatusCode::SERVICE_UNAVAILABLE,

@@ -7,6 +7,7 @@ use smqtt_core::api::{Profile, ProfileRequest, TemplateSet};
 
 use super::Shared;
 use super::extract::{Asked, From, Json, Named};
+use super::page::Tagged;
 use super::problem::Refused;
 
 #[derive(Deserialize)]
@@ -27,8 +28,8 @@ pub(super) async fn get(
     State(authority): Shared,
     From(caller): From,
     Named(name): Named,
-) -> Result<Answer<Profile>, Refused> {
-    Ok(Answer(authority.profile(&caller, name).await?))
+) -> Result<Tagged<Profile>, Refused> {
+    Ok(Tagged(authority.profile(&caller, name).await?))
 }
 
 pub(super) async fn put(

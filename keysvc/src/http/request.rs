@@ -79,13 +79,13 @@ impl Answers {
         {
             return Refused::from(error).into_response();
         }
-        let caller_with_key = match idempotency_key(request.headers()) {
-            Ok(None) => caller.clone(),
-            Ok(Some(key)) => caller.clone().with_idempotency_key(key),
+        let with_terms = match idempotency_key(request.headers()) {
+            Ok(None) => expecting(caller.clone(), request.headers()),
+            Ok(Some(key)) => expecting(caller.clone().with_idempotency_key(key), request.headers()),
             Err(refused) => return refused.into_response(),
         };
         let mut request = request.map(Body::new);
-        request.extensions_mut().insert(caller_with_key);
+        request.extensions_mut().insert(with_terms);
         let (mut router, mut stopping) = (self.router.clone(), self.stopping.clone());
         let work = tokio::time::timeout(self.timeout + BUNDLE_WAIT_MAX, router.call(request));
         let unavailable = |detail: &str| {
@@ -157,6 +157,19 @@ fn client_id(headers: &HeaderMap) -> Option<&str> {
     let id = headers.get(REQUEST_ID)?.to_str().ok()?;
     let fit = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
     ((1..=CLIENT_ID_CHARS_MAX).contains(&id.len()) && id.bytes().all(fit)).then_some(id)
+}
+
+/// What the request expects to find (RFC 9110, section 13.1). A header that is no text matches nothing.
+fn expecting(mut caller: Caller, headers: &HeaderMap) -> Caller {
+    let lists: Vec<_> =
+        headers.get_all(header::IF_MATCH).iter().map(|list| list.to_str().unwrap_or_default()).collect();
+    if !lists.is_empty() {
+        caller = caller.with_if_match(&lists.join(","));
+    }
+    if headers.get(header::IF_NONE_MATCH).is_some_and(|value| value == "*") {
+        caller = caller.with_nothing_expected();
+    }
+    caller
 }
 
 /// The key under which the request may be made again: a string as RFC 9651 writes one, or bare.

@@ -7,6 +7,7 @@ use smqtt_core::api::{Rule, RuleSet};
 
 use super::Shared;
 use super::extract::{Asked, From, Json};
+use super::page::Tagged;
 use super::problem::Refused;
 
 #[derive(Deserialize)]
@@ -15,8 +16,8 @@ pub(super) struct Which {
     filter: String,
 }
 
-pub(super) async fn get(State(authority): Shared, From(caller): From) -> Result<Answer<Vec<Rule>>, Refused> {
-    Ok(Answer(authority.rules(&caller).await?))
+pub(super) async fn get(State(authority): Shared, From(caller): From) -> Result<Tagged<Vec<Rule>>, Refused> {
+    Ok(Tagged(authority.rules(&caller).await?))
 }
 
 pub(super) async fn put(

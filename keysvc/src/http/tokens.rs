@@ -2,20 +2,14 @@
 
 use axum::Json as Answer;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, header};
-use serde::Deserialize;
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
 use smqtt_core::api::{NewToken, TokenInfo, TokenRequest};
 
 use super::Shared;
 use super::extract::{Asked, From, Json, Named};
+use super::page::Part;
 use super::problem::Refused;
-use crate::authority::TOKENS_PAGE_MAX;
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Page {
-    after: Option<String>,
-}
 
 pub(super) async fn post(
     State(authority): Shared,
@@ -28,15 +22,10 @@ pub(super) async fn post(
 pub(super) async fn list(
     State(authority): Shared,
     From(caller): From,
-    Asked(page): Asked<Page>,
-) -> Result<(HeaderMap, Answer<Vec<TokenInfo>>), Refused> {
-    let tokens = authority.tokens(&caller, page.after).await?;
-    let mut headers = HeaderMap::new();
-    if let Some(last) = tokens.last().filter(|_| tokens.len() == TOKENS_PAGE_MAX) {
-        let link = format!("</v1/tokens?after={}>; rel=\"next\"", last.id);
-        headers.extend(link.parse().ok().map(|link| (header::LINK, link)));
-    }
-    Ok((headers, Answer(tokens)))
+    Asked(part): Asked<Part>,
+) -> Result<impl IntoResponse, Refused> {
+    let listed = authority.tokens(&caller, part.page()?).await?;
+    Ok(part.answer("/v1/tokens", listed))
 }
 
 pub(super) async fn get(

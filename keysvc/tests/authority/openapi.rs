@@ -29,6 +29,14 @@ struct Told {
     refusals: &'static [u16],
 }
 
+/// Which part of a list.
+fn page() -> [(&'static str, Value, bool); 3] {
+    let limit = json!({ "type": "integer", "minimum": 1, "maximum": u64::MAX });
+    let cursor = json!({ "type": "string", "pattern": "^[A-Za-z0-9_-]+$", "maxLength": 36 });
+    let after = json!({ "type": "string", "pattern": "^[0-9a-f]{32}$" });
+    [("limit", limit, false), ("cursor", cursor, false), ("after", after, false)]
+}
+
 struct Teller(SchemaGenerator);
 
 impl Teller {
@@ -98,8 +106,8 @@ impl Teller {
             }
             Operation::MakeToken => self.exchange::<api::TokenRequest, api::NewToken>(201, &[404, 409]),
             Operation::ListTokens => {
-                let mut told = self.answer::<Vec<api::TokenInfo>>(&[404]);
-                told.query.push(("after", json!({ "type": "string", "pattern": "^[0-9a-f]{32}$" }), false));
+                let mut told = self.answer::<Vec<api::TokenInfo>>(&[]);
+                told.query.extend(page());
                 told
             }
             Operation::ShowToken => self.answer::<api::TokenInfo>(&[404]),
@@ -117,7 +125,7 @@ impl Teller {
             }
             Operation::ListDevices => {
                 let mut told = self.answer::<Vec<api::Device>>(&[]);
-                told.query.push(("after", json!({ "type": "string", "pattern": "^[0-9a-f]{32}$" }), false));
+                told.query.extend(page());
                 told
             }
             Operation::ShowDevice => self.answer::<api::Device>(&[404]),
@@ -166,7 +174,11 @@ impl Teller {
                 self.exchange::<api::CertificateRotation, api::CertificateRotated>(200, &[409])
             }
             Operation::MakeAccess => self.exchange::<api::AccessRequest, api::NewAccess>(201, &[409]),
-            Operation::ListAccess => self.answer::<Vec<api::Access>>(&[]),
+            Operation::ListAccess => {
+                let mut told = self.answer::<Vec<api::Access>>(&[]);
+                told.query.extend(page());
+                told
+            }
             Operation::RemoveAccess => self.answer::<api::Access>(&[404]),
             Operation::ListCheckpoints => {
                 let mut told = self.answer::<Vec<api::Checkpoint>>(&[]);
@@ -305,7 +317,14 @@ fn described(operation: Operation, told: Told, problem: &Value) -> Value {
         let header = api::IDEMPOTENCY_KEY_HEADER;
         parameters.push(json!({ "name": header, "in": "header", "required": false, "schema": schema }));
     }
+    if operation.takes_if_match() {
+        let schema = json!({ "type": "string", "maxLength": 1024 });
+        parameters.push(json!({ "name": "if-match", "in": "header", "required": false, "schema": schema }));
+    }
     let mut refusals = vec![400, 429, 503];
+    if operation.takes_if_match() {
+        refusals.push(412);
+    }
     if operation.takes_idempotency_key() {
         refusals.push(422);
     }

@@ -97,10 +97,10 @@ impl Tx<'_> {
     }
 
     /// Devices after identifier `after`, sorted by it.
-    pub(crate) fn devices(&self, after: DeviceId, max: usize) -> Result<Vec<DeviceRow>> {
+    pub(crate) fn devices(&self, after: &[u8], max: usize) -> Result<Vec<DeviceRow>> {
         let sql = format!("SELECT {DEVICE} FROM devices WHERE id > ? ORDER BY id LIMIT ?");
         let mut statement = self.connection.prepare_cached(&sql)?;
-        let mut rows = statement.query(params![after.0, max])?;
+        let mut rows = statement.query(params![after, max])?;
         let mut devices = Vec::new();
         while let Some(row) = rows.next()? {
             devices.push(device_row(row)?);

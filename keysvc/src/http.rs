@@ -12,6 +12,7 @@ mod directory;
 mod enrol;
 mod enrolments;
 mod epoch;
+mod est;
 mod extract;
 mod groups;
 mod health;
@@ -80,6 +81,9 @@ fn handler(operation: Operation) -> MethodRouter<Arc<Authority>> {
         Operation::Describe => on(method, openapi::get),
         Operation::Enrol => on(method, enrol::post),
         Operation::Renew => on(method, renew::post),
+        Operation::EstRoots => on(method, est::roots),
+        Operation::EstEnrol => on(method, est::enrol),
+        Operation::EstRenew => on(method, est::renew),
         Operation::FetchKeys => on(method, keys::get),
         Operation::ReadBundle => on(method, bundle::get),
         Operation::ListRules => on(method, rules::get),

@@ -16,6 +16,7 @@
 mod authority;
 mod backup;
 mod clock;
+mod cms;
 mod config;
 mod counts;
 mod error;

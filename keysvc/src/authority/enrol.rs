@@ -21,9 +21,10 @@ use crate::store::{DeviceRow, GivenRow, StoreError, TokenRow, Tx, UseRow};
 const RETRY_SECONDS: u64 = 86_400;
 
 /// The keys of a device, parsed and checked.
-struct DeviceKeys {
+pub(super) struct DeviceKeys {
     public_key: Point,
-    hpke_key: SealTo,
+    /// `None` for whoever has none, and so gets no user secret keys, or keeps the one it has.
+    hpke_key: Option<SealTo>,
 }
 
 impl DeviceKeys {
@@ -39,19 +40,30 @@ impl DeviceKeys {
             let hint = "make a key pair for each";
             return Err(Error::invalid("hpke-key", "one key for signing and for HPKE").with_hint(hint));
         }
-        Ok(Self { public_key, hpke_key })
+        Ok(Self { public_key, hpke_key: Some(hpke_key) })
+    }
+
+    /// Of a signing request, DER, alone.
+    pub(super) fn of_request(csr: &[u8]) -> Result<Self, Error> {
+        let public_key = csr_key(csr).map_err(|error| Error::invalid("csr", error))?;
+        Ok(Self { public_key, hpke_key: None })
+    }
+
+    /// The HPKE key as it is stored: nothing for none.
+    fn hpke_bytes(&self) -> &[u8] {
+        self.hpke_key.as_ref().map_or(&[], SealTo::as_bytes)
     }
 }
 
 /// A device as a transaction left it, and what it will be told.
-struct Enrolled {
+pub(super) struct Enrolled {
     device: DeviceRow,
-    certificate: Vec<u8>,
+    pub(super) certificate: Vec<u8>,
     plan: Plan,
 }
 
 /// What a transaction made of whoever presented a token.
-enum Outcome {
+pub(super) enum Outcome {
     Enrolled(Box<Enrolled>),
     Waits(Waiting),
 }
@@ -85,28 +97,39 @@ impl Authority {
             return Err(Error::invalid("token", "token id and secret are 32 hexadecimal digits each"));
         };
         let proof = sha256(&[&*secret]);
+        let keys = || DeviceKeys::parse(&request.csr, &request.hpke_key);
+        let outcome = self.present(caller, Operation::Enrol, (id, proof), keys, request.serial).await?;
+        Ok(match outcome {
+            Outcome::Enrolled(enrolled) => EnrolAnswer::Enrolled(self.enrolment(*enrolled).await?.into()),
+            Outcome::Waits(waiting) => EnrolAnswer::Waits(waiting),
+        })
+    }
+
+    /// What becomes of whoever has the token of this id, proven by its secret's hash: the one way in, however it is asked for.
+    pub(super) async fn present(
+        self: &Arc<Self>,
+        caller: &Caller,
+        operation: Operation,
+        (id, proof): ([u8; 16], [u8; 32]),
+        keys: impl FnOnce() -> Result<DeviceKeys, Error>,
+        serial: Option<String>,
+    ) -> Result<Outcome, Error> {
         // Whoever has no token is not worth the work of checking a signature.
         let read = self.store.read(move |tx| find_token(tx, &id, &proof).map(drop)).await;
         let result = match read {
-            Ok(()) => match DeviceKeys::parse(&request.csr, &request.hpke_key) {
-                Ok(keys) => self.enrol_with(caller, id, proof, keys, request.serial).await,
-                Err(error) => return Err(error),
-            },
+            Ok(()) => self.enrol_with(caller, id, proof, keys()?, serial).await,
             Err(error) => Err(error),
         };
         match result {
-            Ok(Outcome::Enrolled(enrolled)) => {
-                Ok(EnrolAnswer::Enrolled(self.enrolment(*enrolled).await?.into()))
-            }
-            Ok(Outcome::Waits(waiting)) => Ok(EnrolAnswer::Waits(waiting)),
-            Err(Error::Store(error)) => Err(error.into()),
-            Err(error) => {
+            Err(error) if !matches!(error, Error::Store(_)) => {
+                let token = DeviceId(id);
                 if matches!(error, Error::TokenUsed) {
-                    tracing::warn!(token = request.token_id, "a token is presented by another device");
+                    tracing::warn!(%token, "a token is presented by another device");
                 }
-                let subject = format!("token {}", request.token_id);
-                Err(self.deny(caller.address().to_string(), "enrol", subject, error).await)
+                let (address, subject) = (caller.address().to_string(), format!("token {token}"));
+                Err(self.deny(address, operation.name(), subject, error).await)
             }
+            result => result,
         }
     }
 
@@ -136,7 +159,7 @@ impl Authority {
             let mut used = UseRow {
                 token: id,
                 public_key: keys.public_key.to_vec(),
-                hpke_key: keys.hpke_key.as_bytes().to_vec(),
+                hpke_key: keys.hpke_bytes().to_vec(),
                 name,
                 serial,
                 address,
@@ -213,7 +236,7 @@ impl Authority {
         now: u64,
     ) -> Result<Outcome, Error> {
         // A signing request is no secret: with it alone nobody may have the keys sealed to a key of their own.
-        if used.hpke_key != keys.hpke_key.as_bytes() {
+        if used.hpke_key != keys.hpke_bytes() {
             return Err(Error::TokenUsed);
         }
         let Some(device) = used.device else {
@@ -239,18 +262,30 @@ impl Authority {
     /// # Errors
     /// [`Error`], saying why not.
     pub async fn renew(self: &Arc<Self>, caller: &Caller, request: RenewRequest) -> Result<Enrolment, Error> {
+        let keys = || DeviceKeys::parse(&request.csr, &request.hpke_key);
+        let enrolled = self.renew_with(caller, Operation::Renew, keys).await?;
+        self.enrolment(enrolled).await
+    }
+
+    /// The same, however it is asked for.
+    pub(super) async fn renew_with(
+        self: &Arc<Self>,
+        caller: &Caller,
+        operation: Operation,
+        keys: impl FnOnce() -> Result<DeviceKeys, Error>,
+    ) -> Result<Enrolled, Error> {
         let now = self.now();
         let at = self.renewal_time(caller, now).await;
-        let known = self.authorise_holder(caller, Operation::Renew, at).await?;
-        let keys = DeviceKeys::parse(&request.csr, &request.hpke_key)?;
+        let known = self.authorise_holder(caller, operation, at).await?;
+        let keys = keys()?;
         if at != now && keys.public_key != known.public_key {
             let error =
                 Error::invalid("csr", "after its expiry a certificate is renewed for the same key only");
             let error = error.with_hint("enrol again with a new token");
-            return Err(self.deny(known.actor, "renew", String::new(), error).await);
+            return Err(self.deny(known.actor, operation.name(), String::new(), error).await);
         }
         let (this, id) = (self.clone(), known.device.id);
-        let enrolled = self.store.write(move |tx| {
+        let renew = move |tx: &Tx<'_>| {
             let mut device = tx.device(id)?.ok_or(Error::UnknownCaller)?;
             device.stands()?;
             let issued = this.certify(
@@ -259,7 +294,9 @@ impl Authority {
                 this.certificate_seconds(tx, &tx.given(&device)?)?,
                 now,
             );
-            device.hpke_key = keys.hpke_key.as_bytes().to_vec();
+            if keys.hpke_key.is_some() {
+                device.hpke_key = keys.hpke_bytes().to_vec();
+            }
             device.certificate_expires = issued.not_after;
             tx.renew_device(id, &device.hpke_key, issued.not_after)?;
             device.revision = tx.counter("revision")?;
@@ -269,8 +306,8 @@ impl Authority {
             tracing::info!(device = %id, "renewed");
             let plan = Plan::issue(&this, tx, &device, now)?;
             Ok(Enrolled { device, certificate: issued.der, plan })
-        });
-        self.enrolment(enrolled.await?).await
+        };
+        self.store.write(renew).await
     }
 
     /// When the caller's certificate has to be valid: now, or, if the device's last one expired not too long ago, then. A
@@ -418,6 +455,6 @@ fn base64(text: &str, bytes_max: usize) -> Option<Vec<u8>> {
     (text.len() <= bytes_max.div_ceil(3) * 4).then(|| STANDARD.decode(text).ok())?
 }
 
-fn hex16(text: &str) -> Option<[u8; 16]> {
+pub(super) fn hex16(text: &str) -> Option<[u8; 16]> {
     text.parse::<DeviceId>().ok().map(|id| id.0)
 }

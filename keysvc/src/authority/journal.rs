@@ -332,7 +332,7 @@ fn write_state(tx: &Tx<'_>) -> Result<(), StoreError> {
     });
     let mut after = DeviceId([0; 16]);
     loop {
-        let page = tx.devices(after, PAGE_MAX)?;
+        let page = tx.devices(&after.0, PAGE_MAX)?;
         let Some(last) = page.last() else { break };
         after = last.id;
         for device in page.into_iter().filter(|device| device.revocation.is_none()) {

@@ -40,7 +40,8 @@ impl Plan {
             keys: Vec::new(),
             in_use: masters::in_use(tx)?,
         };
-        if device.role != Role::Device {
+        // Nor who has no key yet that they could be sealed to.
+        if device.role != Role::Device || device.hpke_key.is_empty() {
             return Ok(plan);
         }
         let current = tx.current_epoch()?;

@@ -93,6 +93,9 @@ operations! {
     Describe "describe" Get "/v1/openapi.json" Who::Anyone, "This API, as OpenAPI 3.1";
     Enrol "enrol" Post "/v1/enrol" Who::Token, "An identity and keys for a token";
     Renew "renew" Post "/v1/renew" Who::Holders(RENEWS), "A new certificate for whoever the old one names";
+    EstRoots "est-cacerts" Get "/.well-known/est/cacerts" Who::Anyone, "EST: the roots to trust";
+    EstEnrol "est-enrol" Post "/.well-known/est/simpleenroll" Who::Token, "EST: a certificate for a token";
+    EstRenew "est-renew" Post "/.well-known/est/simplereenroll" Who::Holders(RENEWS), "EST: a new certificate for whoever the old one names";
     FetchKeys "fetch-keys" Get "/v1/keys" Who::Holders(&[Device]), "The caller's user secret keys, sealed to it";
     ReadBundle "read-bundle" Get "/v1/bundle" Who::Roles(ENROLLED), "The newest bundle, signed";
     ListRules "list-rules" Get "/v1/rules" Who::Roles(ENROLLED), "All topic rules";
@@ -220,7 +223,7 @@ mod tests {
         for operation in Operation::ALL {
             let (roles, reads) = (operation.roles(), operation.method() == Method::Get);
             // A certificate of one's own is nobody else's business.
-            let own = *operation == Operation::Renew;
+            let own = matches!(operation, Operation::Renew | Operation::EstRenew);
             assert!(!roles.contains(&Auditor) || reads || own, "{operation:?}");
             let enrols = matches!(
                 operation,

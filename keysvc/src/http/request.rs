@@ -99,7 +99,8 @@ impl Answers {
             },
             _ = stopping.changed() => unavailable("the authority is stopping"),
         };
-        self.authority.settle(caller, response.status() == StatusCode::UNAUTHORIZED);
+        let code = response.extensions().get::<Problem>().map_or("", Problem::code);
+        self.authority.settle(caller, matches!(code, "token-unknown" | "access-unknown"));
         response
     }
 }

@@ -32,6 +32,8 @@ async fn a_token_is_for_what_its_role_may_and_no_certificate_is_asked_for() {
             let answer = ask(&client, operation).await;
             match operation.who() {
                 Who::Anyone => assert_eq!(answer.status, StatusCode::OK),
+                // Two credentials at once are none.
+                Who::Token if operation == Operation::EstEnrol => drop(answer.problem(401, "token-required")),
                 Who::Token => drop(answer.problem(401, "token-unknown")),
                 Who::Holders(_) => drop(answer.problem(401, "certificate-required")),
                 Who::Roles(roles) if roles.contains(&role) => {

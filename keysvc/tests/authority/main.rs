@@ -13,6 +13,7 @@ mod data_dir;
 mod editions;
 mod enrolment;
 mod epochs;
+mod est;
 mod http;
 mod news;
 mod once;

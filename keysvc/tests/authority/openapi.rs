@@ -14,6 +14,8 @@ use smqtt_keysvc::{Method, Operation, Who};
 use crate::common::Running;
 
 const JSON: &str = "application/json";
+/// A signing request, in base64.
+const PKCS10: &str = "application/pkcs10";
 const NAME: &str = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$";
 /// Of `Idempotency-Key`, with quotes or without.
 const KEY: &str = "^(\"[A-Za-z0-9._-]{1,64}\"|[A-Za-z0-9._-]{1,64})$";
@@ -78,6 +80,31 @@ impl Teller {
                 told
             }
             Operation::Renew => self.exchange::<api::RenewRequest, api::Enrolment>(200, &[]),
+            Operation::EstRoots => Told {
+                query: vec![],
+                body: None,
+                answers: vec![(200, "application/pkcs7-mime", Some(json!({ "type": "string" })))],
+                refusals: &[],
+            },
+            Operation::EstEnrol => Told {
+                query: vec![],
+                body: Some(json!({ "type": "string", "maxLength": 8192 })),
+                answers: vec![
+                    (200, "application/pkcs7-mime; smime-type=certs-only", Some(json!({ "type": "string" }))),
+                    (202, JSON, Some(self.of::<api::Waiting>())),
+                ],
+                refusals: &[409, 410],
+            },
+            Operation::EstRenew => Told {
+                query: vec![],
+                body: Some(json!({ "type": "string", "maxLength": 8192 })),
+                answers: vec![(
+                    200,
+                    "application/pkcs7-mime; smime-type=certs-only",
+                    Some(json!({ "type": "string" })),
+                )],
+                refusals: &[],
+            },
             Operation::FetchKeys => {
                 let mut told = self.answer::<api::Keys>(&[]);
                 told.query.push(("since", number(), false));
@@ -296,6 +323,7 @@ fn description() -> Value {
             "schemas": schemas,
             "securitySchemes": {
                 "certificate": { "type": "mutualTLS", "description": "A certificate of the authority." },
+                "token": { "type": "http", "scheme": "basic", "description": "An enrolment token as the password." },
                 "access": { "type": "http", "scheme": "bearer", "description": "An access token." }
             }
         }
@@ -356,6 +384,7 @@ fn described(operation: Operation, told: Told, problem: &Value) -> Value {
         answers.insert(status.to_string(), answer);
     }
     let security = match operation.who() {
+        Who::Token if operation == Operation::EstEnrol => json!([{ "token": [] }]),
         Who::Anyone | Who::Token => json!([]),
         Who::Roles(_) => json!([{ "certificate": [] }, { "access": [] }]),
         Who::Holders(_) => json!([{ "certificate": [] }]),
@@ -370,7 +399,8 @@ fn described(operation: Operation, told: Told, problem: &Value) -> Value {
         "responses": answers,
     });
     if let Some(schema) = told.body {
-        item["requestBody"] = json!({ "required": true, "content": { JSON: { "schema": schema } } });
+        let media = if operation.path().contains("/est/") { PKCS10 } else { JSON };
+        item["requestBody"] = json!({ "required": true, "content": { media: { "schema": schema } } });
     }
     item
 }
@@ -418,6 +448,8 @@ fn reference(document: &Value) -> String {
         }
         if let Some(body) = item["requestBody"].pointer("/content/application~1json/schema") {
             let _ = write!(out, "\n- body: {}", kind(body));
+        } else if item["requestBody"].is_object() {
+            let _ = write!(out, "\n- body: `{PKCS10}`");
         }
         let mut refused = Vec::new();
         for (status, answer) in item["responses"].as_object().unwrap() {

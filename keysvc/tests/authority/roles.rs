@@ -1,5 +1,7 @@
 //! Who may do what.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use hyper::{Request, StatusCode};
 use smqtt_core::crypto::SigningKey;
 use smqtt_core::identity::Role;
@@ -30,6 +32,12 @@ fn decision(operation: Operation) -> (&'static str, String, &'static [Role]) {
         Operation::Renew => {
             let body = serde_json::to_string(&DeviceKeys::generate().renewal()).unwrap();
             ("/v1/renew", body, &[Device, Broker, Bridge, Enroller, Auditor])
+        }
+        Operation::EstRoots => ("/.well-known/est/cacerts", none(), &[]),
+        Operation::EstEnrol => ("/.well-known/est/simpleenroll", DeviceKeys::generate().renewal().csr, &[]),
+        Operation::EstRenew => {
+            let body = DeviceKeys::generate().renewal().csr;
+            ("/.well-known/est/simplereenroll", body, &[Device, Broker, Bridge, Enroller, Auditor])
         }
         Operation::FetchKeys => ("/v1/keys", none(), &[Device]),
         Operation::ReadBundle => ("/v1/bundle", none(), ALL),
@@ -86,7 +94,17 @@ fn decision(operation: Operation) -> (&'static str, String, &'static [Role]) {
 pub async fn ask(client: &Client, operation: Operation) -> Answer {
     let (path, body, _) = decision(operation);
     let request = Request::builder().method(operation.method().name()).uri(path);
-    client.send(request.header("content-type", "application/json"), body.into()).await
+    let request = match operation {
+        Operation::EstEnrol => {
+            // A token that nobody made.
+            let credentials = STANDARD.encode(format!("{0}:{0}", "00".repeat(16)));
+            let request = request.header("authorization", format!("Basic {credentials}"));
+            request.header("content-type", "application/pkcs10")
+        }
+        Operation::EstRenew => request.header("content-type", "application/pkcs10"),
+        _ => request.header("content-type", "application/json"),
+    };
+    client.send(request, body.into()).await
 }
 
 pub fn granted(answer: &Answer) -> bool {
@@ -138,7 +156,9 @@ async fn each_operation_is_for_its_roles_alone() {
         ask(&revoked, operation).await.problem(403, "revoked");
         match operation {
             // For a while, and for the same key.
-            Operation::Renew => drop(ask(&expired, operation).await.problem(400, "csr")),
+            Operation::Renew | Operation::EstRenew => {
+                drop(ask(&expired, operation).await.problem(400, "csr"))
+            }
             _ => drop(ask(&expired, operation).await.problem(403, "certificate-expired")),
         }
         for (role, client) in &clients {

@@ -22,8 +22,8 @@ use smqtt_client::opener::{Opener, Outcome};
 use smqtt_client::replay::Replay;
 use smqtt_client::sealer::{Outgoing, SealError, Sealer, Wish};
 use smqtt_core::api::{
-    BackupMade, DeviceChange, DeviceChanged, MasterRotated, MasterRotation, Resumption, Revocation,
-    RootKeyRotated, Suspension,
+    BackupMade, CertificateRotated, CertificateRotation, DeviceChange, DeviceChanged, MasterRotated,
+    MasterRotation, Resumption, Revocation, RootKeyRotated, Suspension,
 };
 use smqtt_core::target::Target;
 use smqtt_keysvc::{Authority, Config, RecoverySecret, Restore, Since, restore};
@@ -42,6 +42,7 @@ const LOOK_BACK: usize = 12;
 const AT_ONCE: usize = 16;
 /// Weeks at whose beginning something happens to the authority itself.
 const OUTAGE: usize = 20;
+const CERTIFICATE: usize = 1;
 const ROOT_KEY: usize = 10;
 const CUT_OFF: usize = 30;
 const BACKUP: usize = 33;
@@ -505,9 +506,17 @@ impl Year {
         if week == ROOT_KEY {
             let _: RootKeyRotated = admin.post("/v1/rotate/root-key", &serde_json::json!({})).await.unwrap();
         }
-        let steps = [("prepare", 0), ("activate", 1), ("retire", 2 + HISTORY as usize)];
-        for (step, _) in steps.iter().filter(|(_, after)| week == MASTER + after) {
-            let request = MasterRotation { suite: "fabeo-cp".into(), step: (*step).into(), force: false };
+        let steps = |week: usize, retire: usize| {
+            let steps = [("prepare", 0), ("activate", 1), ("retire", retire)];
+            steps.into_iter().find(move |(_, after)| week == *after).map(|(step, _)| step)
+        };
+        // The last certificate of the old root, its window for renewal, what was sealed under it.
+        if let Some(step) = week.checked_sub(CERTIFICATE).and_then(|week| steps(week, 20)) {
+            let request = CertificateRotation { step: step.into(), force: false };
+            let _: CertificateRotated = admin.post("/v1/rotate/certificate", &request).await.unwrap();
+        }
+        if let Some(step) = week.checked_sub(MASTER).and_then(|week| steps(week, 2 + HISTORY as usize)) {
+            let request = MasterRotation { suite: "fabeo-cp".into(), step: step.into(), force: false };
             let _: MasterRotated = admin.post("/v1/rotate/master", &request).await.unwrap();
         }
     }

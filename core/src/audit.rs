@@ -147,6 +147,8 @@ pub struct Verifier {
     hash: [u8; 32],
     /// Whether a row says that what was before the first was forgotten.
     forgotten: bool,
+    /// Whether this is a part of a log, which may begin at any checkpoint.
+    part: bool,
 }
 
 impl Verifier {
@@ -173,7 +175,20 @@ impl Verifier {
         if let Some(pair) = good.windows(2).find(|pair| pair[0].0 == pair[1].0) {
             return Err(AuditFault::Rewritten(pair[0].0));
         }
-        Ok(Self { checkpoints: good, next: 0, first: 0, number: 0, hash: [0; 32], forgotten: false })
+        Ok(Self {
+            checkpoints: good,
+            next: 0,
+            first: 0,
+            number: 0,
+            hash: [0; 32],
+            forgotten: false,
+            part: false,
+        })
+    }
+
+    /// Of a part of a log: what was before its first row is somewhere else, or gone, and is not looked for.
+    pub fn of_part(self) -> Self {
+        Self { part: true, ..self }
     }
 
     /// Checks the next row.
@@ -234,7 +249,7 @@ impl Verifier {
         if signed > self.number {
             return Err(AuditFault::Truncated { last: self.number, signed });
         }
-        if self.first > 1 && !self.forgotten {
+        if self.first > 1 && !self.forgotten && !self.part {
             return Err(AuditFault::CutOff(self.first));
         }
         let checkpoints = self.checkpoints.len() as u64;

@@ -15,6 +15,7 @@ mod edition;
 mod enrol;
 mod epochs;
 mod est;
+mod export;
 mod journal;
 mod keys;
 mod masters;
@@ -28,10 +29,12 @@ mod revocations;
 mod roots;
 mod rules;
 mod seal;
+mod space;
 mod standing;
 mod tokens;
 mod watching;
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -62,6 +65,7 @@ pub use cursor::{Listed, Page};
 pub(crate) use edition::etag;
 pub use enrol::EnrolAnswer;
 pub(crate) use est::EstAnswer;
+pub(crate) use export::Export;
 pub(crate) use once::KEY_CHARS_MAX as IDEMPOTENCY_KEY_CHARS_MAX;
 pub use operation::{Method, Operation, Who};
 pub use rates::Limited;
@@ -71,6 +75,8 @@ pub use seal::{Resealed, change_seal};
 
 /// How long the authority's own certificates are valid.
 const OWN_CERTIFICATE_SECONDS: u64 = 90 * 86_400;
+/// How often to try a store that could not be written.
+const PROBE_SECONDS: u64 = 5;
 /// How often to look for what may be forgotten.
 const TIDY_SECONDS: u64 = 3600;
 /// For how long used tokens and expired certificates are remembered.
@@ -101,6 +107,9 @@ pub struct Authority {
     broker_url: RwLock<Option<String>>,
     first_start: bool,
     counts: Arc<Counts>,
+    space: space::Space,
+    /// Up to which row each sink has the audit log.
+    exported: Mutex<BTreeMap<&'static str, u64>>,
     /// Whether connections are accepted.
     serving: AtomicBool,
 }
@@ -146,6 +155,12 @@ impl Authority {
         };
         files::make_data_dir(data_dir)?;
         let (store_dir, seal_dir, admin_dir) = (dir("authority")?, dir("seal")?, dir("admin")?);
+        for dir in [&store_dir, &seal_dir, &admin_dir, &dir(journal::DIRECTORY)?] {
+            files::prove_writable(dir)?;
+        }
+        if config.audit_syslog.is_some() {
+            dir(export::DIRECTORY)?;
+        }
         let now = clock.now();
 
         let opening = Opening::new(&store_dir)?;
@@ -190,8 +205,11 @@ impl Authority {
             url,
             first_start,
             counts,
+            exported: Mutex::default(),
+            space: space::Space::of(vec![store_dir, data_dir.join(journal::DIRECTORY)]),
             serving: AtomicBool::new(false),
         };
+        authority.check_space();
         tracing::info!(url = %authority.url, fingerprint = %authority.fingerprint(), first_start, "opened the authority");
         Ok(Arc::new(authority))
     }
@@ -246,6 +264,11 @@ impl Authority {
     /// [`Error::Store`]; what was due stays due.
     pub async fn housekeep(self: &Arc<Self>) -> Result<(), Error> {
         let now = self.now();
+        self.check_space();
+        if self.counts.is_failing() && now % PROBE_SECONDS == 0 {
+            // Nobody else may write for long: whether it can be done again is to be seen.
+            self.store.write_reserved(|tx| Ok(tx.bump("probe")?)).await?;
+        }
         let (epoch, resign_at) = {
             let published = self.bundle.borrow();
             (published.epoch, published.resign_at)
@@ -271,7 +294,7 @@ impl Authority {
         }
         self.polls.forget_before(now.saturating_sub(TIDY_SECONDS));
         let before = now.saturating_sub(REMEMBER_SECONDS.max(self.config.renewal_window_seconds()));
-        let count = self.store.write(move |tx| Ok(tx.forget_before(before)?)).await?;
+        let count = self.store.write_reserved(move |tx| Ok(tx.forget_before(before)?)).await?;
         self.prune_audit(now).await?;
         self.forget_answers(now).await?;
         if count > 0 {
@@ -291,7 +314,7 @@ impl Authority {
                     renewal.record(tx, &this.secrets, now)?;
                     Ok(renewal)
                 };
-                self.store.write(record).await?.write(&self.admin_dir)
+                self.store.write_reserved(record).await?.write(&self.admin_dir)
             }
             Err(error) => Err(error),
         };

@@ -1,17 +1,21 @@
 //! How an authority is set up. Every key has a default; unknown keys are refused.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::pki::Host;
+use crate::sink::Address;
 
 const DAY: u64 = 86_400;
 /// Longest epoch and longest life of a certificate or token.
 const SECONDS_MAX: u64 = 3660 * DAY;
 /// Most past epochs whose keys a device can be given.
 const HISTORY_EPOCHS_MAX: u64 = 366;
+/// Most files of an exported audit log.
+const AUDIT_FILES_MAX: u64 = 1000;
 /// Most names of the server's certificate, or of one broker's.
 pub(crate) const HOSTS_MAX: usize = 32;
 
@@ -45,6 +49,18 @@ pub struct Config {
     pub token_ttl_seconds: u64,
     /// For how many days rows of the audit log are kept; for ever if absent.
     pub audit_days: Option<u64>,
+    /// Where the audit log is exported to, and rotated; the caller makes it absolute.
+    pub audit_file: Option<PathBuf>,
+    /// With so many bytes it is rotated, at the next checkpoint.
+    pub audit_file_bytes_max: u64,
+    /// How many files there are of it at most.
+    pub audit_files_max: u64,
+    /// The syslog to which the audit log is sent: `unix:/dev/log`, `udp:HOST:PORT` or `tcp:HOST:PORT`.
+    pub audit_syslog: Option<String>,
+    /// With fewer bytes free on the disk every change is refused but for revocations and the like; 0 for never.
+    pub free_bytes_min: u64,
+    /// With fewer these are refused, too.
+    pub free_bytes_revoke_min: u64,
     /// What a connection may take.
     pub limits: Limits,
     /// How often anybody may ask.
@@ -67,6 +83,12 @@ impl Default for Config {
             renewal_window_days: 30,
             token_ttl_seconds: DAY,
             audit_days: None,
+            audit_file: None,
+            audit_file_bytes_max: 64 << 20,
+            audit_files_max: 16,
+            audit_syslog: None,
+            free_bytes_min: 64 << 20,
+            free_bytes_revoke_min: 8 << 20,
             limits: Limits::default(),
             rates: Rates::default(),
         }
@@ -185,6 +207,20 @@ impl Config {
             let problem = format!("is {}, more than {HISTORY_EPOCHS_MAX}", self.history_epochs);
             return Err(ConfigError { key: "history_epochs", problem });
         }
+        if !(2..=AUDIT_FILES_MAX).contains(&self.audit_files_max) {
+            let problem = format!("is {}: from 2 to {AUDIT_FILES_MAX} is possible", self.audit_files_max);
+            return Err(ConfigError { key: "audit_files_max", problem });
+        }
+        if let Some(text) = &self.audit_syslog
+            && text.parse::<Address>().is_err()
+        {
+            let problem = format!("is `{text}`, not `unix:/PATH`, `udp:HOST:PORT` or `tcp:HOST:PORT`");
+            return Err(ConfigError { key: "audit_syslog", problem });
+        }
+        if self.free_bytes_revoke_min > self.free_bytes_min {
+            let problem = format!("is {}, more than `free_bytes_min`", self.free_bytes_revoke_min);
+            return Err(ConfigError { key: "free_bytes_revoke_min", problem });
+        }
         if self.limits.connections_max == 0 {
             return Err(ConfigError { key: "limits.connections_max", problem: "is 0".into() });
         }
@@ -268,6 +304,9 @@ mod tests {
                 rates: Rates { device: Rate { per_second: 1, burst: 0 }, ..Rates::default() },
                 ..Config::default()
             },
+            Config { free_bytes_min: 1, ..Config::default() },
+            Config { audit_files_max: 1, ..Config::default() },
+            Config { audit_syslog: Some("/dev/log".into()), ..Config::default() },
             Config { hosts: vec!["a b".into()], ..Config::default() },
             Config { public_url: Some("http://a".into()), ..Config::default() },
             Config { broker_url: Some("mqtts://".into()), ..Config::default() },

@@ -21,8 +21,13 @@ pub(crate) struct Counts {
     refusals: Counters<1>,
     acts: Counters<1>,
     handshakes: Counters<1>,
+    export_failures: Counters<1>,
+    behind_file: Gauge,
+    behind_syslog: Gauge,
     /// Connections that are open.
     pub(crate) connections: Gauge,
+    /// 1 while changes are refused for want of space.
+    pub(crate) read_only: Gauge,
     /// User secret keys that were derived and sealed to a device.
     pub(crate) keys: Counter,
     commit_seconds: Histogram,
@@ -43,6 +48,7 @@ pub(crate) struct Found {
     pub(crate) devices_active: Gauge,
     pub(crate) devices_suspended: Gauge,
     pub(crate) devices_revoked: Gauge,
+    pub(crate) free: Gauge,
     pub(crate) store_bytes: Gauge,
     pub(crate) audit_rows: Gauge,
     pub(crate) audit_bytes: Gauge,
@@ -67,7 +73,11 @@ impl Counts {
             refusals: Counters::new(["code"]),
             acts: Counters::new(["act"]),
             handshakes: Counters::new(["result"]),
+            export_failures: Counters::new(["sink"]),
+            behind_file: Gauge::default(),
+            behind_syslog: Gauge::default(),
             connections: Gauge::default(),
+            read_only: Gauge::default(),
             keys: Counter::default(),
             commit_seconds: Histogram::new(COMMIT_SECONDS),
             commit_requests: Histogram::new(COMMIT_REQUESTS),
@@ -106,6 +116,12 @@ impl Counts {
         let name = "smqtt_authority_commits_failed";
         metrics.register(name, "Commits that failed: nothing of them was done", &self.commits_failed);
 
+        let name = "smqtt_authority_audit_export_failures";
+        metrics.register(name, "Exports of the audit log that failed", &self.export_failures);
+        let name = "smqtt_authority_audit_export_behind_rows";
+        let behind = [("file", self.behind_file.clone()), ("syslog", self.behind_syslog.clone())];
+        metrics.register(name, "Rows of the audit log that a sink does not have", &gauges("sink", behind));
+
         let found = &self.found;
         metrics.register("smqtt_authority_epoch", "Number of the current epoch", &found.epoch);
         metrics.register("smqtt_authority_bundle_number", "Number of the newest bundle", &found.bundle);
@@ -116,6 +132,9 @@ impl Counts {
         ];
         metrics.register("smqtt_authority_devices", "Who enrolled, by standing", &gauges("state", states));
         metrics.register("smqtt_authority_store_bytes", "Bytes of the store's files", &found.store_bytes);
+        metrics.register("smqtt_authority_free_bytes", "Bytes free on the disk of the store", &found.free);
+        let name = "smqtt_authority_read_only";
+        metrics.register(name, "1 while changes are refused for want of space", &self.read_only);
         metrics.register("smqtt_authority_audit_rows", "Rows of the audit log", &found.audit_rows);
         let name = "smqtt_authority_audit_bytes";
         metrics.register(name, "Bytes of the audit log, judged by its last 1,000 rows", &found.audit_bytes);
@@ -188,6 +207,16 @@ impl Counts {
             self.commits_failed.inc();
         }
         self.failing.store(!done, Ordering::Relaxed);
+    }
+
+    /// An export to this sink failed.
+    pub(crate) fn export_failed(&self, sink: &str) {
+        self.export_failures.with([sink]).inc();
+    }
+
+    /// How many rows this sink is behind.
+    pub(crate) fn export_behind(&self, sink: &str) -> &Gauge {
+        if sink == "syslog" { &self.behind_syslog } else { &self.behind_file }
     }
 
     /// Whether the last commit failed.

@@ -215,6 +215,9 @@ pub enum Error {
         /// After how long to ask again.
         retry_after_seconds: u64,
     },
+    /// The disk is nearly full; nothing was changed.
+    #[error("the authority's disk is nearly full: changes are refused")]
+    LowSpace,
     /// Too much to do.
     #[error("the authority is busy")]
     Busy,
@@ -283,6 +286,7 @@ impl Error {
             Self::Changed => "changed",
             Self::KeyReused => "idempotency-key-reused",
             Self::TooMany { .. } => "too-many",
+            Self::LowSpace => "low-space",
             Self::Busy => "busy",
             Self::Store(_) => "store",
         }
@@ -314,6 +318,10 @@ impl Error {
             Self::Changed => "look at it again, and change what is there now",
             Self::KeyReused => "a key is for one request: take another for another",
             Self::TooMany { .. } => "wait for as many seconds as `Retry-After` says",
+            Self::LowSpace => {
+                "make room on the disk of the authority: it goes on by itself; what is read, and revocations, go on meanwhile"
+            }
+            Self::Store(error) if error.is_full() => "the disk is full: make room; nothing was changed",
             Self::Busy => "try again in a few seconds",
             Self::Store(_) => "the authority's log says more; nothing was changed",
             Self::Invalid { hint, .. } => return hint.clone(),

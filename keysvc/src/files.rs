@@ -21,9 +21,10 @@ pub(crate) fn make_dir(path: &Path) -> Result<(), OpenError> {
 }
 
 /// What there is in the directory of an authority, and of a site.
-const OF_AN_AUTHORITY: [&str; 10] = [
+const OF_AN_AUTHORITY: [&str; 11] = [
     "admin",
     "admin.sock",
+    "audit-export",
     "authority",
     "backups",
     "bridge",
@@ -42,6 +43,19 @@ pub(crate) fn make_data_dir(path: &Path) -> Result<(), OpenError> {
     };
     let is_ours = std::fs::read_dir(path).map_or(true, |mut entries| entries.all(ours));
     if is_ours { make_dir(path) } else { Ok(()) }
+}
+
+/// Shows that files can be written in a directory, before somebody needs it.
+pub(crate) fn prove_writable(dir: &Path) -> Result<(), OpenError> {
+    let path = dir.join(".probe");
+    let probe = || {
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
+        file.write_all(b"SMQTT")?;
+        file.sync_all()?;
+        std::fs::remove_file(&path)
+    };
+    let _ = std::fs::remove_file(&path);
+    probe().map_err(|source| OpenError::File { verb: "write in the directory", path: dir.to_owned(), source })
 }
 
 /// Makes an empty file with mode 0600, unless it is there.

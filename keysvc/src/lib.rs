@@ -8,6 +8,7 @@
 //! authority   decides. Knows no HTTP
 //! store       SQLite behind one writer: many requests, one synced commit
 //! pki, hpke, files            certificates, sealing to a device, files that only the owner reads
+//! sink/                       where the audit log is exported to: a rotated file, syslog
 //! counts                      what is counted, and under which names it is shown
 //! vault, seal/                secrets at rest: data keys, the root key, and what that is sealed under
 //! ```
@@ -26,6 +27,7 @@ mod http;
 mod pki;
 mod recovery;
 mod seal;
+mod sink;
 mod store;
 mod vault;
 

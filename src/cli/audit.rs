@@ -63,8 +63,12 @@ pub struct ExportArgs {
 /// Arguments of `smqtt audit verify`.
 #[derive(Args)]
 pub struct VerifyArgs {
-    /// A file that `smqtt audit export` wrote [default: the log that the authority shows]
+    /// A file that `smqtt audit export` or the authority's `audit_file` wrote; those rotated from it, FILE.1 and so on, are read
+    /// before it [default: the log that the authority shows]
     file: Option<PathBuf>,
+    /// The file is a part of the log, since older files were removed: what was before its first row is not looked for
+    #[arg(long, requires = "file")]
+    part: bool,
     /// The authority's root certificate (PEM), for a file; of one that was exchanged also those before [default: those that
     /// the administrator or `--as` knows]
     #[arg(long, value_name = "FILE", requires = "file")]
@@ -213,7 +217,7 @@ async fn verify(args: &VerifyArgs) -> Result<(), Failure> {
         _ => Ok(()),
     };
     let verified = match &args.file {
-        Some(path) => verify_file(path, &roots(args)?, &mut look),
+        Some(path) => verify_file(path, args.part, &roots(args)?, &mut look),
         None => verify_shown(&args.site.authority().await?, &roots(args)?, &mut look).await,
     }?;
     if let Some(known) = &remembered
@@ -238,22 +242,46 @@ async fn verify(args: &VerifyArgs) -> Result<(), Failure> {
     print_line(format!("last hash    {}", hex(&verified.hash)))
 }
 
+/// An exported log: what was rotated from it, the oldest first, then itself.
+fn with_rotated(path: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned() + ".";
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let cannot = |error| Failure::new(format!("cannot read `{}`", dir.display())).because(&error);
+    let mut rotated = Vec::new();
+    for entry in std::fs::read_dir(dir).map_err(cannot)? {
+        let entry = entry.map_err(cannot)?;
+        let number =
+            entry.file_name().to_str().and_then(|there| there.strip_prefix(&name)?.parse::<u64>().ok());
+        rotated.extend(number.map(|number| (number, entry.path())));
+    }
+    rotated.sort_unstable_by(|one, other| other.0.cmp(&one.0));
+    Ok(rotated.into_iter().map(|(_, path)| path).chain([path.to_owned()]).collect())
+}
+
 fn verify_file(
     path: &Path,
+    part: bool,
     roots: &[Vec<u8>],
     look: &mut impl FnMut(&AuditRecord) -> Result<(), AuditFault>,
 ) -> Result<Verified, Failure> {
-    // Twice through the file: checkpoints are few, rows are many.
-    let mut checkpoints = Vec::new();
-    for line in lines(path)? {
-        if let AuditLine::Checkpoint(checkpoint) = line? {
-            checkpoints.push(checkpoint);
+    // Twice through the files: checkpoints are few, rows are many.
+    let (files, mut checkpoints) = (with_rotated(path)?, Vec::new());
+    for file in &files {
+        for line in lines(file)? {
+            if let AuditLine::Checkpoint(checkpoint) = line? {
+                checkpoints.push(checkpoint);
+            }
         }
     }
     let mut verifier = Verifier::new(&checkpoints, roots).map_err(|fault| does_not_hold(&fault))?;
-    for line in lines(path)? {
-        if let AuditLine::Record(row) = line? {
-            verifier.row(&row).and_then(|()| look(&row)).map_err(|fault| does_not_hold(&fault))?;
+    if part {
+        verifier = verifier.of_part();
+    }
+    for file in &files {
+        for line in lines(file)? {
+            if let AuditLine::Record(row) = line? {
+                verifier.row(&row).and_then(|()| look(&row)).map_err(|fault| does_not_hold(&fault))?;
+            }
         }
     }
     verifier.finish().map_err(|fault| does_not_hold(&fault))
@@ -279,9 +307,13 @@ async fn verify_shown(
 }
 
 fn does_not_hold(fault: &AuditFault) -> Failure {
-    Failure::new("the audit log does not hold")
-        .because(fault)
-        .hint("keep this copy, and compare it with an earlier export")
+    let hint = match fault {
+        AuditFault::CutOff(_) => {
+            "keep this copy; say `--part` if it is a file whose older ones were removed on purpose"
+        }
+        _ => "keep this copy, and compare it with an earlier export",
+    };
+    Failure::new("the audit log does not hold").because(fault).hint(hint)
 }
 
 fn remembered(path: &Path) -> Result<Remembered, Failure> {

@@ -127,6 +127,7 @@ impl SiteArgs {
             None => dir.clone(),
         };
         config.broker.passwords = config.broker.passwords.as_ref().map(beside);
+        config.authority.audit_file = config.authority.audit_file.as_ref().map(beside);
         let data = match (&self.data, &config.data) {
             (Some(dir), _) => dir.clone(),
             (None, Some(dir)) => beside(dir),

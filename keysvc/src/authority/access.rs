@@ -170,7 +170,7 @@ impl Authority {
         let none = || Error::NoSuchAccess { id: id.chars().take(64).collect() };
         let wanted = id.parse::<DeviceId>().map_err(|_| none())?.0;
         let this = self.clone();
-        let removed = self.store.write(move |tx| {
+        let removed = self.store.write_reserved(move |tx| {
             let Some(row) = tx.access(&wanted)? else { return Ok(None) };
             tx.delete_access(&wanted)?;
             let subject = format!("{} {}", row.name, DeviceId(row.id));

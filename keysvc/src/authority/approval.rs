@@ -83,7 +83,7 @@ impl Authority {
         let who = self.authorise(caller, Operation::Deny).await?;
         let (this, now) = (self.clone(), self.now());
         self.store
-            .write(move |tx| {
+            .write_reserved(move |tx| {
                 let (used, token) = asked(tx, &name, who.role, key.as_deref())?;
                 if used.device.is_some() {
                     return Err(Error::Answered { name, answer: "approved" });

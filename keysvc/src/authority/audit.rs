@@ -237,6 +237,10 @@ impl Authority {
         subject: String,
         error: Error,
     ) -> Error {
+        if matches!(error, Error::LowSpace) {
+            // It is not for want of leave.
+            return error;
+        }
         let code = error.code();
         tracing::info!(actor, action, subject, code, "refused");
         let now = self.now();
@@ -250,14 +254,21 @@ impl Authority {
             append(tx, &vault, now, &actor, &format!("refused {action}: {code}"), &subject)?;
             Ok(())
         });
-        if let Err(error) = write.await {
-            tracing::error!(error = &error as &dyn std::error::Error, "a refusal could not be written down");
+        match write.await {
+            Ok(()) => {}
+            Err(Error::LowSpace) => {
+                self.denials.lock().unwrap_or_else(PoisonError::into_inner).unwritten += unwritten + 1;
+            }
+            Err(error) => tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "a refusal could not be written down"
+            ),
         }
         error
     }
 }
 
-fn record(row: AuditRow) -> AuditRecord {
+pub(super) fn record(row: AuditRow) -> AuditRecord {
     let hash = row.hash.iter().map(|byte| format!("{byte:02x}")).collect();
     AuditRecord {
         number: row.number,

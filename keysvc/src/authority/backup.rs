@@ -13,7 +13,7 @@ use crate::error::{Error, OpenError};
 use crate::files;
 use crate::recovery::{RECOVERY_KEYS_MAX, RecoveryKey};
 use crate::seal::Seal;
-use crate::store::Opening;
+use crate::store::{Opening, Room};
 use crate::vault::Vault;
 
 /// What a store that was taken out of a backup says of itself.
@@ -35,6 +35,9 @@ impl Authority {
         request: BackupRequest,
     ) -> Result<BackupMade, Error> {
         let admin = self.authorise(caller, Operation::BackUp).await?;
+        if self.store.room() != Room::Enough {
+            return Err(Error::LowSpace);
+        }
         let this = self.clone();
         let work = tokio::task::spawn_blocking(move || this.write_backup(&request.to));
         let made = work.await.map_err(|_| Error::Busy)??;

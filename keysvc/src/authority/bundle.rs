@@ -186,6 +186,6 @@ impl Authority {
     /// The same again under a new number, valid for longer.
     pub(super) async fn resign_bundle(self: &Arc<Self>, now: u64) -> Result<(), Error> {
         let this = self.clone();
-        self.store.write(move |tx| this.publish(tx, now)).await.map(drop)
+        self.store.write_reserved(move |tx| this.publish(tx, now)).await.map(drop)
     }
 }

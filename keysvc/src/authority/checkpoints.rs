@@ -35,7 +35,7 @@ impl Authority {
         }
         let this = self.clone();
         self.store
-            .write(move |tx| {
+            .write_reserved(move |tx| {
                 let (number, hash) = tx.last_audit()?.unwrap_or_default();
                 if tx.last_checkpoint()?.is_some_and(|(signed, _)| signed >= number) {
                     return Ok(());
@@ -59,10 +59,12 @@ impl Authority {
     pub(super) async fn prune_audit(self: &Arc<Self>, now: u64) -> Result<(), Error> {
         let Some(days) = self.config.audit_days else { return Ok(()) };
         let before = now.saturating_sub(days.saturating_mul(86_400));
+        // What a sink does not have yet is not forgotten.
+        let upto_max = self.exported_everywhere().unwrap_or(NUMBER_MAX);
         let this = self.clone();
         self.store
-            .write(move |tx| {
-                if let Some(upto) = tx.prune_audit(before)? {
+            .write_reserved(move |tx| {
+                if let Some(upto) = tx.prune_audit(before, upto_max)? {
                     // On record, so that a log that somebody else cut off at a checkpoint is not taken for one like that.
                     this.audit(tx, OWN_ACTOR, FORGET, &forgotten(upto))?;
                     tracing::info!(upto, "forgot old rows of the audit log");
@@ -80,13 +82,17 @@ impl Authority {
         self.authorise(caller, Operation::ListCheckpoints).await?;
         let after = after.min(NUMBER_MAX);
         let rows = self.store.read(move |tx| Ok(tx.checkpoints_after(after, PAGE_MAX)?)).await?;
-        let api = |row: CheckpointRow| Checkpoint {
-            number: row.number,
-            at: row.at,
-            hash: Fingerprint(row.hash).to_string(),
-            certificate: STANDARD.encode(row.certificate),
-            signature: STANDARD.encode(row.signature),
-        };
-        Ok(rows.into_iter().map(api).collect())
+        Ok(rows.into_iter().map(checkpoint_of).collect())
+    }
+}
+
+/// A checkpoint as the API has it.
+pub(super) fn checkpoint_of(row: CheckpointRow) -> Checkpoint {
+    Checkpoint {
+        number: row.number,
+        at: row.at,
+        hash: Fingerprint(row.hash).to_string(),
+        certificate: STANDARD.encode(row.certificate),
+        signature: STANDARD.encode(row.signature),
     }
 }

@@ -67,7 +67,7 @@ impl Authority {
         let admin = self.authorise(caller, Operation::Revoke).await?;
         let (this, now) = (self.clone(), self.now());
         self.store
-            .write(move |tx| {
+            .write_reserved(move |tx| {
                 let mut device = find(tx, &name_or_id)?;
                 let revocation = match device.revocation.take() {
                     Some(revocation) => revocation,

@@ -34,7 +34,7 @@ impl Authority {
     pub(super) async fn end_epoch(self: &Arc<Self>, now: u64) -> Result<(), Error> {
         let this = self.clone();
         self.store
-            .write(move |tx| {
+            .write_reserved(move |tx| {
                 if is_over(&tx.current_epoch()?, now) {
                     this.begin_epoch(tx, now, "authority", 1)?;
                     this.publish(tx, now)?;

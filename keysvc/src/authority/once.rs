@@ -111,6 +111,6 @@ impl Authority {
     /// Forgets answers that are too old to be given again.
     pub(super) async fn forget_answers(&self, now: u64) -> Result<(), Error> {
         let before = now.saturating_sub(KEPT_SECONDS);
-        self.store.write(move |tx| Ok(tx.forget_answers_before(before)?)).await.map(drop)
+        self.store.write_reserved(move |tx| Ok(tx.forget_answers_before(before)?)).await.map(drop)
     }
 }

@@ -98,7 +98,7 @@ impl Authority {
         let (this, now) = (self.clone(), self.now());
         let broker = self.authorise_holder(caller, Operation::ReportRevocation, now).await?;
         self.store
-            .write(move |tx| {
+            .write_reserved(move |tx| {
                 let not_revoked = || Error::NotRevoked { name: id.to_string() };
                 let device = tx.device(id)?.ok_or_else(not_revoked)?;
                 let revocation = device.revocation.as_ref().ok_or_else(not_revoked)?;

@@ -25,7 +25,7 @@ impl Authority {
         let admin = self.authorise(caller, Operation::Suspend).await?;
         let (this, now) = (self.clone(), self.now());
         self.store
-            .write(move |tx| {
+            .write_reserved(move |tx| {
                 let mut device = not_revoked(find(tx, &name_or_id)?)?;
                 if let Some(suspension) = device.suspension.take() {
                     return Ok(report(device, suspension));

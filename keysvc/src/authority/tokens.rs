@@ -157,7 +157,7 @@ impl Authority {
         let who = self.authorise(caller, Operation::RemoveToken).await?;
         let (this, bytes, now) = (self.clone(), token_id(&id)?, self.now());
         self.store
-            .write(move |tx| {
+            .write_reserved(move |tx| {
                 let mut row = tx.token(&bytes)?.ok_or(Error::NoSuchToken { id })?;
                 for_devices(who.role, row.role)?;
                 if row.removed.is_none() {

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::Authority;
 use crate::error::Error;
 use crate::pki::not_after;
-use crate::store::{STORE_FILES, Tally};
+use crate::store::{Room, STORE_FILES, Tally};
 
 impl Authority {
     /// Its metrics, as text for Prometheus. What has to be looked up is looked up once a second at most.
@@ -64,6 +64,10 @@ impl Authority {
         vec![
             ("listeners", check(self.is_serving(), "no connections are accepted")),
             ("store", store),
+            (
+                "space",
+                check(self.store.room() == Room::Enough, "the disk is nearly full: changes are refused"),
+            ),
             ("certificate", check(self.now() < ends, "the server's own has expired")),
         ]
     }

@@ -8,6 +8,8 @@ use crate::error::Error;
 
 /// After how long to ask again, where nobody knows better.
 const RETRY_AFTER_SECONDS: u64 = 5;
+/// The same, where somebody has to make room first.
+const LOW_SPACE_RETRY_AFTER_SECONDS: u64 = 30;
 
 /// An answer that is an error.
 pub(super) struct Refused(Box<Problem>);
@@ -32,14 +34,17 @@ impl Refused {
 impl From<Error> for Refused {
     fn from(error: Error) -> Self {
         let status = status(&error);
-        if status.is_server_error() {
+        // That there is no space is said when it begins.
+        if status.is_server_error() && !matches!(error, Error::LowSpace) {
             tracing::error!(error = &error as &dyn std::error::Error, "a request failed");
         }
         let mut refused = Self::new(status, error.code(), error.to_string());
         refused.0.hint = error.hint();
-        if let Error::TooMany { retry_after_seconds } = error {
-            refused.0.retry_after_seconds = Some(retry_after_seconds);
-        }
+        refused.0.retry_after_seconds = match error {
+            Error::TooMany { retry_after_seconds } => Some(retry_after_seconds),
+            Error::LowSpace => Some(LOW_SPACE_RETRY_AFTER_SECONDS),
+            _ => None,
+        };
         refused
     }
 }
@@ -83,7 +88,9 @@ fn status(error: &Error) -> StatusCode {
         Error::Changed => StatusCode::PRECONDITION_FAILED,
         Error::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
         Error::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
-        Error::Busy | Error::Store(_) | Error::Backup(_) | Error::Files(_) => StatusCode::SERVICE_UNAVAILABLE,
+        Error::LowSpace | Error::Busy | Error::Store(_) | Error::Backup(_) | Error::Files(_) => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
     }
 }
 

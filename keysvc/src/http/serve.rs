@@ -19,9 +19,9 @@ use tokio_rustls::TlsAcceptor;
 use super::request::Answers;
 use super::stall::Stall;
 use super::{router, tls};
-use crate::authority::{Authority, Caller};
+use crate::authority::{Authority, Caller, Export};
 use crate::config::{Limits, ms};
-use crate::error::OpenError;
+use crate::error::{Error, OpenError};
 
 /// How often the authority looks what is due.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
@@ -58,6 +58,9 @@ pub async fn serve(
     // Not in the loop below: a slow disk must not keep it from accepting.
     let mut housekeeping = JoinSet::new();
     housekeeping.spawn(keep_house(authority.clone(), certificate));
+    for export in authority.exports() {
+        housekeeping.spawn(keep_exporting(authority.clone(), export));
+    }
     authority.set_serving(true);
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
@@ -107,9 +110,23 @@ async fn keep_house(authority: Arc<Authority>, certificate: Arc<tls::Certificate
         if let Err(error) = certificate.renew() {
             tracing::error!(%error, "the server's certificate could not be renewed");
         }
-        if let Err(error) = authority.housekeep().await {
-            tracing::error!(error = &error as &dyn std::error::Error, "housekeeping failed");
+        match authority.housekeep().await {
+            // That there is no space is said when it begins.
+            Ok(()) | Err(Error::LowSpace) => {}
+            Err(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "housekeeping failed");
+            }
         }
+    }
+}
+
+/// A sink that stands still holds nobody up.
+async fn keep_exporting(authority: Arc<Authority>, mut export: Export) {
+    let mut tick = tokio::time::interval(HOUSEKEEPING);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        authority.export(&mut export).await;
     }
 }
 

@@ -7,7 +7,7 @@ mod tx;
 use std::cell::RefCell;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -84,6 +84,9 @@ pub enum StoreError {
     /// Another program's database.
     #[error("this is the database of another program")]
     Foreign,
+    /// Another request of the same commit could not be written, and took it along.
+    #[error("the database took the commit back: the disk may be full")]
+    TakenBack,
     /// The authority is stopping, or the request made it fail.
     #[error("the store gave no answer")]
     Stopped,
@@ -93,6 +96,28 @@ pub enum StoreError {
 #[derive(Debug, Clone, thiserror::Error)]
 #[error(transparent)]
 pub struct Cause(Arc<rusqlite::Error>);
+
+impl StoreError {
+    /// Whether the disk is full.
+    pub(crate) fn is_full(&self) -> bool {
+        match self {
+            Self::Database(Cause(error)) => error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull),
+            Self::Journal(error) => error.kind() == std::io::ErrorKind::StorageFull,
+            _ => false,
+        }
+    }
+}
+
+/// Whether there is room to write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Room {
+    /// For everything.
+    Enough,
+    /// For what must not fail.
+    Reserve,
+    /// For nothing.
+    None,
+}
 
 impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> Self {
@@ -171,6 +196,7 @@ impl Opening {
         Ok(Store {
             reader: Worker::start("smqtt-read", "BEGIN", 1, reader, None, None, None),
             path: self.path,
+            room: RwLock::new(Room::Enough),
             writer: Worker::start(
                 "smqtt-write",
                 "BEGIN IMMEDIATE",
@@ -248,6 +274,7 @@ pub(crate) struct Store {
     path: PathBuf,
     reader: Worker,
     writer: Worker,
+    room: RwLock<Room>,
 }
 
 impl Store {
@@ -269,7 +296,31 @@ impl Store {
         &self,
         work: impl FnOnce(&Tx<'_>) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
-        self.writer.run(work).await
+        match self.room() {
+            Room::Enough => self.writer.run(work).await,
+            Room::Reserve | Room::None => Err(Error::LowSpace),
+        }
+    }
+
+    /// As [`Self::write`], for what takes leave away or keeps the authority going: it is refused last.
+    pub(crate) async fn write_reserved<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Tx<'_>) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        match self.room() {
+            Room::Enough | Room::Reserve => self.writer.run(work).await,
+            Room::None => Err(Error::LowSpace),
+        }
+    }
+
+    /// How much room there is, as was said last.
+    pub(crate) fn room(&self) -> Room {
+        *self.room.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Goes by this from now on; gives what it was.
+    pub(crate) fn set_room(&self, room: Room) -> Room {
+        std::mem::replace(&mut *self.room.write().unwrap_or_else(PoisonError::into_inner), room)
     }
 }
 
@@ -398,7 +449,7 @@ fn run_jobs(
         }
         company = finish.len();
         if connection.is_autocommit() {
-            result = result.and(Err(StoreError::Stopped));
+            result = result.and(Err(StoreError::TakenBack));
         } else if result.is_ok() {
             let begun = Instant::now();
             result = commit(connection, journal.as_mut(), &deeds);
@@ -569,6 +620,54 @@ mod tests {
         assert!(matches!(refused, Err(Error::Store(_))));
         other.execute_batch("ROLLBACK").unwrap();
         assert_eq!(store.write(|tx| Ok(tx.bump("revision")?)).await.unwrap(), 1);
+    }
+
+    /// SQLite is told how many pages there are, as a disk would.
+    #[tokio::test]
+    async fn a_full_disk_loses_nothing_that_was_acknowledged_and_is_forgotten_when_there_is_room() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let opening = Opening::new(dir.path()).unwrap();
+        let pages: u64 = opening.connection.pragma_query_value(None, "page_count", |row| row.get(0)).unwrap();
+        opening.connection.pragma_update_and_check(None, "max_page_count", pages + 50, |_| Ok(())).unwrap();
+        let counts = Arc::new(Counts::new("file"));
+        let store = opening.start(&counts).unwrap();
+        let put = |number: u64| {
+            store.write(move |tx| Ok(tx.set_document(&format!("document {number}"), &[7; 5000])?))
+        };
+        let mut acknowledged = Vec::new();
+        let refused = loop {
+            // Together, so that those who fit go with one who does not.
+            let number = acknowledged.len() as u64;
+            let (first, second) = tokio::join!(put(number), put(number + 1));
+            match first.and(second) {
+                Ok(()) => acknowledged.extend([number, number + 1]),
+                Err(error) => break error,
+            }
+            assert!(number < 1000);
+        };
+        assert!(!acknowledged.is_empty());
+        let Error::Store(reason) = &refused else { panic!("{refused:?}") };
+        assert!(reason.is_full() || matches!(reason, StoreError::TakenBack), "{reason:?}");
+        assert!(counts.is_failing());
+        // Again and again; what is there can be read all the while.
+        for _ in 0..5 {
+            assert!(put(5000).await.is_err());
+            assert_eq!(value(&store).await, 0);
+        }
+        store.write(|tx| Ok(tx.execute_batch("PRAGMA max_page_count = 1000000")?)).await.unwrap();
+        put(5000).await.unwrap();
+        assert!(!counts.is_failing());
+        acknowledged.push(5000);
+        let there = move |tx: &Tx<'_>| {
+            let mut there = Vec::new();
+            for number in &acknowledged {
+                there.push(
+                    tx.document(&format!("document {number}"))?.is_some_and(|bytes| bytes == [7; 5000]),
+                );
+            }
+            Ok(there)
+        };
+        assert!(store.read(there).await.unwrap().into_iter().all(|there| there));
     }
 
     #[tokio::test]

@@ -74,7 +74,7 @@ impl<'c> Tx<'c> {
     }
 
     #[cfg(test)]
-    pub(super) fn execute_batch(&self, sql: &str) -> Result<()> {
+    pub(crate) fn execute_batch(&self, sql: &str) -> Result<()> {
         Ok(self.connection.execute_batch(sql)?)
     }
 

@@ -65,12 +65,12 @@ impl Tx<'_> {
     }
 
     /// Forgets rows before `before`, up to the last checkpoint before it, and checkpoints that are older still; the
-    /// last row stays. Says up to which.
-    pub(crate) fn prune_audit(&self, before: u64) -> Result<Option<u64>> {
-        let sql = "SELECT max(number) FROM checkpoints WHERE number < \
-                   coalesce((SELECT min(number) FROM audit WHERE at >= ?), (SELECT max(number) FROM audit))";
+    /// last row stays, and so does what comes after `upto_max`. Says up to which.
+    pub(crate) fn prune_audit(&self, before: u64, upto_max: u64) -> Result<Option<u64>> {
+        let sql = "SELECT max(number) FROM checkpoints WHERE number <= ?2 AND number < \
+                   coalesce((SELECT min(number) FROM audit WHERE at >= ?1), (SELECT max(number) FROM audit))";
         let mut statement = self.connection.prepare_cached(sql)?;
-        let Some(upto) = statement.query_row([before], |row| row.get::<_, Option<u64>>(0))? else {
+        let Some(upto) = statement.query_row([before, upto_max], |row| row.get::<_, Option<u64>>(0))? else {
             return Ok(None);
         };
         let run = |sql| Ok::<_, super::StoreError>(self.connection.prepare_cached(sql)?.execute([upto])?);

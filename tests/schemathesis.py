@@ -21,14 +21,18 @@ import tempfile
 
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance,negative_data_rejection,unsupported_method"
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-# A refusal is a refusal: 410 and 413 are not among those it expects for invalid requests.
+# A refusal is a refusal: 410, 412, 413 and 422 are not among those it expects for invalid requests.
 CONFIG = '''
 [checks]
-negative_data_rejection.expected-statuses = ["400", "401", "403", "404", "405", "409", "410", "413", "415"]
+negative_data_rejection.expected-statuses = ["400", "401", "403", "404", "405", "409", "410", "412", "413", "415", "422"]
 '''
 # A valid `wait` waits, for up to a minute.
 HOOKS = '''
 import schemathesis
+
+@schemathesis.serializer("application/pkcs10")
+def pkcs10(context, value):
+    return value if isinstance(value, bytes) else str(value).encode()
 
 @schemathesis.hook
 def before_call(context, case, kwargs):

@@ -346,7 +346,7 @@ fn described(operation: Operation, told: Told, problem: &Value) -> Value {
         parameters.push(json!({ "name": header, "in": "header", "required": false, "schema": schema }));
     }
     if operation.takes_if_match() {
-        let schema = json!({ "type": "string", "maxLength": 1024 });
+        let schema = json!({ "type": "string" });
         parameters.push(json!({ "name": "if-match", "in": "header", "required": false, "schema": schema }));
     }
     let mut refusals = vec![400, 429, 503];

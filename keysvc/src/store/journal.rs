@@ -495,4 +495,27 @@ mod tests {
         let certain = parse(&copied, &key).err().unwrap().certain;
         assert_eq!(certain.iter().map(|entry| entry.number).collect::<Vec<_>>(), [1]);
     }
+
+    /// As on a full disk: what is in no line of the journal is not done, and the rest goes on.
+    #[tokio::test]
+    async fn what_cannot_be_written_down_is_not_done() {
+        use crate::counts::Counts;
+        use crate::error::Error;
+        use crate::store::{Opening, StoreError};
+        let dir = tempfile::TempDir::new().unwrap();
+        let (path, key) = (dir.path().join(FILE), Secret32::random());
+        let empty = read(&path, &key).unwrap().unwrap();
+        let mut journal = Journal::resume(&path, key.clone(), &empty, Box::new(|| 1)).unwrap();
+        journal.file = File::open(&path).unwrap();
+        let opening = Opening::new(dir.path()).unwrap();
+        opening.keep_journal(journal);
+        let store = opening.start(&std::sync::Arc::new(Counts::new("file"))).unwrap();
+        let refused = store.write(|tx| {
+            tx.write_down(Deed::Epoch { number: 7 });
+            Ok(tx.bump("revision")?)
+        });
+        assert!(matches!(refused.await, Err(Error::Store(StoreError::Journal(_)))));
+        assert_eq!(store.write(|tx| Ok(tx.bump("revision")?)).await.unwrap(), 1);
+        assert!(read(&path, &key).unwrap().unwrap().entries.is_empty());
+    }
 }

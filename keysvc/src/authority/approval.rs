@@ -45,7 +45,9 @@ impl Authority {
     ) -> Result<Device, Error> {
         let who = self.authorise(caller, Operation::Approve).await?;
         let (this, now) = (self.clone(), self.now());
-        self.store
+        let (actor, subject) = (who.actor.clone(), name.clone());
+        let done = self
+            .store
             .write(move |tx| {
                 let (used, token) = asked(tx, &name, who.role, key.as_deref())?;
                 may_make(&who, token.role)?;
@@ -66,7 +68,8 @@ impl Authority {
                 tx.grant_use(&used, device.id)?;
                 Ok(devices::device(device))
             })
-            .await
+            .await;
+        self.or_refused(actor, Operation::Approve, subject, done).await
     }
 
     /// Turns away whoever waits under this name, and with `key` nobody who has another: it learns so when it asks again, and
@@ -82,7 +85,9 @@ impl Authority {
     ) -> Result<Applicant, Error> {
         let who = self.authorise(caller, Operation::Deny).await?;
         let (this, now) = (self.clone(), self.now());
-        self.store
+        let (actor, subject) = (who.actor.clone(), name.clone());
+        let done = self
+            .store
             .write_reserved(move |tx| {
                 let (used, token) = asked(tx, &name, who.role, key.as_deref())?;
                 if used.device.is_some() {
@@ -96,7 +101,8 @@ impl Authority {
                 }
                 Ok(applicant(&token, used))
             })
-            .await
+            .await;
+        self.or_refused(actor, Operation::Deny, subject, done).await
     }
 }
 

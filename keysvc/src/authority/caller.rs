@@ -221,6 +221,23 @@ impl Authority {
         }
     }
 
+    /// The same of what shows in the transaction alone: that what is asked for is about somebody with whom `actor` has nothing
+    /// to do.
+    pub(super) async fn or_refused<T>(
+        &self,
+        actor: String,
+        operation: Operation,
+        subject: String,
+        done: Result<T, Error>,
+    ) -> Result<T, Error> {
+        match done {
+            Err(error @ (Error::Role { .. } | Error::CertificateRequired)) => {
+                Err(self.deny(actor, operation.name(), subject, error).await)
+            }
+            done => done,
+        }
+    }
+
     /// The certificate alone, of whoever must have one; the rest is asked of the store, together with what else is.
     pub(super) async fn shown_holder(
         &self,

@@ -93,7 +93,8 @@ impl Authority {
         let (this, now) = (self.clone(), self.now());
         let once = self.once(caller, &admin, Operation::Reset, &(&name_or_id, &request));
         let token = self.draw_token(request.ttl_seconds, now)?;
-        self.write_once(once, move |tx| {
+        let (actor, subject) = (admin.actor.clone(), name_or_id.clone());
+        let reset = self.write_once(once, move |tx| {
             let mut device = find(tx, &name_or_id)?;
             may_make(&admin, device.role)?;
             let revocation = match device.revocation.take() {
@@ -138,8 +139,9 @@ impl Authority {
             })?;
             tx.set_token_given(&token.id, given.profile.as_deref(), given.group.as_deref())?;
             Ok(reset)
-        })
-        .await
+        });
+        let done = reset.await;
+        self.or_refused(actor, Operation::Reset, subject, done).await
     }
 }
 

@@ -156,7 +156,9 @@ impl Authority {
     pub async fn remove_token(self: &Arc<Self>, caller: &Caller, id: String) -> Result<TokenInfo, Error> {
         let who = self.authorise(caller, Operation::RemoveToken).await?;
         let (this, bytes, now) = (self.clone(), token_id(&id)?, self.now());
-        self.store
+        let (actor, subject) = (who.actor.clone(), format!("token {}", DeviceId(bytes)));
+        let done = self
+            .store
             .write_reserved(move |tx| {
                 let mut row = tx.token(&bytes)?.ok_or(Error::NoSuchToken { id })?;
                 for_devices(who.role, row.role)?;
@@ -169,7 +171,8 @@ impl Authority {
                 }
                 Ok(info(row, now))
             })
-            .await
+            .await;
+        self.or_refused(actor, Operation::RemoveToken, subject, done).await
     }
 
     /// A token that nobody has yet, good for so long.

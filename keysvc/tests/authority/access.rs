@@ -154,6 +154,14 @@ async fn a_token_makes_nobody_who_goes_on_when_it_has_ended() {
     }
     client.post("/v1/devices/anna/reset", &serde_json::json!({})).await.problem(401, "certificate-required");
     assert_eq!(server.client(&enrolled).get("/v1/devices").await.status, StatusCode::OK);
+    let rows: Vec<AuditRecord> = server.admin().get("/v1/audit").await.json();
+    for action in ["make-token", "approve", "reset"] {
+        let refused = format!("refused {action}: certificate-required");
+        assert!(
+            rows.iter().any(|row| row.action == refused && row.actor.starts_with("ci access ")),
+            "{action}"
+        );
+    }
     for role in ["device", "broker", "bridge"] {
         let request = serde_json::json!({ "name": role, "role": role });
         assert_eq!(client.post("/v1/tokens", &request).await.status, StatusCode::CREATED);

@@ -277,6 +277,15 @@ async fn an_enroller_approves_devices_alone() {
     enroller.post("/v1/enrolments/eve/deny", &()).await.problem(403, "role");
     enroller.delete(&format!("/v1/tokens/{}", hex(&person.id))).await.problem(403, "role");
     assert_eq!(enroller.post("/v1/enrolments/cam/approve", &()).await.status, StatusCode::OK);
+    // What was tried is on record.
+    let audit: Vec<AuditRecord> = server.admin().get("/v1/audit").await.json();
+    let tried = |action: &str, subject: &str| {
+        let fits = |row: &&AuditRecord| row.action == action && row.subject == subject;
+        audit.iter().filter(fits).filter(|row| row.actor.starts_with("anna ")).count()
+    };
+    assert_eq!(tried("refused approve: role", "eve"), 1);
+    assert_eq!(tried("refused deny: role", "eve"), 1);
+    assert_eq!(tried("refused remove-token: role", &format!("token {}", hex(&person.id))), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

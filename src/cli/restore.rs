@@ -1,6 +1,6 @@
 //! `smqtt authority restore`: an authority out of a backup, or a drill.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
@@ -59,9 +59,13 @@ pub async fn run(args: &RestoreArgs) -> Result<(), Failure> {
     let lost = matches!(since, Since::Lost);
     let what = Restore { backup: &args.backup, key: &key, since, bundles };
     let target = match args.check {
-        true => data.with_extension(format!("drill-{}", std::process::id())),
+        true => drill_dir(&data),
         false => data.clone(),
     };
+    if args.check && target.join("authority/authority.db").exists() {
+        // Of a drill that was killed: all that the authority has, under a key that lies beside it.
+        let _ = std::fs::remove_dir_all(&target);
+    }
     let restored = restore(what, &target, &config.authority, Arc::new(SystemClock)).await;
     if args.check {
         let _ = std::fs::remove_dir_all(&target);
@@ -99,6 +103,13 @@ pub async fn run(args: &RestoreArgs) -> Result<(), Failure> {
     }
     eprintln!("whoever enrolled after the backup is not known and enrols again");
     Ok(())
+}
+
+/// Where a drill takes place: always the same, so that what one leaves that is killed goes with the next.
+fn drill_dir(data: &Path) -> PathBuf {
+    let mut dir = data.as_os_str().to_owned();
+    dir.push(".drill");
+    dir.into()
 }
 
 /// What it means that the journal is lost.

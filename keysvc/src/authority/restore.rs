@@ -1,6 +1,7 @@
 //! An authority out of a backup. It un-revokes nobody: it does again what the journal says was done since, begins a new
 //! epoch, and numbers its bundles above all that anybody has seen.
 
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -80,9 +81,14 @@ pub async fn restore(
     if taken {
         return Err(OpenError::Taken { path: data_dir.to_owned() });
     }
-    let mut partial = data_dir.as_os_str().to_owned();
-    partial.push(".restoring");
-    let partial = PathBuf::from(partial);
+    let beside = |suffix: &str| {
+        let mut path = data_dir.as_os_str().to_owned();
+        path.push(suffix);
+        PathBuf::from(path)
+    };
+    // Another one at the same time would take this one's files from under it; what one left that was killed goes.
+    let (partial, lock) = (beside(".restoring"), beside(".restoring.lock"));
+    let _locked = Locked::new(data_dir, lock)?;
     let _ = std::fs::remove_dir_all(&partial);
     let restored = restore_into(what, &partial, config, clock).await;
     let restored = match restored {
@@ -95,6 +101,34 @@ pub async fn restore(
     let _ = std::fs::remove_dir(data_dir);
     files::rename(&partial, data_dir)?;
     Ok(restored)
+}
+
+/// The leave to restore into a directory, for one at a time.
+struct Locked {
+    path: PathBuf,
+    _file: File,
+}
+
+impl Locked {
+    fn new(data_dir: &Path, path: PathBuf) -> Result<Self, OpenError> {
+        if let Some(parent) =
+            path.parent().filter(|parent| !parent.as_os_str().is_empty() && !parent.exists())
+        {
+            files::make_dir(parent)?;
+        }
+        let file = files::touch(&path)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Self { path, _file: file }),
+            Err(TryLockError::WouldBlock) => Err(OpenError::InUse { path: data_dir.to_owned() }),
+            Err(TryLockError::Error(source)) => Err(OpenError::File { verb: "lock", path, source }),
+        }
+    }
+}
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
 }
 
 async fn restore_into(

@@ -611,3 +611,28 @@ async fn verbs_at_once_in_any_order_end_the_same_in_the_store_and_in_the_journal
         assert_eq!(out, restored.is_revoked(device.id()));
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_restores_into_one_directory_do_not_take_each_others_files() {
+    let server = Running::start().await;
+    let key = RecoverySecret::generate();
+    let backup = back_up(&server, &key).await;
+    let (dir, clock, _) = server.stop().await;
+    let data = dir.path().join("restored");
+    let partial = dir.path().join("restored.restoring");
+    // One that is under way, as another process would have it.
+    std::fs::create_dir(&partial).unwrap();
+    std::fs::write(partial.join("file"), b"theirs").unwrap();
+    let lock = std::fs::File::create(dir.path().join("restored.restoring.lock")).unwrap();
+    lock.lock().unwrap();
+    let refused = restore_to(&data, &backup, &key, Since::Lost, Vec::new(), clock.clone()).await;
+    assert!(matches!(refused, Err(OpenError::InUse { .. })), "{refused:?}");
+    assert!(partial.join("file").exists() && !data.exists());
+    // It was killed: what it left goes.
+    drop(lock);
+    restore_to(&data, &backup, &key, Since::Lost, Vec::new(), clock.clone()).await.unwrap();
+    let beside = |name: &str| dir.path().join(name).exists();
+    assert!(beside("restored") && !beside("restored.restoring") && !beside("restored.restoring.lock"));
+    let twice = restore_to(&data, &backup, &key, Since::Lost, Vec::new(), clock).await;
+    assert!(matches!(twice, Err(OpenError::Taken { .. })));
+}

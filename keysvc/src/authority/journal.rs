@@ -245,7 +245,12 @@ fn known_parts(tx: &Tx<'_>, given: &GivenRow) -> Result<GivenRow, StoreError> {
 }
 
 /// Takes from a bundle, whoever kept it, what the store has forgotten. It is signed; its names it does not say.
-pub(super) fn apply_bundle(tx: &Tx<'_>, bundle: &Bundle, now: u64) -> Result<CaughtUp, StoreError> {
+pub(super) fn apply_bundle(
+    tx: &Tx<'_>,
+    config: &Config,
+    bundle: &Bundle,
+    now: u64,
+) -> Result<CaughtUp, StoreError> {
     let mut caught_up = CaughtUp { epoch: bundle.epoch.number, ..CaughtUp::default() };
     for id in &bundle.revoked {
         match tx.device(*id)? {
@@ -261,7 +266,9 @@ pub(super) fn apply_bundle(tx: &Tx<'_>, bundle: &Bundle, now: u64) -> Result<Cau
         caught_up.did(Operation::Revoke, format!("{id} {id}"));
         caught_up.shut_out.insert(id.to_string());
     }
-    roots::follow_bundle(tx, bundle)?;
+    for (step, root) in roots::follow_bundle(tx, config, bundle)? {
+        caught_up.did(Operation::RotateCertificate, format!("{step}: {root}"));
+    }
     let own: Versions = tx.versions()?;
     for (attribute, version) in bundle.versions.iter() {
         if own.get(attribute) < version {

@@ -178,7 +178,7 @@ async fn restore_into(
     let (caught_up, epoch, voided) = opening.transaction(|tx| {
         let mut caught_up = journal::apply(tx, config, &entries)?;
         for bundle in &bundles {
-            caught_up = caught_up.and(journal::apply_bundle(tx, bundle, now)?);
+            caught_up = caught_up.and(journal::apply_bundle(tx, config, bundle, now)?);
         }
         if matches!(what.since, Since::Lost) {
             let due = now.saturating_sub(head.created) / config.epoch_seconds;

@@ -227,12 +227,25 @@ pub(super) fn retire_again(tx: &Tx<'_>, root: &Fingerprint) -> Result<bool, Stor
     }
 }
 
-/// The same out of a bundle that somebody kept.
-pub(super) fn follow_bundle(tx: &Tx<'_>, bundle: &Bundle) -> Result<(), StoreError> {
-    for root in bundle.lineage.iter().flat_map(Lineage::past) {
-        retire_again(tx, &fingerprint(root).map_err(|_| CORRUPT)?)?;
+/// The same out of a bundle that somebody kept; gives the steps that were done again, and of which root.
+pub(super) fn follow_bundle(
+    tx: &Tx<'_>,
+    config: &Config,
+    bundle: &Bundle,
+) -> Result<Vec<(&'static str, Fingerprint)>, StoreError> {
+    let Some(lineage) = &bundle.lineage else { return Ok(Vec::new()) };
+    let mut done = Vec::new();
+    let issuing = fingerprint(lineage.issuing_root()).map_err(|_| CORRUPT)?;
+    if issue_again(tx, config, &issuing, bundle.issued)? {
+        done.push(("activate", issuing));
     }
-    Ok(())
+    for root in lineage.past() {
+        let root = fingerprint(root).map_err(|_| CORRUPT)?;
+        if retire_again(tx, &root)? {
+            done.push(("retire", root));
+        }
+    }
+    Ok(done)
 }
 
 /// Writes down for a new journal what must not be undone.

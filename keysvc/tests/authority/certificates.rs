@@ -325,9 +325,12 @@ async fn a_restored_authority_issues_from_the_newest_root_and_trusts_no_retired_
     let ours = Authority::open(&dir.path().join("data"), config.clone(), clock.clone()).unwrap();
     assert_eq!(ours.roots(), roots);
     drop(ours);
-    // With the journal gone, what a broker kept says that the old root is retired: as far as the backup can follow.
-    let done = restoring(&backup, "by-bundle", Since::Lost, vec![kept]).await;
-    assert!(done.is_ok(), "{:?}", done.err());
+    // With the journal gone, what a broker kept says as much.
+    restoring(&backup, "by-bundle", Since::Lost, vec![kept.clone()]).await.unwrap();
+    let by_bundle = Authority::open(&dir.path().join("by-bundle"), config.clone(), clock.clone()).unwrap();
+    assert_eq!((by_bundle.roots(), by_bundle.root()), (roots.clone(), roots[0].clone()));
+    drop(by_bundle);
+    assert!(restoring(&too_old, "old", Since::Lost, vec![kept]).await.is_err());
 
     restoring(&backup, "restored", Since::Journal(journal), Vec::new()).await.unwrap();
     std::fs::rename(dir.path().join("data"), dir.path().join("lost")).unwrap();
@@ -343,4 +346,46 @@ async fn a_restored_authority_issues_from_the_newest_root_and_trusts_no_retired_
     assert_eq!(subjects, ["prepare", "activate", "retire"], "each once, done again by the journal");
     server.stop().await;
     assert_eq!(names(&dir.path().join("data")), ["root-key/1"]);
+}
+
+/// Between the journal and the store lies a crash, or an older copy of the store that was put back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_behind_its_journal_catches_up_or_does_not_start() {
+    let server = Running::start().await;
+    server.enrol("a", &["x"]).await;
+    let copy = |from: &std::path::Path, to: &std::path::Path| {
+        let _ = std::fs::remove_dir_all(to);
+        std::fs::create_dir(to).unwrap();
+        for file in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+            std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
+        }
+    };
+    let (dir, clock, config) = server.stop().await;
+    let (store, kept) = (dir.path().join("data/authority"), |name: &str| dir.path().join(name));
+    copy(&store, &kept("unprepared"));
+    let server = Running::again(dir.clone(), clock, config).await;
+    done(&server, "prepare", false).await;
+    let both = server.roots();
+    let (_, clock, config) = server.stop().await;
+    copy(&store, &kept("prepared"));
+    let server = Running::again(dir.clone(), clock, config).await;
+    done(&server, "activate", true).await;
+    let (_, clock, config) = server.stop().await;
+    copy(&store, &kept("activated"));
+
+    copy(&kept("prepared"), &store);
+    let server = Running::again(dir.clone(), clock, config).await;
+    assert_eq!((server.roots(), server.authority.root()), (both.clone(), both[1].clone()));
+    assert_eq!(server.newest_bundle().await.lineage.unwrap().issuing(), 1);
+    done(&server, "retire", true).await;
+    let (_, clock, config) = server.stop().await;
+    assert_eq!(names(&dir.path().join("data")), ["root-key/1"]);
+    copy(&kept("activated"), &store);
+    let server = Running::again(dir.clone(), clock, config).await;
+    assert_eq!(server.roots(), both[1..], "what was retired stays so");
+    let (_, clock, config) = server.stop().await;
+    copy(&kept("unprepared"), &store);
+    let refused = Authority::open(&dir.path().join("data"), config, clock).map(drop).unwrap_err();
+    assert!(matches!(refused, OpenError::Store { .. }), "{refused}");
+    assert!(refused.hint().contains("after that root was prepared"), "{}", refused.hint());
 }

@@ -265,7 +265,7 @@ impl Authority {
     pub async fn housekeep(self: &Arc<Self>) -> Result<(), Error> {
         let now = self.now();
         self.check_space();
-        if self.counts.is_failing() && now % PROBE_SECONDS == 0 {
+        if self.counts.is_failing() && now.is_multiple_of(PROBE_SECONDS) {
             // Nobody else may write for long: whether it can be done again is to be seen.
             self.store.write_reserved(|tx| Ok(tx.bump("probe")?)).await?;
         }

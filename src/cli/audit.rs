@@ -254,7 +254,7 @@ fn with_rotated(path: &Path) -> Result<Vec<PathBuf>, Failure> {
             entry.file_name().to_str().and_then(|there| there.strip_prefix(&name)?.parse::<u64>().ok());
         rotated.extend(number.map(|number| (number, entry.path())));
     }
-    rotated.sort_unstable_by(|one, other| other.0.cmp(&one.0));
+    rotated.sort_unstable_by_key(|one| std::cmp::Reverse(one.0));
     Ok(rotated.into_iter().map(|(_, path)| path).chain([path.to_owned()]).collect())
 }
 

@@ -164,7 +164,15 @@ impl Authority {
             planned.0.record(&this, tx)?;
             Ok(planned)
         });
-        let issued = issued.await;
+        let issued = match issued.await {
+            // Whoever is shut out hears that, and not that it is to wait for space.
+            Err(Error::LowSpace) => {
+                let stands =
+                    move |tx: &Tx<'_>| shown.device(tx, Operation::FetchKeys).and(Err(Error::LowSpace));
+                self.store.read(stands).await
+            }
+            issued => issued,
+        };
         let (plan, attributes, policy, revision) =
             self.or_denied(caller, Operation::FetchKeys, issued).await?;
         let tag = plan.tag();

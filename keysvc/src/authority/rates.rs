@@ -25,6 +25,9 @@ const WRONG_COST: u64 = 10;
 /// Longest time that anybody is told to wait.
 const RETRY_AFTER_SECONDS_MAX: u64 = 3600;
 
+/// How far a clock may go back without that it was put back: requests read it before they wait for each other.
+const CLOCK_JITTER_SECONDS: u64 = 60;
+
 /// How many were turned away since the start.
 #[derive(Debug, Default)]
 pub struct Limited {
@@ -62,6 +65,10 @@ struct Bucket {
 
 impl Bucket {
     fn taken(&self, now: u64) -> u64 {
+        // The clock was put back: the bucket would wait for it to come this far again.
+        if self.at > now.saturating_add(CLOCK_JITTER_SECONDS) {
+            return 0;
+        }
         let back = now.saturating_sub(self.at).saturating_mul(self.rate.per_second.into());
         self.taken.saturating_sub(back)
     }
@@ -260,7 +267,8 @@ mod tests {
         buckets.take(1, RATE, 1000, 100);
         assert_eq!(buckets.empty_for(1, RATE, 100), Some(6), "a debt has an end");
         assert!(buckets.is_over_drawn(1, RATE, 100) && !buckets.is_over_drawn(1, RATE, 101));
-        assert_eq!(buckets.empty_for(1, RATE, 0), Some(6), "a clock that was put back gives nothing");
+        assert_eq!(buckets.empty_for(1, RATE, 40), Some(6), "a clock that goes back a little gives nothing");
+        assert_eq!(buckets.empty_for(1, RATE, 39), None, "nobody waits until one that was put back is there again");
         assert_eq!(buckets.empty_for(1, RATE, 106), None);
     }
 

@@ -76,6 +76,7 @@ async fn with_little_space_changes_are_refused_and_revocations_last() {
     low(&admin.post("/v1/devices/a/resume", &json!({})).await);
     // Who was refused is refused for that, and not because nobody could write it down.
     server.client(&b).get("/v1/bundle").await.problem(403, "revoked");
+    server.client(&b).get("/v1/keys").await.problem(403, "revoked");
     // The next epoch comes as ever: without it bundles would run out.
     let epoch = server.newest_bundle().await.epoch.number;
     server.clock.advance(DAY);
@@ -104,7 +105,7 @@ async fn with_little_space_changes_are_refused_and_revocations_last() {
     server.client(&b).get("/v1/keys").await.problem(403, "revoked");
     let rows: Vec<AuditRecord> = admin.get("/v1/audit").await.json();
     let unwritten = rows.iter().find(|row| row.action == "refusals not written").unwrap();
-    assert_eq!(unwritten.subject, "1");
+    assert_eq!(unwritten.subject, "2");
 }
 
 #[tokio::test(flavor = "multi_thread")]

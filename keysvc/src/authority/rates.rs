@@ -268,7 +268,11 @@ mod tests {
         assert_eq!(buckets.empty_for(1, RATE, 100), Some(6), "a debt has an end");
         assert!(buckets.is_over_drawn(1, RATE, 100) && !buckets.is_over_drawn(1, RATE, 101));
         assert_eq!(buckets.empty_for(1, RATE, 40), Some(6), "a clock that goes back a little gives nothing");
-        assert_eq!(buckets.empty_for(1, RATE, 39), None, "nobody waits until one that was put back is there again");
+        assert_eq!(
+            buckets.empty_for(1, RATE, 39),
+            None,
+            "nobody waits until one that was put back is there again"
+        );
         assert_eq!(buckets.empty_for(1, RATE, 106), None);
     }
 

@@ -65,6 +65,7 @@ impl Authority {
     /// Whose token it is, if it is good for `operation` now.
     pub(super) async fn check_access(
         &self,
+        caller: &Caller,
         presented: Presented,
         operation: Operation,
     ) -> Result<Known, Error> {
@@ -72,6 +73,7 @@ impl Authority {
         let access = self.store.read(move |tx| Ok(tx.access(&id)?)).await?;
         let access = access.filter(|access| equal(&access.secret_hash, &proof));
         let access = access.ok_or(Error::AccessUnknown)?;
+        caller.hold_access();
         if self.now() >= access.expires {
             return Err(Error::AccessExpired);
         }

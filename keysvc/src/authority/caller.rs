@@ -1,6 +1,7 @@
 //! Who asks, and whether they may.
 
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use smqtt_core::identity::{
@@ -22,6 +23,8 @@ pub struct Caller {
     /// Whom the certificate names.
     named: Option<Arc<Identity>>,
     access: Option<Presented>,
+    /// Whether the secret of the access token was found to be right.
+    access_held: Arc<AtomicBool>,
     /// Under which the request may be made again.
     key: Option<Arc<str>>,
     /// What it expects to find.
@@ -110,6 +113,7 @@ impl Caller {
             certificate: certificate.map(shown),
             named,
             access: None,
+            access_held: Arc::default(),
             key: None,
             expected: Expected::default(),
         }
@@ -117,7 +121,7 @@ impl Caller {
 
     /// The same with an access token: it counts instead of the certificate.
     pub fn with_access(self, token: &str) -> Self {
-        Self { access: Some(Presented::parse(token)), ..self }
+        Self { access: Some(Presented::parse(token)), access_held: Arc::default(), ..self }
     }
 
     /// The same with a key under which the request may be made again.
@@ -153,6 +157,15 @@ impl Caller {
         self.access.as_ref().and_then(Presented::id)
     }
 
+    /// Whether somebody looked at the access token's secret, and it was right. Not every request is one that asks for it.
+    pub(super) fn access_held(&self) -> bool {
+        self.access_held.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn hold_access(&self) {
+        self.access_held.store(true, Ordering::Relaxed);
+    }
+
     /// Until when the certificate says that it is valid, whether it holds or not; seconds since 1970.
     pub(super) fn certificate_expires(&self) -> Option<u64> {
         not_after(&self.certificate.as_ref()?.der)
@@ -181,7 +194,7 @@ impl Authority {
     pub(super) async fn authorise(&self, caller: &Caller, operation: Operation) -> Result<Known, Error> {
         match caller.access {
             Some(presented) => {
-                let checked = self.check_access(presented, operation).await;
+                let checked = self.check_access(caller, presented, operation).await;
                 self.or_denied(caller, operation, checked).await
             }
             None => {
@@ -247,7 +260,7 @@ impl Authority {
     ) -> Result<ShownHolder, Error> {
         let checked = match caller.access {
             Some(presented) => {
-                self.check_access(presented, operation).await.and(Err(Error::CertificateRequired))
+                self.check_access(caller, presented, operation).await.and(Err(Error::CertificateRequired))
             }
             None => match &caller.certificate {
                 Some(certificate) => certificate.verify(&self.roots(), at).map_err(Error::Certificate),

@@ -26,10 +26,10 @@ pub(crate) struct Export {
     /// Not here while it works.
     sink: Option<Box<dyn Sink>>,
     reached: Option<Position>,
-    /// Since when it fails.
-    failing: Option<u64>,
-    /// When that was last said.
+    /// When it was last said that it fails.
     said: Option<u64>,
+    /// Whether the audit log says that it fails.
+    noted: bool,
 }
 
 /// How far a sink has come.
@@ -83,8 +83,8 @@ impl Authority {
             name: sink.name(),
             sink: Some(sink),
             reached: None,
-            failing: None,
             said: None,
+            noted: false,
         };
         sinks.into_iter().map(export).collect()
     }
@@ -112,19 +112,18 @@ impl Authority {
                 self.counts.export_failed(export.name);
                 // Where it had come to is for the sink to say again.
                 export.reached = None;
-                let begins = export.failing.is_none();
-                export.failing.get_or_insert(now);
                 if may_say {
                     export.said = Some(now);
                     let behind = self.counts.export_behind(export.name).get();
                     tracing::error!(%error, sink = export.name, behind, "THE AUDIT LOG IS NOT EXPORTED");
-                    if begins {
+                    if !std::mem::replace(&mut export.noted, true) {
                         self.note("audit-export-failed", format!("{}: {error}", export.name)).await;
                     }
                 }
             }
             None => {
-                if export.failing.take().is_some() && export.said.is_some() {
+                // One that fails again and again within a minute is two rows, and not two each time.
+                if std::mem::take(&mut export.noted) {
                     tracing::warn!(sink = export.name, "the audit log is exported again");
                     self.note("audit-export-resumed", export.name.to_owned()).await;
                 }
@@ -142,6 +141,11 @@ impl Authority {
     }
 
     async fn carry(&self, export: &mut Export) -> Result<(), Failed> {
+        if export.sink.is_none() {
+            // It panicked.
+            let anew = self.exports().into_iter().find(|one| one.name == export.name);
+            (export.sink, export.reached) = (anew.and_then(|one| one.sink), None);
+        }
         loop {
             let from = match export.reached {
                 Some(position) => position,

@@ -322,7 +322,7 @@ fn begin(tx: &Tx<'_>, config: &Config, number: u64, at: u64) -> Result<(), Store
 }
 
 /// Writes all that must not be undone into a journal that has nothing of it.
-fn write_state(tx: &Tx<'_>) -> Result<(), StoreError> {
+pub(super) fn write_state(tx: &Tx<'_>) -> Result<(), StoreError> {
     for id in tx.revoked_ids()? {
         let Some(device) = tx.device(id)? else { continue };
         let (role, name) = (device.role, device.name);

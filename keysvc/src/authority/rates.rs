@@ -226,7 +226,7 @@ impl Authority {
                 let mut addresses = lock(&self.rates.addresses);
                 if is_wrong {
                     addresses.take(address, self.config.rates.address, WRONG_COST - 1, now);
-                } else if let Some(id) = caller.access_id() {
+                } else if let Some(id) = caller.access_id().filter(|_| caller.access_held()) {
                     addresses.give_back(address, 1);
                     lock(&self.rates.callers).take(id, self.config.rates.trusted, 1, now);
                 }

@@ -157,7 +157,13 @@ async fn restore_into(
     let mut known_until = bundles.iter().map(|bundle| bundle.issued).max();
     let known = opening.transaction(|tx| tx.counter("journal"))?;
     let entries = match &what.since {
-        Since::Lost => Vec::new(),
+        Since::Lost => {
+            let dir = data_dir.join(journal::DIRECTORY);
+            files::make_dir(&dir)?;
+            let path = dir.join(JOURNAL_FILE);
+            opening.keep_journal(Journal::restart(&path, vault.journal_key(), known, Box::new(move || now))?);
+            Vec::new()
+        }
         Since::Journal(path) => {
             let read = read_journal(path, &vault.journal_key())?;
             let read =
@@ -187,6 +193,9 @@ async fn restore_into(
         }
         let epoch = journal::begin_above(tx, config, caught_up.epoch(), now)?;
         let voided = tx.void_tokens(now)?;
+        if matches!(what.since, Since::Lost) {
+            journal::write_state(tx)?;
+        }
         caught_up.write_down(tx, &vault, now)?;
         audit::append(tx, &vault, now, "authority", "restore", &subject(&what.since, &head, &caught_up))?;
         Ok::<_, StoreError>((caught_up, epoch, voided))

@@ -37,6 +37,9 @@ const CORRUPT: StoreError = StoreError::Corrupt("roots");
 struct State {
     /// How many there were before the oldest that is still here.
     forgotten: usize,
+    /// Those, oldest first: nobody is led from them any more, and what they signed of the audit log still verifies.
+    #[serde(default)]
+    before: Vec<String>,
     /// Oldest first, DER.
     roots: Vec<String>,
     links: Vec<String>,
@@ -65,6 +68,7 @@ impl State {
         let roots = vec![STANDARD.encode(first)];
         Ok(Self {
             forgotten: 0,
+            before: Vec::new(),
             roots,
             links: Vec::new(),
             retired: 0,
@@ -157,7 +161,7 @@ impl Roots {
             None => (certificates.clone(), Vec::new(), certificates.clone()),
             Some(lineage) => (
                 lineage.in_trust().to_vec(),
-                lineage.past().to_vec(),
+                decode(&state.before)?.into_iter().chain(lineage.past().iter().cloned()).collect(),
                 lineage.chain().map(<[u8]>::to_vec).collect(),
             ),
         };
@@ -348,7 +352,7 @@ impl Authority {
         let new = Root::generate(now, Some(old.tenant()));
         let link = old.link_to(&new, now);
         if state.roots.len() == ROOTS_MAX {
-            state.roots.remove(0);
+            state.before.push(state.roots.remove(0));
             state.links.remove(0);
             (state.forgotten, state.retired, state.issuing) =
                 (state.forgotten + 1, state.retired - 1, state.issuing - 1);

@@ -81,12 +81,8 @@ impl FileSink {
     }
 }
 
-impl Sink for FileSink {
-    fn name(&self) -> &'static str {
-        "file"
-    }
-
-    fn reached(&mut self) -> io::Result<Option<Reached>> {
+impl FileSink {
+    fn look(&mut self) -> io::Result<Option<Reached>> {
         let is_new = !self.path.exists();
         let file = self.open()?;
         if is_new {
@@ -105,8 +101,25 @@ impl Sink for FileSink {
         Ok(last.as_ref().map(Reached::of))
     }
 
+    fn named(&self, error: &io::Error) -> io::Error {
+        io::Error::new(error.kind(), format!("`{}`: {error}", self.path.display()))
+    }
+}
+
+impl Sink for FileSink {
+    fn name(&self) -> &'static str {
+        "file"
+    }
+
+    fn reached(&mut self) -> io::Result<Option<Reached>> {
+        self.look().map_err(|error| self.named(&error))
+    }
+
     fn take(&mut self, lines: &[AuditLine]) -> io::Result<()> {
-        self.write(lines).inspect_err(|_| self.length = None)
+        self.write(lines).map_err(|error| {
+            self.length = None;
+            self.named(&error)
+        })
     }
 
     fn begin_anew(&mut self, now: u64) -> io::Result<()> {
@@ -151,12 +164,23 @@ fn last_line(file: &File) -> io::Result<Option<AuditLine>> {
     if whole == 0 && begins > 0 {
         return Err(is_foreign());
     }
-    if whole < tail.len() {
+    let last = match tail[..whole].strip_suffix(b"\n") {
+        None => None,
+        Some(lines) => {
+            let from = lines.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+            Some(serde_json::from_slice(&lines[from..]).map_err(|_| is_foreign())?)
+        }
+    };
+    // Nothing is cut from a file of which nothing is known to be ours.
+    let rest = &tail[whole..];
+    let is_ours = |head: &&[u8]| rest.starts_with(head) || head.starts_with(rest);
+    if last.is_none() && ![&b"{\"record\""[..], b"{\"checkpoint\""].iter().any(is_ours) {
+        return Err(is_foreign());
+    }
+    if !rest.is_empty() {
         file.set_len(begins + whole as u64)?;
     }
-    let Some(lines) = tail[..whole].strip_suffix(b"\n") else { return Ok(None) };
-    let from = lines.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-    serde_json::from_slice(&lines[from..]).map(Some).map_err(|_| is_foreign())
+    Ok(last)
 }
 
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {

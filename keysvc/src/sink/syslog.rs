@@ -32,6 +32,16 @@ pub(crate) enum Address {
     Tcp(String),
 }
 
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Udp(to) => write!(f, "udp:{to}"),
+            Self::Tcp(to) => write!(f, "tcp:{to}"),
+        }
+    }
+}
+
 impl FromStr for Address {
     type Err = ();
 
@@ -153,7 +163,10 @@ impl Sink for SyslogSink {
 
     fn take(&mut self, lines: &[AuditLine]) -> io::Result<()> {
         let Some(last) = lines.last() else { return Ok(()) };
-        self.send(lines).inspect_err(|_| self.socket = None)?;
+        self.send(lines).map_err(|error| {
+            self.socket = None;
+            io::Error::new(error.kind(), format!("`{}`: {error}", self.address))
+        })?;
         let Reached { number, hash, signed } = Reached::of(last);
         let remembered = serde_json::to_vec(&Remembered { number, hash, signed })?;
         files::write_secret(&self.memory, &remembered).map_err(io::Error::other)

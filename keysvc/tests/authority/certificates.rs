@@ -389,3 +389,21 @@ async fn a_store_that_is_behind_its_journal_catches_up_or_does_not_start() {
     assert!(matches!(refused, OpenError::Store { .. }), "{refused}");
     assert!(refused.hint().contains("after that root was prepared"), "{}", refused.hint());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_roots_signed_that_nobody_is_led_from_any_more_still_verifies() {
+    let server = Running::start().await;
+    let first = server.authority.root().to_vec();
+    for _ in 0..8 {
+        for step in ["prepare", "activate", "retire"] {
+            done(&server, step, true).await;
+        }
+    }
+    let lineage = server.newest_bundle().await.lineage.unwrap();
+    assert!(!lineage.roots().contains(&first), "the oldest is out of the bundle");
+    let past = std::fs::read_to_string(server.path("admin/past-roots.pem")).unwrap();
+    assert_eq!(past.matches("BEGIN").count(), 8);
+    let body: String = past.lines().skip(1).take_while(|line| !line.starts_with("-----")).collect();
+    assert_eq!(STANDARD.decode(body).unwrap(), first);
+    assert!(server.authority.verify_audit().await.unwrap().is_ok());
+}

@@ -165,7 +165,11 @@ async fn a_sink_that_fails_is_loud_holds_nobody_up_and_catches_up() {
     })
     .await;
     assert_eq!(failed.actor, "authority");
-    assert!(failed.subject.starts_with("file: No such file or directory"), "{}", failed.subject);
+    assert!(
+        failed.subject.ends_with("not-there/audit.jsonl`: No such file or directory (os error 2)"),
+        "{}",
+        failed.subject
+    );
     server.enrol("a", &["x"]).await;
     server.clock.advance(1);
     let seen = server.authority.metrics().await;
@@ -240,15 +244,23 @@ async fn a_file_of_another_log_is_put_aside() {
     assert_eq!((aside.len(), std::fs::read(&aside[0]).unwrap()), (1, before));
     // What is no log at all is left alone, and is no reason to stop.
     let (dir, clock, config) = server.stop().await;
-    std::fs::write(&path, "my notes\n").unwrap();
-    let server = Running::again(dir, clock, config).await;
-    let failed = until("a row that says so", async || {
-        let rows: Vec<AuditRecord> = server.admin().get("/v1/audit").await.json();
-        rows.into_iter().find(|row| row.action == "audit-export-failed")
-    })
-    .await;
-    assert!(failed.subject.contains("move it away"), "{}", failed.subject);
-    assert_eq!(std::fs::read_to_string(&path).unwrap(), "my notes\n");
+    let mut again = (dir, clock, config);
+    for notes in ["my notes\n", "without an end", "my notes\nwithout an end"] {
+        let (dir, clock, config) = again;
+        std::fs::write(&path, notes).unwrap();
+        let server = Running::again(dir, clock, config).await;
+        let after = last_row(&server).await - 1;
+        let failed = until("a row that says so", async || {
+            let rows: Vec<AuditRecord> =
+                server.admin().get(&format!("/v1/audit?after={}", after.saturating_sub(3))).await.json();
+            rows.into_iter().rev().find(|row| row.action == "audit-export-failed")
+        })
+        .await;
+        assert!(failed.subject.contains("move it away"), "{}", failed.subject);
+        assert!(failed.subject.contains("audit.jsonl"), "{}", failed.subject);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), notes);
+        again = server.stop().await;
+    }
 }
 
 /// The line of a message to syslog.

@@ -102,6 +102,17 @@ async fn wrong_secrets_lock_nobody_out_of_an_access_token() {
     }
     assert!((2..=4).contains(&tried), "{tried}");
     server.clock.advance(120);
+    // Nor where nobody looks at the token, and there one that nobody ever made is no way around the limit either.
+    let made_up = format!("smqtt-access.{}.{}", "ab".repeat(16), "00".repeat(32));
+    for token in [&forged, &made_up] {
+        let stranger = server.anonymous().with_access(token);
+        let mut answered = 0;
+        while stranger.get("/v1/root").await.status == StatusCode::OK {
+            answered += 1;
+        }
+        assert!((10..=30).contains(&answered), "{answered}");
+        server.clock.advance(120);
+    }
     for _ in 0..100 {
         assert_eq!(holder.get("/v1/access").await.status, StatusCode::OK);
     }

@@ -11,25 +11,36 @@
 //! `and`, `or`, `of` and `not` in any case must be quoted to be a name or a value. Quoting never changes the type:
 //! `ward="3"` is `ward=3`, the integer.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod error;
+mod label;
+mod versions;
+
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
 use minicbor::data::Type;
 use minicbor::{Decoder, Encoder};
 
+pub use self::error::AttributeError;
+pub use self::label::Label;
+pub use self::versions::Versions;
 pub use crate::cbor::Malformed;
 use crate::cbor::{Written, array_len, expect_array, expect_tag, same_bytes, to_vec, well_formed};
 use crate::word::{QuoteError, bare_word, column, is_keyword, quoted_word, skip_space, write_word};
 
 /// Longest name, in bytes of UTF-8.
 pub const NAME_BYTES_MAX: usize = 64;
+
 /// Longest text value, in bytes of UTF-8.
 pub const VALUE_BYTES_MAX: usize = 256;
+
 /// Most attributes in one set.
 pub const ATTRIBUTES_MAX: usize = 64;
+
 /// Most labels of one set: each attribute, 32 bits for each integer, the epoch.
 pub const LABELS_MAX: usize = ATTRIBUTES_MAX * 33 + 1;
+
 /// Most entries in one [`Versions`].
 pub const VERSIONS_MAX: usize = 4096;
 
@@ -334,276 +345,6 @@ impl fmt::Display for Attributes {
             write!(f, "{}{attribute}", if i == 0 { "" } else { ", " })?;
         }
         Ok(())
-    }
-}
-
-/// How often each attribute was raised by a revocation. What was never raised has version 0.
-///
-/// Entries are kept under [`Attribute::version_key`]; every method takes any attribute and finds its key.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Versions(BTreeMap<Attribute, u32>);
-
-impl Versions {
-    /// The version of an attribute.
-    pub fn get(&self, attribute: &Attribute) -> u32 {
-        self.0.get(&attribute.version_key()).copied().unwrap_or(0)
-    }
-
-    /// The version of the integers of a name.
-    pub(crate) fn get_name(&self, name: &str) -> u32 {
-        self.0.get(&Attribute { name: name.to_owned(), value: Value::Flag }).copied().unwrap_or(0)
-    }
-
-    /// Raises the version of an attribute by one and returns it.
-    pub fn raise(&mut self, attribute: &Attribute) -> Result<u32, AttributeError> {
-        let version = self.get(attribute).checked_add(1).ok_or(AttributeError::VersionExhausted)?;
-        self.set(attribute, version)?;
-        Ok(version)
-    }
-
-    /// Sets the version of an attribute. Version 0 takes no entry.
-    pub fn set(&mut self, attribute: &Attribute, version: u32) -> Result<(), AttributeError> {
-        let key = attribute.version_key();
-        if version == 0 {
-            self.0.remove(&key);
-        } else if self.0.len() < VERSIONS_MAX || self.0.contains_key(&key) {
-            self.0.insert(key, version);
-        } else {
-            return Err(AttributeError::TooManyVersions);
-        }
-        Ok(())
-    }
-
-    /// The entries that are not 0, sorted by key.
-    pub fn iter(&self) -> impl Iterator<Item = (&Attribute, u32)> {
-        self.0.iter().map(|(key, version)| (key, *version))
-    }
-
-    /// Deterministic CBOR: an array of `[attribute, uint]`, in the order of [`iter`](Self::iter).
-    pub fn encode(&self) -> Vec<u8> {
-        to_vec(|e| {
-            e.array(self.0.len() as u64)?;
-            for (key, version) in &self.0 {
-                e.array(2)?;
-                key.encode_to(e)?;
-                e.u32(*version)?;
-            }
-            Ok(())
-        })
-    }
-
-    /// Reads exactly what [`encode`](Self::encode) writes, and nothing else.
-    pub fn decode(bytes: &[u8]) -> Result<Self, AttributeError> {
-        let mut d = Decoder::new(bytes);
-        let len = array_len(&mut d, "versions are an array")?;
-        if len > VERSIONS_MAX as u64 {
-            return Err(AttributeError::TooManyVersions);
-        }
-        let mut versions = Self::default();
-        for _ in 0..len {
-            expect_array(&mut d, 2, "a version is an array of two")?;
-            let key = Attribute::decode_from(&mut d)?;
-            versions.set(&key, well_formed(d.u32())?)?;
-        }
-        // Also refuses an integer as key, a zero, a repeated key and another order.
-        same_bytes(&versions.encode(), bytes)?;
-        Ok(versions)
-    }
-}
-
-/// What a suite hashes to the curve. Deterministic CBOR, so that no two meanings share their bytes:
-///
-/// ```text
-/// attribute  [0, name, null / uint / tstr, version]
-/// bit        [1, name, index, 0 or 1, version]        index 31 is the most significant
-/// epoch      [2, epoch]
-/// ```
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Label(Box<[u8]>);
-
-impl Label {
-    /// The label of an attribute at a version.
-    pub fn attribute(attribute: &Attribute, version: u32) -> Self {
-        Self::encode(|e| {
-            e.array(4)?.u8(0)?.str(&attribute.name)?;
-            attribute.value.encode_to(e)?;
-            e.u32(version)?;
-            Ok(())
-        })
-    }
-
-    /// The label of one bit of the integer called `name`; `index` counts from the least significant bit.
-    pub fn bit(name: &str, index: u8, bit: bool, version: u32) -> Self {
-        Self::encode(|e| {
-            e.array(5)?.u8(1)?.str(name)?.u8(index)?.u8(u8::from(bit))?.u32(version)?;
-            Ok(())
-        })
-    }
-
-    /// The label of an epoch.
-    pub fn epoch(epoch: u64) -> Self {
-        Self::encode(|e| {
-            e.array(2)?.u8(2)?.u64(epoch)?;
-            Ok(())
-        })
-    }
-
-    /// Reads the bytes of a label, and refuses what none of the constructors makes.
-    pub fn decode(bytes: &[u8]) -> Result<Self, AttributeError> {
-        let label = Parts::decode(bytes)?.label();
-        same_bytes(label.as_bytes(), bytes)?;
-        Ok(label)
-    }
-
-    /// The bytes to hash.
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.0
-    }
-
-    /// The attribute it stands for, and in which version; `None` for bits and epochs.
-    pub fn to_attribute(&self) -> Option<(Attribute, u32)> {
-        match Parts::decode(&self.0) {
-            Ok(Parts::Attribute(attribute, version)) => Some((attribute, version)),
-            _ => None,
-        }
-    }
-
-    /// What its version is kept under, and the version; `None` for epochs.
-    pub fn version(&self) -> Option<(Attribute, u32)> {
-        match Parts::decode(&self.0) {
-            Ok(Parts::Attribute(attribute, version)) => Some((attribute.version_key(), version)),
-            Ok(Parts::Bit(name, _, _, version)) => Some((Attribute { name, value: Value::Flag }, version)),
-            Ok(Parts::Epoch(_)) | Err(_) => None,
-        }
-    }
-
-    /// The same label at version 0: what remains when versions do not count.
-    pub fn unversioned(&self) -> Self {
-        match Parts::decode(&self.0) {
-            Ok(Parts::Attribute(attribute, _)) => Self::attribute(&attribute, 0),
-            Ok(Parts::Bit(name, index, bit, _)) => Self::bit(&name, index, bit, 0),
-            Ok(Parts::Epoch(_)) | Err(_) => self.clone(),
-        }
-    }
-
-    fn encode(write: impl FnOnce(&mut Encoder<Vec<u8>>) -> Written) -> Self {
-        Self(to_vec(write).into_boxed_slice())
-    }
-}
-
-/// `Label(role=nurse v0)`, `Label(ward bit 31 = 1 v0)`, `Label(epoch 41)`.
-impl fmt::Debug for Label {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match Parts::decode(&self.0) {
-            Ok(Parts::Attribute(attribute, version)) => write!(f, "Label({attribute} v{version})"),
-            Ok(Parts::Bit(name, index, bit, version)) => {
-                f.write_str("Label(")?;
-                write_word(f, &name)?;
-                write!(f, " bit {index} = {} v{version})", u8::from(bit))
-            }
-            Ok(Parts::Epoch(epoch)) => write!(f, "Label(epoch {epoch})"),
-            Err(_) => f.debug_tuple("Label").field(&self.0).finish(),
-        }
-    }
-}
-
-enum Parts {
-    Attribute(Attribute, u32),
-    Bit(String, u8, bool, u32),
-    Epoch(u64),
-}
-
-impl Parts {
-    fn decode(bytes: &[u8]) -> Result<Self, AttributeError> {
-        let mut d = Decoder::new(bytes);
-        let len = array_len(&mut d, "a label is an array")?;
-        match (well_formed(d.u8())?, len) {
-            (0, 4) => Ok(Self::Attribute(Attribute::decode_fields(&mut d)?, well_formed(d.u32())?)),
-            (1, 5) => {
-                let name = decode_name(&mut d)?;
-                let (index, bit) = (well_formed(d.u8())?, well_formed(d.u8())?);
-                if index > 31 || bit > 1 {
-                    return Err(Malformed("a bit label has an index up to 31 and a bit of 0 or 1").into());
-                }
-                Ok(Self::Bit(name, index, bit == 1, well_formed(d.u32())?))
-            }
-            (2, 2) => Ok(Self::Epoch(well_formed(d.u64())?)),
-            _ => Err(Malformed("a label is of an attribute, a bit or an epoch").into()),
-        }
-    }
-
-    fn label(&self) -> Label {
-        match self {
-            Self::Attribute(attribute, version) => Label::attribute(attribute, *version),
-            Self::Bit(name, index, bit, version) => Label::bit(name, *index, *bit, *version),
-            Self::Epoch(epoch) => Label::epoch(*epoch),
-        }
-    }
-}
-
-/// Why something is not an attribute, or not a set of them.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum AttributeError {
-    /// A name of no characters.
-    #[error("the name is empty")]
-    EmptyName,
-    /// A value of no characters.
-    #[error("the value is empty")]
-    EmptyValue,
-    /// A name over [`NAME_BYTES_MAX`].
-    #[error("the name has {0} bytes, more than {NAME_BYTES_MAX}")]
-    NameTooLong(usize),
-    /// A value over [`VALUE_BYTES_MAX`].
-    #[error("the value has {0} bytes, more than {VALUE_BYTES_MAX}")]
-    ValueTooLong(usize),
-    /// A control character in a name or a value.
-    #[error("the control character `{}` is not allowed", .0.escape_default())]
-    ControlCharacter(char),
-    /// Text that is not `name` or `name=value`; the column counts characters from 1.
-    #[error("expected {expected} at column {column}")]
-    Syntax {
-        /// Where, in characters from 1.
-        column: usize,
-        /// What should stand there.
-        expected: &'static str,
-    },
-    /// A keyword of the policy language as name or value, without quotes.
-    #[error("`{0}` is a keyword")]
-    Keyword(String),
-    /// A quote without its end.
-    #[error("the quote that begins at column {0} has no end")]
-    UnclosedQuote(usize),
-    /// A backslash before something else than `"` or `\`.
-    #[error("unknown escape at column {0}")]
-    Escape(usize),
-    /// More than [`ATTRIBUTES_MAX`].
-    #[error("more than {ATTRIBUTES_MAX} attributes")]
-    TooManyAttributes,
-    /// More than [`VERSIONS_MAX`].
-    #[error("more than {VERSIONS_MAX} versions")]
-    TooManyVersions,
-    /// A version that cannot be raised any more.
-    #[error("the version is as high as it can be")]
-    VersionExhausted,
-    /// Bytes that are not the encoding.
-    #[error(transparent)]
-    Malformed(#[from] Malformed),
-}
-
-impl AttributeError {
-    /// What to do about it, where there is something to say.
-    pub fn hint(&self) -> Option<&'static str> {
-        match self {
-            Self::Syntax { .. } => {
-                Some("write `name` or `name=value`, with double quotes around spaces and signs")
-            }
-            Self::EmptyValue => Some("an attribute without a value is its name alone, without `=`"),
-            Self::Keyword(_) => Some("put it in double quotes"),
-            Self::UnclosedQuote(_) => Some("end it with `\"`; a quote inside is written `\\\"`"),
-            Self::Escape(_) => Some("a backslash is written `\\\\`, a quote `\\\"`"),
-            _ => None,
-        }
     }
 }
 

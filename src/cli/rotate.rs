@@ -140,7 +140,7 @@ pub async fn run(command: &RotateCommand) -> Result<(), Failure> {
 async fn certificate(args: &CertificateArgs) -> Result<(), Failure> {
     let authority = args.common.caller.authority().await?;
     let request = CertificateRotation { step: args.step.name().to_owned(), force: args.force };
-    let done: CertificateRotated = authority.post("/v1/rotate/certificate", &request).await?;
+    let done: CertificateRotated = authority.create("/v1/rotate/certificate", &request).await?;
     if args.common.json {
         return print_line(serde_json::to_string(&done).unwrap_or_default());
     }
@@ -149,20 +149,20 @@ async fn certificate(args: &CertificateArgs) -> Result<(), Failure> {
     for root in done.roots.iter().filter(|root| **root != done.issuing) {
         eprintln!("trusted too  {root}");
     }
-    match (args.step, done.retire_from) {
-        (CertificateStep::Prepare, _) => {
+    match args.step {
+        CertificateStep::Prepare => {
             eprintln!(
                 "make a backup now: one from before cannot take this authority's place after `activate`"
             );
             eprintln!("next: `activate`, in the next epoch or later, when everyone knows the new root");
         }
-        (CertificateStep::Activate, from) => {
+        CertificateStep::Activate => {
             eprintln!(
                 "give MQTT clients that are not of SMQTT the new `root.pem` before the old root is retired"
             );
-            eprintln!("next: `retire`, not before {}", date(from.unwrap_or_default()));
+            eprintln!("next: `retire`, not before {}", date(done.retire_from.unwrap_or_default()));
         }
-        (CertificateStep::Retire, _) => {
+        CertificateStep::Retire => {
             eprintln!("whoever trusts the old root alone still finds the way to the new one")
         }
     }

@@ -194,7 +194,7 @@ fn a_site_comes_back_from_a_backup_and_the_revoked_stay_out() {
 
     let restore = |arguments: &[&str]| {
         let mut command = smqtt(&home);
-        command.args(["authority", "restore", "site.backup", "--key", "recovery.key", "--data", "new"]);
+        command.args(["authority", "restore", "site.backup", "--key", "recovery.key", "--data", "new/"]);
         run(command.args(arguments), b"")
     };
     restore(&[]).failure(&["who was revoked since", "--journal-lost"]);

@@ -133,7 +133,8 @@ impl SiteArgs {
             (None, Some(dir)) => beside(dir),
             (None, None) => home("site")?,
         };
-        Ok((config, data))
+        // Without a slash at its end: names of directories beside it are made of it.
+        Ok((config, data.components().collect()))
     }
 }
 

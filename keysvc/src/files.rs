@@ -49,7 +49,7 @@ pub(crate) fn make_data_dir(path: &Path) -> Result<(), OpenError> {
 pub(crate) fn prove_writable(dir: &Path) -> Result<(), OpenError> {
     let path = dir.join(".probe");
     let probe = || {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
         file.write_all(b"SMQTT")?;
         file.sync_all()?;
         std::fs::remove_file(&path)

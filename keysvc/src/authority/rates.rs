@@ -209,13 +209,13 @@ impl Authority {
         let of_token = caller
             .access_id()
             .and_then(|id| lock(&self.rates.callers).empty_for(id, self.config.rates.trusted, now));
-        match empty_for.or(of_token) {
-            None => Ok(()),
-            Some(retry_after_seconds) => {
-                turned_away.fetch_add(1, Relaxed);
-                Err(Error::TooMany { retry_after_seconds })
-            }
-        }
+        let (retry_after_seconds, turned_away) = match (empty_for, of_token) {
+            (None, None) => return Ok(()),
+            (Some(seconds), _) => (seconds, turned_away),
+            (None, Some(seconds)) => (seconds, &self.rates.limited.callers),
+        };
+        turned_away.fetch_add(1, Relaxed);
+        Err(Error::TooMany { retry_after_seconds })
     }
 
     /// After the answer: whether the credential was wrong. An access token that held is counted for itself.

@@ -117,6 +117,7 @@ async fn wrong_secrets_lock_nobody_out_of_an_access_token() {
         assert_eq!(holder.get("/v1/access").await.status, StatusCode::OK);
     }
     holder.get("/v1/access").await.problem(429, "too-many");
+    assert_eq!(server.authority.limited().callers.load(Relaxed), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

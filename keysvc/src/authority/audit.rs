@@ -48,28 +48,25 @@ impl Denials {
             *self = Self { minute: now / 60, ..Self::default() };
         }
         let count = match error {
-            Error::TokenUsed | Error::TokenExpired | Error::TokenRemoved | Error::NameTaken { .. } => {
-                &mut self.of_tokens
-            }
-            Error::SerialUnknown | Error::Denied => &mut self.of_tokens,
+            Error::TokenUsed
+            | Error::TokenExpired
+            | Error::TokenRemoved
+            | Error::NameTaken { .. }
+            | Error::SerialUnknown
+            | Error::Denied => &mut self.of_tokens,
             Error::Role { .. }
             | Error::Revoked
             | Error::Suspended
             | Error::UnknownCaller
             | Error::AccessExpired
             | Error::Scope { .. } => {
-                let full = self.of_holders >= DENIALS_PER_MINUTE_MAX;
-                let of_one = match full {
-                    true => self.of_one.get(actor).copied().unwrap_or_default(),
-                    false => {
-                        let count = self.of_one.entry(actor.to_owned()).or_default();
-                        *count += 1;
-                        *count
+                if self.of_holders < DENIALS_PER_MINUTE_MAX {
+                    let of_one = self.of_one.entry(actor.to_owned()).or_default();
+                    *of_one += 1;
+                    if *of_one > DENIALS_OF_ONE_MAX {
+                        self.unwritten += 1;
+                        return None;
                     }
-                };
-                if full || of_one > DENIALS_OF_ONE_MAX {
-                    self.unwritten += 1;
-                    return None;
                 }
                 &mut self.of_holders
             }
@@ -94,22 +91,19 @@ pub(super) fn append(
     action: &str,
     subject: &str,
 ) -> Result<(), StoreError> {
-    let end = tx.last_audit()?;
-    let ours = match (&end, tx.document(HEAD)?) {
-        (None, None) => true,
-        (end, Some(stored)) => {
-            let (number, hash) = end.unwrap_or_default();
-            equal(&stored, &vault.tag(HEAD, &[&number.to_be_bytes()[..], &hash].concat()))
-        }
-        (Some(_), None) => false,
+    let mut end = tx.last_audit()?;
+    let (last, hash) = end.unwrap_or_default();
+    let ours = match tx.document(HEAD)? {
+        Some(stored) => equal(&stored, &head(vault, last, &hash)),
+        None => end.is_none(),
     };
     if !ours {
-        let (last, _) = end.unwrap_or_default();
         tracing::error!(row = last, "the end of the audit log is not what this authority wrote");
         let subject = format!("the log ended with row {last}, which was not the last one");
         write(tx, vault, end, at, OWN_ACTOR, ALTERED, &subject)?;
+        end = tx.last_audit()?;
     }
-    write(tx, vault, tx.last_audit()?, at, actor, action, subject)
+    write(tx, vault, end, at, actor, action, subject)
 }
 
 fn write(
@@ -132,15 +126,15 @@ fn write(
     };
     row.hash = hash(&previous, &row);
     tx.append_audit(&row)?;
-    tx.set_document(HEAD, &head(vault, &row))
+    tx.set_document(HEAD, &head(vault, row.number, &row.hash))
 }
 
 fn hash(previous: &[u8; 32], row: &AuditRow) -> [u8; 32] {
     chain(previous, row.number, row.at, &row.actor, &row.action, &row.subject)
 }
 
-fn head(vault: &Vault, row: &AuditRow) -> [u8; 32] {
-    vault.tag(HEAD, &[&row.number.to_be_bytes()[..], &row.hash].concat())
+fn head(vault: &Vault, number: u64, hash: &[u8; 32]) -> [u8; 32] {
+    vault.tag(HEAD, &[&number.to_be_bytes()[..], hash].concat())
 }
 
 fn bounded(text: &str) -> String {
@@ -148,7 +142,8 @@ fn bounded(text: &str) -> String {
     text[..end].chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
-/// Reads the whole log of a store that nobody else has open, as [`Authority::verify_audit`] does.
+/// Reads the whole log of a store that nobody else has open: its chain and its end. [`Authority::verify_audit`] looks besides for
+/// rows that say it was altered, and for who cut it off.
 pub(super) fn first_bad(tx: &Tx<'_>, vault: &Vault) -> Result<Result<u64, u64>, StoreError> {
     let (mut number, mut previous) = tx.pruned()?.unwrap_or_default();
     loop {
@@ -161,7 +156,7 @@ pub(super) fn first_bad(tx: &Tx<'_>, vault: &Vault) -> Result<Result<u64, u64>, 
             (number, previous) = (row.number, row.hash);
         }
         if last_page {
-            let tag = vault.tag(HEAD, &[&number.to_be_bytes()[..], &previous].concat());
+            let tag = head(vault, number, &previous);
             let whole = tx.document(HEAD)?.is_some_and(|stored| equal(&stored, &tag));
             return Ok(if whole { Ok(number) } else { Err(number + 1) });
         }
@@ -193,7 +188,6 @@ impl Authority {
             let read = move |tx: &Tx<'_>| Ok((tx.audit_after(number, PAGE_MAX)?, tx.document(HEAD)?));
             let (rows, stored) = self.store.read(read).await?;
             let last_page = rows.len() < PAGE_MAX;
-            let mut tag = None;
             for row in rows {
                 let altered = (row.actor.as_str(), row.action.as_str()) == (OWN_ACTOR, ALTERED);
                 if row.number != number + 1 || hash(&previous, &row) != row.hash || altered {
@@ -202,13 +196,9 @@ impl Authority {
                 forgotten |= (row.actor.as_str(), row.action.as_str()) == (OWN_ACTOR, FORGET)
                     && row.subject == audit::forgotten(cut_at);
                 (number, previous) = (row.number, row.hash);
-                tag = Some(head(&self.secrets.vault, &row));
             }
             if last_page {
-                let tag = match tag {
-                    Some(tag) => tag,
-                    None => self.secrets.vault.tag(HEAD, &[&number.to_be_bytes()[..], &previous].concat()),
-                };
+                let tag = head(&self.secrets.vault, number, &previous);
                 let whole = stored.is_some_and(|stored| equal(&stored, &tag));
                 return Ok(match (whole, forgotten) {
                     (true, true) => Ok(number),

@@ -5,13 +5,14 @@ mod syslog;
 
 use std::io;
 
+use serde::{Deserialize, Serialize};
 use smqtt_core::api::AuditLine;
 
 pub(crate) use file::FileSink;
 pub(crate) use syslog::{Address, SyslogSink};
 
 /// How far a sink has come: after this row, whose hash that is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Reached {
     pub(crate) number: u64,
     /// Hexadecimal.
@@ -30,7 +31,7 @@ impl Reached {
     }
 }
 
-/// Takes lines of the audit log, in order. Each call may block; a hint that is lost with the process is none.
+/// Takes lines of the audit log, in order, and knows after a restart how far it came. Each call may block.
 pub(crate) trait Sink: Send {
     /// A word for logs and metrics.
     fn name(&self) -> &'static str;

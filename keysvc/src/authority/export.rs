@@ -156,6 +156,7 @@ impl Authority {
                     position
                 }
             };
+            self.exported.lock().unwrap_or_else(PoisonError::into_inner).insert(export.name, from.row);
             let page = self.page(from).await?;
             let behind = self.counts.export_behind(export.name);
             behind.set(i64::try_from(page.last.saturating_sub(from.row)).unwrap_or(i64::MAX));
@@ -165,9 +166,6 @@ impl Authority {
             let lines = page.lines;
             work(export, move |sink| sink.take(&lines)).await?;
             export.reached = Some(page.end);
-            let at = export.name;
-            self.exported.lock().unwrap_or_else(PoisonError::into_inner).insert(at, page.end.row);
-            behind.set(i64::try_from(page.last.saturating_sub(page.end.row)).unwrap_or(i64::MAX));
         }
     }
 
@@ -180,9 +178,9 @@ impl Authority {
         let (row, first, last) = self
             .store
             .read(move |tx| {
-                let tally = tx.audit_after(0, 1)?.first().map(|row| row.number);
+                let first = tx.audit_after(0, 1)?.first().map_or(1, |row| row.number);
                 let last = tx.last_audit()?.unwrap_or_default().0;
-                Ok((tx.audit_after(before, 1)?.into_iter().next(), tally.unwrap_or(1), last))
+                Ok((tx.audit_after(before, 1)?.into_iter().next(), first, last))
             })
             .await?;
         // Of rows that were pruned nothing can be said any more.
@@ -192,7 +190,6 @@ impl Authority {
         };
         if is_ours {
             let signed = if signed { number } else { before };
-            self.exported.lock().unwrap_or_else(PoisonError::into_inner).insert(export.name, number);
             return Ok(Position { row: number, signed });
         }
         tracing::error!(

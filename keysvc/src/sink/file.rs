@@ -79,9 +79,7 @@ impl FileSink {
         self.length = Some(length + batch.len() as u64);
         Ok(())
     }
-}
 
-impl FileSink {
     fn look(&mut self) -> io::Result<Option<Reached>> {
         let is_new = !self.path.exists();
         let file = self.open()?;

@@ -9,9 +9,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use smqtt_core::api::AuditLine;
-use time::OffsetDateTime;
 
 use super::{Reached, Sink};
 use crate::files;
@@ -67,14 +65,6 @@ enum Socket {
     Tcp(TcpStream),
 }
 
-/// How far it has come, on disk.
-#[derive(Serialize, Deserialize)]
-struct Remembered {
-    number: u64,
-    hash: String,
-    signed: bool,
-}
-
 /// Syslog at an address.
 pub(crate) struct SyslogSink {
     address: Address,
@@ -120,10 +110,11 @@ impl SyslogSink {
     }
 
     fn send(&mut self, lines: &[AuditLine]) -> io::Result<()> {
-        if self.socket.as_ref().is_none_or(Socket::is_closed) {
-            self.socket = Some(self.connect()?);
-        }
-        let Some(socket) = &mut self.socket else { return Ok(()) };
+        let socket = match self.socket.take().filter(|socket| !socket.is_closed()) {
+            Some(socket) => socket,
+            None => self.connect()?,
+        };
+        let socket = self.socket.insert(socket);
         for line in lines {
             let message = message(line, &self.host)?;
             match socket {
@@ -157,8 +148,7 @@ impl Sink for SyslogSink {
     fn reached(&mut self) -> io::Result<Option<Reached>> {
         let Some(bytes) = files::read(&self.memory).map_err(io::Error::other)? else { return Ok(None) };
         // One that cannot be read is as good as none: all of it is sent again.
-        let remembered: Option<Remembered> = serde_json::from_slice(&bytes).ok();
-        Ok(remembered.map(|Remembered { number, hash, signed }| Reached { number, hash, signed }))
+        Ok(serde_json::from_slice(&bytes).ok())
     }
 
     fn take(&mut self, lines: &[AuditLine]) -> io::Result<()> {
@@ -167,8 +157,7 @@ impl Sink for SyslogSink {
             self.socket = None;
             io::Error::new(error.kind(), format!("`{}`: {error}", self.address))
         })?;
-        let Reached { number, hash, signed } = Reached::of(last);
-        let remembered = serde_json::to_vec(&Remembered { number, hash, signed })?;
+        let remembered = serde_json::to_vec(&Reached::of(last))?;
         files::write_secret(&self.memory, &remembered).map_err(io::Error::other)
     }
 
@@ -198,8 +187,7 @@ fn message(line: &AuditLine, host: &str) -> io::Result<Vec<u8>> {
 
 /// RFC 5424, section 6.2.3.
 fn timestamp(at: u64) -> String {
-    let at = i64::try_from(at).ok().and_then(|at| OffsetDateTime::from_unix_timestamp(at).ok());
-    let Some(at) = at else { return "-".to_owned() };
+    let at = crate::pki::time(at);
     let (year, month, day) = (at.year(), u8::from(at.month()), at.day());
     format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", at.hour(), at.minute(), at.second())
 }

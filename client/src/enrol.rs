@@ -356,7 +356,7 @@ async fn renew_if_due(keyring: &SharedKeyring, now: u64) -> Result<bool, EnrolEr
         let renewed: Enrolment = authority.post("/v1/renew", &request).await?;
         let certificate = STANDARD.decode(&renewed.certificate).map_err(|_| KeyringError::Answer)?;
         let bundle = STANDARD.decode(&renewed.bundle).map_err(|_| KeyringError::Answer)?;
-        keyring.with(|k| k.put_next_certificate(certificate, Some(&bundle), now))?;
+        keyring.with(|k| k.put_next_certificate(certificate, &bundle, now))?;
         keys = Some((renewed.keys, renewed.revision));
     }
     match try_next(keyring, now).await {

@@ -552,7 +552,7 @@ fn read_certificates(dir: &Path, file: &'static str) -> Result<Vec<Vec<u8>>, Key
     certificates_of(&pem).ok_or(KeyringError::Damaged { file })
 }
 
-/// The certificates of a PEM file (DER), at least one; `None` where it has anything else.
+/// The certificates of a PEM file (DER), at least one; what else is in it is passed over. `None` where it has none, or is no PEM.
 pub fn certificates_of(pem: &[u8]) -> Option<Vec<Vec<u8>>> {
     let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     let all: Vec<_> = all.ok()?.into_iter().map(|der| der.to_vec()).collect();

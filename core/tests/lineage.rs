@@ -87,7 +87,7 @@ fn whoever_slept_through_every_exchange_follows_all_of_them() {
     for pki in &pkis {
         assert!(Bundle::verify(&bytes, &pki.roots()).is_ok());
     }
-    // Shuffled, or mostly of others, they cost a bounded search and no more.
+    // A stranger's certificate is nobody's, however many links there are.
     let stranger = Pki::new().authority();
     let strange = Signer::certificate(&stranger);
     assert_eq!(verify_certificate_through(strange, &pkis[0].roots(), &links, NOW), Err(UNKNOWN));

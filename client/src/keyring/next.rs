@@ -50,17 +50,11 @@ impl Keyring {
     pub fn put_next_certificate(
         &mut self,
         certificate: Vec<u8>,
-        bundle: Option<&[u8]>,
+        bundle: &[u8],
         now: u64,
     ) -> Result<(), KeyringError> {
-        let roots = match bundle {
-            None => self.roots.clone(),
-            Some(bytes) => {
-                let bundle = Bundle::verify(bytes, &self.roots).map_err(KeyringError::Bundle)?;
-                roots_under(&bundle, &self.roots)
-            }
-        };
-        self.check_own(&certificate, &roots, now)?;
+        let bundle = Bundle::verify(bundle, &self.roots).map_err(KeyringError::Bundle)?;
+        self.check_own(&certificate, &roots_under(&bundle, &self.roots), now)?;
         write_private(&self.dir.join(NEXT), pem("CERTIFICATE", &certificate).as_bytes())?;
         self.next = Some(certificate);
         Ok(())
@@ -110,7 +104,8 @@ impl Keyring {
     /// # Errors
     /// [`KeyringError::Certificate`] where it is not this device's, or a file error.
     pub fn take_certificate(&mut self, certificate: Vec<u8>, now: u64) -> Result<(), KeyringError> {
-        self.put_next_certificate(certificate, None, now)?;
+        let bundle = self.bundle_bytes.clone();
+        self.put_next_certificate(certificate, &bundle, now)?;
         self.take_next_certificate()
     }
 

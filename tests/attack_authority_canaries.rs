@@ -114,13 +114,7 @@ fn every_secret_is_where_it_is_at_home_and_nowhere_else() {
     let passphrase_file = secrets_home.join("passphrase");
     smqtt_client::files::write_private(&passphrase_file, format!("{PASSPHRASE}\n").as_bytes()).unwrap();
     let recovery = secrets_home.join("recovery.key");
-    let new = authority(&["recovery-key", "new", recovery.to_str().unwrap()], "");
-    // That command has no `--data`.
-    let new = if new.status.success() {
-        new
-    } else {
-        run(smqtt(home.path()).args(["authority", "recovery-key", "new"]).arg(&recovery), b"")
-    };
+    let new = run(smqtt(home.path()).args(["authority", "recovery-key", "new"]).arg(&recovery), b"");
     let public = last_line(&new.success());
     say(&new);
 

@@ -500,7 +500,7 @@ impl Year {
         }
     }
 
-    /// What is rotated in this week: the root key, or a step on the way to another master secret key.
+    /// What is rotated in this week: the root key, or a step on the way to another root or another master secret key.
     async fn rotate(&mut self, week: usize) {
         let admin = self.lab.admin();
         if week == ROOT_KEY {

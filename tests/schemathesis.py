@@ -19,6 +19,8 @@ import subprocess
 import sys
 import tempfile
 
+from command import smqtt
+
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance,negative_data_rejection,unsupported_method"
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # A refusal is a refusal: 410, 412, 413 and 422 are not among those it expects for invalid requests.
@@ -40,14 +42,6 @@ def before_call(context, case, kwargs):
     if str(query.get("wait", "0")).isdigit() and "wait" in query:
         case.query = {**query, "wait": 0}
 '''
-
-
-def smqtt(binary, home, *arguments, text=None):
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("SMQTT_")}
-    done = subprocess.run([binary, *arguments], input=text, capture_output=True, text=True, env={**environment, "HOME": str(home)})
-    if done.returncode:
-        sys.exit(f"smqtt {' '.join(arguments)}: {done.stderr}")
-    return done.stdout
 
 
 def ask(home, url, name, arguments, cases, seed, mode):
@@ -98,9 +92,7 @@ def main():
             }.items():
                 token = smqtt(binary, home, "token", "new", role, *arguments, "--data", str(data))
                 smqtt(binary, home, "enrol", "--dir", str(home / role), text=token)
-                key = home / f"{role}.key.pem"
-                people[role] = (home / role / "certificate.pem", key)
-                key.write_text(pem(home / role / "device.key"))
+                people[role] = (home / role / "certificate.pem", home / role / "device.key")
             total, good = 0, True
             plan = [("admin", 4)] + [(role, 1) for role in people if role != "admin"]
             parts = sum(share for _, share in plan) + 3
@@ -127,16 +119,6 @@ def main():
         print(f"{total} cases; seed {options.seed}; {'all passed' if good and not panics else 'FAILED'}")
         print("\n".join(panics))
         sys.exit(0 if good and not panics else 1)
-
-
-def pem(path):
-    """A keyring's key as PEM."""
-    content = path.read_bytes()
-    if content.startswith(b"-----"):
-        return content.decode()
-    import base64
-    body = base64.b64encode(content).decode()
-    return "-----BEGIN PRIVATE KEY-----\n" + "\n".join(body[i:i + 64] for i in range(0, len(body), 64)) + "\n-----END PRIVATE KEY-----\n"
 
 
 main()

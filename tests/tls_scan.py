@@ -6,14 +6,14 @@
 Starts a site of its own on loopback. Needs the Python package `sslyze`, version 6; without it, it says SKIPPED.
 """
 
-import base64
-import json
 import os
 import pathlib
 import re
 import subprocess
 import sys
 import tempfile
+
+from command import smqtt
 
 try:
     import sslyze
@@ -27,14 +27,6 @@ from sslyze import ClientAuthenticationCredentials
 OLD = {"SSL_2_0": "ssl_2_0_cipher_suites", "SSL_3_0": "ssl_3_0_cipher_suites", "TLS_1_0": "tls_1_0_cipher_suites", "TLS_1_1": "tls_1_1_cipher_suites"}
 NEW = ["tls_1_2_cipher_suites", "tls_1_3_cipher_suites"]
 AEAD = re.compile("GCM|CHACHA20|CCM")
-
-
-def smqtt(binary, home, *arguments, text=None):
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("SMQTT_")}
-    done = subprocess.run([binary, *arguments], input=text, capture_output=True, text=True, env={**environment, "HOME": str(home)})
-    if done.returncode:
-        sys.exit(f"smqtt {' '.join(arguments)}: {done.stderr}")
-    return done.stdout
 
 
 def findings(name_of, scan):
@@ -98,14 +90,6 @@ def findings(name_of, scan):
     return found
 
 
-def pem(path):
-    """A keyring's key as PEM."""
-    content = path.read_bytes()
-    if content.startswith(b"-----"):
-        return content
-    return b"-----BEGIN PRIVATE KEY-----\n" + base64.encodebytes(content) + b"-----END PRIVATE KEY-----\n"
-
-
 def main():
     binary = str(pathlib.Path(sys.argv[1]).resolve())
     with tempfile.TemporaryDirectory() as directory:
@@ -126,8 +110,7 @@ def main():
                     break
             token = smqtt(binary, home, "token", "new", "scan", "kind=scan", "--data", str(data)).splitlines()[-1]
             smqtt(binary, home, "enrol", "--dir", str(home / "scan"), text=token)
-            (home / "scan.key").write_bytes(pem(home / "scan/device.key"))
-            credentials = ClientAuthenticationCredentials(certificate_chain_path=home / "scan/certificate.pem", key_path=home / "scan.key")
+            credentials = ClientAuthenticationCredentials(certificate_chain_path=home / "scan/certificate.pem", key_path=home / "scan/device.key")
             looks = {command for command in ScanCommand if hasattr(command, "value")} - {ScanCommand.HTTP_HEADERS}
             scanner = Scanner()
             scanner.queue_scans([

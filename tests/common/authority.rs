@@ -2,11 +2,10 @@
 
 use std::path::Path;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use smqtt_client::authority::Authority;
 use smqtt_client::tls;
 
+use super::needles::unpem;
 use super::process::Running;
 use super::site::smqtt;
 
@@ -22,8 +21,7 @@ pub fn start(home: &Path, listen: &str) -> (Running, String) {
 
 /// A file of the administrator's, without its PEM.
 pub fn pem(home: &Path, name: &str) -> Vec<u8> {
-    let text = std::fs::read_to_string(home.join("site/admin").join(name)).unwrap();
-    STANDARD.decode(text.lines().filter(|line| !line.starts_with("-----")).collect::<String>()).unwrap()
+    unpem(&home.join("site/admin").join(name))
 }
 
 pub fn administrator(home: &Path, url: &str) -> Authority {

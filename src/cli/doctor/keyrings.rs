@@ -24,8 +24,8 @@ pub(super) fn certificates(keyring: &Keyring, now: u64) -> Vec<Finding> {
     // It renews itself from two thirds of its life on: one that is nearly over could not.
     let hint = "it renews itself while its process runs and reaches the authority: see what its log says";
     let mut findings = vec![judge(&name, signer.certificate(), now, hint)];
-    let roots = keyring.roots().iter();
-    findings.extend(roots.map(|root| judge("of the root", root, now, "make a new authority and enrol anew")));
+    let hint = "an administrator exchanges it in time: `smqtt authority rotate certificate prepare`";
+    findings.extend(keyring.roots().iter().map(|root| judge("of the root", root, now, hint)));
     findings
 }
 

@@ -130,6 +130,7 @@ impl Authority {
     /// ```text
     /// data_dir/authority/authority.db   the store          data_dir/admin/{cert,key,root}.pem, authority.json
     /// data_dir/seal/seal.key            opens its secrets    data_dir/revocations/journal  what is never undone
+    /// data_dir/admin/past-roots.pem     retired roots        data_dir/audit-export/        how far syslog came
     /// ```
     ///
     /// # Errors
@@ -183,7 +184,7 @@ impl Authority {
         admin::ensure(&opening, &secrets, &admin_dir, &url, now)?;
         let revision = opening.transaction(|tx| tx.counter("revision"))?;
 
-        let counts = Arc::new(Counts::new(secrets.vault.seal_kind()));
+        let counts = Arc::new(Counts::new(secrets.vault.seal_name()));
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let authority = Self {
             broker_url: RwLock::new(config.broker_url.clone()),
@@ -261,7 +262,7 @@ impl Authority {
     /// calls it every second.
     ///
     /// # Errors
-    /// [`Error::Store`]; what was due stays due.
+    /// [`Error::Store`] or [`Error::LowSpace`]; what was due stays due.
     pub async fn housekeep(self: &Arc<Self>) -> Result<(), Error> {
         let now = self.now();
         self.check_space();
@@ -282,7 +283,7 @@ impl Authority {
         self.tidy(now).await
     }
 
-    /// Once an hour: forgets certificates and tokens that have been over for long, and renews the administrator.
+    /// Once an hour: forgets certificates, tokens, kept answers and old rows of the audit log, and renews the administrator.
     async fn tidy(self: &Arc<Self>, now: u64) -> Result<(), Error> {
         {
             let mut tidied = self.tidied.lock().unwrap_or_else(PoisonError::into_inner);

@@ -40,7 +40,7 @@ pub(crate) struct Counts {
     pub(crate) looked: Mutex<Option<u64>>,
 }
 
-/// What is read when somebody looks.
+/// What is as it was found last: mostly when somebody looks.
 #[derive(Default)]
 pub(crate) struct Found {
     pub(crate) epoch: Gauge,

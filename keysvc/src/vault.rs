@@ -38,11 +38,6 @@ impl Vault {
         Self::with(tx, authority, seal, 1, Secret32::random(), Secret32::random())
     }
 
-    /// What kind of seal the root key is under, in a word.
-    pub(crate) fn seal_kind(&self) -> &'static str {
-        self.0.seal.kind()
-    }
-
     fn with(
         tx: &Tx<'_>,
         authority: &str,

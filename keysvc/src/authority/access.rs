@@ -154,10 +154,8 @@ impl Authority {
     pub async fn list_access(&self, caller: &Caller, page: Page) -> Result<Listed<Access>, Error> {
         self.authorise(caller, Operation::ListAccess).await?;
         let now = self.now();
-        let (after, limit) = (
-            self.begins_after(Operation::ListAccess, &page)?.unwrap_or_default(),
-            Self::limit(&page, ACCESS_MAX)?,
-        );
+        let (after, limit) =
+            (self.begins_after(Operation::ListAccess, &page)?, Self::limit(&page, ACCESS_MAX)?);
         let rows = self.store.read(move |tx| Ok(tx.all_access(now)?)).await?;
         let rows = rows.into_iter().filter(|row| row.id[..] > after[..]).take(limit + 1).collect();
         Ok(self.listed(Operation::ListAccess, rows, limit, |row: &AccessRow| row.id.to_vec()).map(api))

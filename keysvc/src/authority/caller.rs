@@ -219,7 +219,7 @@ impl Authority {
         Ok(Holder { device, public_key: shown.0.public_key, actor })
     }
 
-    /// The same; a refusal is written down.
+    /// Gives back what was checked; a refusal is written down.
     pub(super) async fn or_denied<T>(
         &self,
         caller: &Caller,

@@ -39,9 +39,9 @@ pub struct Listed<T> {
 }
 
 impl Authority {
-    /// After which place the list of `operation` goes on for this request; `None` from its beginning.
-    pub(super) fn begins_after(&self, operation: Operation, page: &Page) -> Result<Option<Vec<u8>>, Error> {
-        let Some(cursor) = &page.cursor else { return Ok(page.after.map(Vec::from)) };
+    /// After which place the list of `operation` goes on for this request; empty for its beginning.
+    pub(super) fn begins_after(&self, operation: Operation, page: &Page) -> Result<Vec<u8>, Error> {
+        let Some(cursor) = &page.cursor else { return Ok(page.after.map(Vec::from).unwrap_or_default()) };
         let open = || {
             let bytes = (cursor.len() <= CURSOR_CHARS_MAX).then(|| URL_SAFE_NO_PAD.decode(cursor).ok())??;
             let (head, tag) = bytes.split_at_checked(bytes.len().checked_sub(TAG_BYTES)?)?;
@@ -53,7 +53,7 @@ impl Authority {
             let hint = "go on with what the answer before named, or begin anew without one";
             Error::invalid("cursor", "this cursor is not one of this list").with_hint(hint)
         };
-        open().map(Some).ok_or_else(foreign)
+        open().ok_or_else(foreign)
     }
 
     /// How many entries to give: what is asked for, and no more than `max`.

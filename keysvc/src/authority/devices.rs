@@ -23,10 +23,8 @@ impl Authority {
     /// Not allowed, or the store failed.
     pub async fn devices(&self, caller: &Caller, page: Page) -> Result<Listed<Device>, Error> {
         self.authorise(caller, Operation::ListDevices).await?;
-        let (after, limit) = (
-            self.begins_after(Operation::ListDevices, &page)?.unwrap_or_default(),
-            Self::limit(&page, PAGE_MAX)?,
-        );
+        let (after, limit) =
+            (self.begins_after(Operation::ListDevices, &page)?, Self::limit(&page, PAGE_MAX)?);
         let rows = self.store.read(move |tx| Ok(tx.devices(&after, limit + 1)?)).await?;
         Ok(self.listed(Operation::ListDevices, rows, limit, |row| row.id.0.to_vec()).map(device))
     }

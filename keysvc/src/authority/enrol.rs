@@ -417,8 +417,13 @@ fn check_serial(tx: &Tx<'_>, token: &TokenRow, serial: Option<&str>) -> Result<(
 
 /// The name for whoever uses a token next.
 fn free_name(tx: &Tx<'_>, token: &TokenRow, serial: Option<&str>, now: u64) -> Result<String, Error> {
-    let is_free =
-        |name: &str| Ok::<_, Error>(tx.active_device(name)?.is_none() && !tx.is_waiting(name, now)?);
+    let is_free = |name: &str| {
+        if tx.active_device(name)?.is_some() {
+            return Ok(false);
+        }
+        tx.deny_in_vain(name, now)?;
+        Ok::<_, Error>(!tx.is_waiting(name)?)
+    };
     let fixed = match serial {
         _ if token.uses_max == 1 => Some(token.name.clone()),
         Some(serial) => Some(format!("{}-{serial}", token.name)),

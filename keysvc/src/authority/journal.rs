@@ -179,7 +179,8 @@ pub(super) fn apply(tx: &Tx<'_>, config: &Config, entries: &[JournalEntry]) -> R
                 }
             }
             Deed::Group { group: Some(row), .. } => {
-                let profile = row.profile.clone().filter(|name| matches!(tx.profile(name), Ok(Some(_))));
+                let given = GivenRow { profile: row.profile.clone(), ..GivenRow::default() };
+                let profile = known_parts(tx, &given)?.profile;
                 tx.set_group(&GroupRow { profile, ..row.clone() })?;
             }
             Deed::Group { name, group: None } => {

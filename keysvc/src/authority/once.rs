@@ -8,6 +8,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use smqtt_core::crypto::sha256;
+use smqtt_core::identity::Fingerprint;
 
 use super::caller::Known;
 use super::{Authority, Caller, Operation};
@@ -33,8 +34,7 @@ pub(super) struct Once {
 impl Once {
     /// What the sealed answer is called, so that none can be put in the place of another.
     fn record(&self) -> String {
-        let digits: String = self.request.iter().map(|byte| format!("{byte:02x}")).collect();
-        format!("{} {} {digits}", self.caller, self.key)
+        format!("{} {} {}", self.caller, self.key, Fingerprint(self.request))
     }
 }
 

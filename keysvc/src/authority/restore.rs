@@ -156,12 +156,12 @@ async fn restore_into(
     let bundles = what.bundles.iter().map(bundle).collect::<Result<Vec<_>, _>>()?;
     let mut known_until = bundles.iter().map(|bundle| bundle.issued).max();
     let known = opening.transaction(|tx| tx.counter("journal"))?;
+    let dir = data_dir.join(journal::DIRECTORY);
+    files::make_dir(&dir)?;
+    let own = dir.join(JOURNAL_FILE);
     let entries = match &what.since {
         Since::Lost => {
-            let dir = data_dir.join(journal::DIRECTORY);
-            files::make_dir(&dir)?;
-            let path = dir.join(JOURNAL_FILE);
-            opening.keep_journal(Journal::restart(&path, vault.journal_key(), known, Box::new(move || now))?);
+            opening.keep_journal(Journal::restart(&own, vault.journal_key(), known, Box::new(move || now))?);
             Vec::new()
         }
         Since::Journal(path) => {
@@ -173,9 +173,6 @@ async fn restore_into(
                 return Err(OpenError::Journal { path: path.clone(), detail });
             }
             known_until = known_until.max(read.entries.last().map(|entry| entry.at));
-            let dir = data_dir.join(journal::DIRECTORY);
-            files::make_dir(&dir)?;
-            let own = dir.join(JOURNAL_FILE);
             files::write_secret(&own, &files::read(path)?.unwrap_or_default())?;
             opening.keep_journal(Journal::resume(&own, vault.journal_key(), &read, Box::new(move || now))?);
             read.entries.into_iter().filter(|entry| entry.number > known).collect()

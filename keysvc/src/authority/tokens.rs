@@ -123,10 +123,8 @@ impl Authority {
     /// Not allowed, or the store failed.
     pub async fn tokens(&self, caller: &Caller, page: Page) -> Result<Listed<TokenInfo>, Error> {
         self.authorise(caller, Operation::ListTokens).await?;
-        let (after, limit) = (
-            self.begins_after(Operation::ListTokens, &page)?.unwrap_or_default(),
-            Self::limit(&page, PAGE_MAX)?,
-        );
+        let (after, limit) =
+            (self.begins_after(Operation::ListTokens, &page)?, Self::limit(&page, PAGE_MAX)?);
         let now = self.now();
         let rows = self.store.read(move |tx| Ok(tx.tokens(&after, limit + 1)?)).await?;
         Ok(self.listed(Operation::ListTokens, rows, limit, |row| row.id.to_vec()).map(|row| info(row, now)))

@@ -159,13 +159,6 @@ enum Method {
     Shares { set: String, threshold: u8, digests: Vec<String> },
 }
 
-impl Seal {
-    /// What kind it is, in a word.
-    pub(crate) fn kind(&self) -> &'static str {
-        self.method.name()
-    }
-}
-
 impl Method {
     fn name(&self) -> &'static str {
         match self {
@@ -210,7 +203,7 @@ pub(crate) struct Unsealed {
 }
 
 impl Seal {
-    /// What it is called on the command line and in the audit log.
+    /// What it is called on the command line, in the audit log and in metrics.
     pub(crate) fn name(&self) -> &'static str {
         self.method.name()
     }

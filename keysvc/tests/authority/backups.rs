@@ -13,6 +13,7 @@ use smqtt_keysvc::{
 
 use tempfile::TempDir;
 
+use crate::audit::Random;
 use crate::common::at_rest::{keys_at_rest, secrets};
 use crate::common::*;
 
@@ -514,14 +515,7 @@ async fn who_left_a_group_since_the_backup_gets_nothing_back_when_the_group_chan
     let left = admin.patch("/v1/devices/leaver", &serde_json::json!({ "group": null })).await;
     assert_eq!(left.status, StatusCode::OK, "{}", left.text());
     admin.put("/v1/profiles/nurse", &serde_json::json!({ "attributes": ["role=nurse"] })).await;
-    let (dir, clock, config) = server.stop().await;
-    let since = Since::Journal(dir.path().join("data/revocations/journal"));
-    let data = dir.path().join("restored");
-    restore_to(&data, &backup, &key, since, Vec::new(), clock.clone()).await.unwrap();
-    std::fs::rename(dir.path().join("data"), dir.path().join("lost")).unwrap();
-    std::fs::rename(&data, dir.path().join("data")).unwrap();
-
-    let server = Running::again(dir, clock, config).await;
+    let server = replaced(server.stop().await, &backup, &key).await;
     let admin = server.admin();
     let has = async |name: &str| {
         let device: ApiDevice = admin.get(&format!("/v1/devices/{name}")).await.json();
@@ -540,14 +534,6 @@ async fn who_left_a_group_since_the_backup_gets_nothing_back_when_the_group_chan
     assert_eq!(has("stayer").await, ["own", "ward=3", "y"]);
 }
 
-/// Numbers that look random and are the same every time (splitmix64).
-fn random(seed: &mut u64, below: u64) -> u64 {
-    *seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let z = (*seed ^ (*seed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    (z ^ (z >> 31)) % below
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn verbs_at_once_in_any_order_end_the_same_in_the_store_and_in_the_journal() {
     let server = Running::start().await;
@@ -558,13 +544,12 @@ async fn verbs_at_once_in_any_order_end_the_same_in_the_store_and_in_the_journal
     let key = RecoverySecret::generate();
     let backup = back_up(&server, &key).await;
     // Everything at everybody, by identifier: a name may go to another.
-    let (mut seed, mut tasks, mut ended) = (7, Vec::new(), std::collections::BTreeSet::new());
+    let (mut dice, mut tasks, mut ended) = (Random(7), Vec::new(), std::collections::BTreeSet::new());
     for _ in 0..6 {
         for device in &devices {
             let (admin, id) = (server.admin(), device.id().to_string());
-            let verb =
-                ["suspend", "resume", "suspend", "resume", "reset", "revoke"][random(&mut seed, 6) as usize];
-            let change = serde_json::json!({ "set": [format!("n={}", random(&mut seed, 100))] });
+            let verb = ["suspend", "resume", "suspend", "resume", "reset", "revoke"][dice.below(6)];
+            let change = serde_json::json!({ "set": [format!("n={}", dice.below(100))] });
             tasks.push(tokio::spawn(async move {
                 if verb == "suspend" {
                     admin.patch(&format!("/v1/devices/{id}"), &change).await;
@@ -595,13 +580,7 @@ async fn verbs_at_once_in_any_order_end_the_same_in_the_store_and_in_the_journal
         assert_eq!(ended.contains(id), status == "revoked", "{id} {status}");
     }
     let versions = server.newest_bundle().await.versions;
-    let (dir, clock, config) = server.stop().await;
-    let since = Since::Journal(dir.path().join("data/revocations/journal"));
-    let data = dir.path().join("restored");
-    restore_to(&data, &backup, &key, since, Vec::new(), clock.clone()).await.unwrap();
-    std::fs::rename(dir.path().join("data"), dir.path().join("lost")).unwrap();
-    std::fs::rename(&data, dir.path().join("data")).unwrap();
-    let server = Running::again(dir, clock, config).await;
+    let server = replaced(server.stop().await, &backup, &key).await;
     assert_eq!(states(&server).await, before);
     let restored = server.newest_bundle().await;
     assert!(versions.iter().all(|(key, version)| restored.versions.get(key) >= version));

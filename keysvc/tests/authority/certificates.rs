@@ -116,8 +116,6 @@ async fn another_root_issues_and_nobody_is_left_behind() {
     begin_epoch(&server).await;
 
     // Active: the new one issues, the server's own certificate at once; the old one's key is gone.
-    let (_, during) = awake.seal("x", &server.newest_bundle().await, START);
-    drop(during);
     let activated = done(&server, "activate", false).await;
     assert_eq!((activated.issuing, activated.roots), (hex_of(&new), vec![hex_of(&old), hex_of(&new)]));
     let newcomer = server.enrol("newcomer", &["x"]).await;

@@ -189,11 +189,16 @@ impl Tx<'_> {
         Ok(uses.collect::<rusqlite::Result<_>>()?)
     }
 
-    /// Whether somebody waits under this name. Who waits in vain, for a token that is over, is denied now: the name is for others.
-    pub(crate) fn is_waiting(&self, name: &str, now: u64) -> Result<bool> {
+    /// Denies who waits under this name in vain, for a token that is over: the name is for others.
+    pub(crate) fn deny_in_vain(&self, name: &str, now: u64) -> Result<()> {
         let sql = "UPDATE token_uses SET denied = ?2 WHERE name = ?1 AND device IS NULL AND denied IS NULL \
                    AND token IN (SELECT id FROM tokens WHERE expires <= ?2 OR removed IS NOT NULL)";
         self.connection.prepare_cached(sql)?.execute(params![name, now])?;
+        Ok(())
+    }
+
+    /// Whether somebody waits under this name.
+    pub(crate) fn is_waiting(&self, name: &str) -> Result<bool> {
         let which = "name = ? AND device IS NULL AND denied IS NULL";
         Ok(self.one_use(which, params![name])?.is_some())
     }

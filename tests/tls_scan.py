@@ -3,7 +3,8 @@
 
     tests/tls_scan.py PATH-OF-SMQTT
 
-Starts a site of its own on loopback. Needs the Python package `sslyze`, version 6; without it, it says SKIPPED.
+Starts a site of its own on loopback, and a weak server, which has to be found out: a scan that finds nothing there finds nothing
+anywhere. Needs `openssl` and the Python package `sslyze`, version 6; without it, it says SKIPPED.
 """
 
 import os
@@ -12,6 +13,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 
 from command import smqtt
 
@@ -90,6 +92,21 @@ def findings(name_of, scan):
     return found
 
 
+def weak_server(home):
+    """A server whose one cipher suite keeps no secret for later, and its port."""
+    key, certificate = home / "weak.key", home / "weak.pem"
+    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", "-days", "1"]
+    subprocess.run([*make, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    serve = ["openssl", "s_server", "-accept", "127.0.0.1:0", "-cert", certificate, "-key", key, "-tls1_2", "-cipher", "AES128-SHA", "-www"]
+    server = subprocess.Popen(serve, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    for line in server.stdout:
+        if line.startswith("ACCEPT"):
+            # What it says besides is nobody's: a pipe that is full would stop it.
+            threading.Thread(target=server.stdout.read, daemon=True).start()
+            return server, int(line.rsplit(":", 1)[1])
+    sys.exit("openssl s_server did not start")
+
+
 def main():
     binary = str(pathlib.Path(sys.argv[1]).resolve())
     with tempfile.TemporaryDirectory() as directory:
@@ -99,9 +116,10 @@ def main():
         (home / "site.toml").write_text("[authority.rates]\naddress = { per_second = 0, burst = 1 }\n")
         command = [binary, "up", "--data", str(data), "--config", str(home / "site.toml"), "--authority", "127.0.0.1:0", "--broker", "127.0.0.1:0"]
         log = open(home / "log", "w")
+        weak, weak_port = weak_server(home)
         server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env={**os.environ, "HOME": directory})
         try:
-            where = {}
+            where = {"weak": weak_port}
             for line in server.stdout:
                 words = line.split()
                 if words and words[0] in ("authority", "broker"):
@@ -123,17 +141,19 @@ def main():
                 )
                 for port in where.values()
             ])
-            names, good = {port: name for name, port in where.items()}, len(where) == 2
+            names, good = {port: name for name, port in where.items()}, len(where) == 3
             for scan in scanner.get_results():
-                found = findings(names[scan.server_location.port], scan)
-                good = good and not found
-                print(f"{names[scan.server_location.port]}: {len(found)} findings", flush=True)
+                name = names[scan.server_location.port]
+                found = findings(name, scan)
+                good = good and ("TLS_RSA_WITH_AES_128_CBC_SHA is accepted" in found if name == "weak" else not found)
+                print(f"{name}: {len(found)} findings", flush=True)
                 print("".join(f"  {line}\n" for line in found), end="")
         finally:
-            server.terminate()
-            server.wait(timeout=30)
+            for one in (server, weak):
+                one.terminate()
+                one.wait(timeout=30)
             log.close()
-        print("all passed, but that the root is private" if good else "FAILED")
+        print("all passed, but that the root is private, and that the weak server is weak" if good else "FAILED")
         sys.exit(0 if good else 1)
 
 

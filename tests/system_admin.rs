@@ -86,6 +86,13 @@ fn an_authority_shows_itself_on_the_network_and_on_its_file() {
         assert!(event["timestamp"].is_string() && event["level"].is_string(), "{line}");
     }
     assert!(ended.err.contains("\"message\":\"opened the authority\""), "{}", ended.err);
+
+    // From the first line on it may be stopped.
+    let alone = Running::spawn(start(&[]).arg("--config").arg(&config));
+    alone.out.line("admin ");
+    alone.signal("TERM");
+    alone.end().success();
+    assert!(!home.path().join("data/admin.sock").exists());
 }
 
 #[test]

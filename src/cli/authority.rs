@@ -74,12 +74,14 @@ pub async fn run(args: &AuthorityArgs) -> Result<(), Failure> {
     config.authority.listen = args.listen.unwrap_or(config.authority.listen);
     let monitor = args.admin.bind(config.authority.admin).await?;
     let (listener, authority) = open(&mut config, &data, &args.custodian).await?;
+    // Not before: whoever is asked for a passphrase may still go away. Nor later: from the first line on it may be stopped.
+    let stopped = stop_signal();
     let mut monitoring = monitor.serve(admin(&authority), Some(&data), "")?;
     print_line(format!("authority    {}", authority.url()))?;
     print_line(format!("fingerprint  {}", authority.fingerprint()))?;
     let stop = async {
         tokio::select! {
-            () = stop_signal() => {}
+            () = stopped => {}
             () = stdin_end(), if args.until_stdin_ends => {}
         }
     };
@@ -136,16 +138,17 @@ fn cannot_listen(address: SocketAddr, error: &std::io::Error) -> Failure {
     Failure::new(format!("cannot listen on {address}")).because(error).hint(hint)
 }
 
-/// Ends with Ctrl-C or SIGTERM.
-pub async fn stop_signal() {
+/// Ends with Ctrl-C or SIGTERM, even if they came before anybody waited for it.
+pub fn stop_signal() -> impl Future<Output = ()> {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut interrupt), Ok(mut terminate)) =
-        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
+    let signals = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
+    async {
+        let (Ok(mut interrupt), Ok(mut terminate)) = signals else {
+            return std::future::pending().await;
+        };
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
     }
 }

@@ -148,6 +148,7 @@ pub async fn run(args: &BridgeArgs) -> Result<(), Failure> {
     }
     let config = config(args, file, &keyring)?;
     let (local, remote) = (&config.local, &config.remote);
+    let stopped = stop_signal();
     print_line(format!("bridge       {}", keyring.place().name))?;
     print_line(format!("local        {}:{} as {}", local.host, local.port, local.client_id))?;
     print_line(format!("remote       {}:{} as {}", remote.host, remote.port, remote.client_id))?;
@@ -156,7 +157,7 @@ pub async fn run(args: &BridgeArgs) -> Result<(), Failure> {
             print_line(format!("{word:<12} {} -> {}{}", route.filter, route.prefix, route.filter))?;
         }
     }
-    Ok(bridge::run(config, SharedKeyring::new(keyring), stop_signal()).await?)
+    Ok(bridge::run(config, SharedKeyring::new(keyring), stopped).await?)
 }
 
 fn read_file(path: &Path) -> Result<File, Failure> {

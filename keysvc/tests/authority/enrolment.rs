@@ -2,7 +2,7 @@
 
 use hyper::StatusCode;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, SanType};
-use smqtt_core::api::{AuditRecord, Enrolment, NewToken};
+use smqtt_core::api::{AuditRecord, Enrolment, Keys, NewToken};
 use smqtt_core::attribute::Attributes;
 use smqtt_core::envelope::Envelope;
 use smqtt_core::identity::{Role, fingerprint, read_certificate, verify_certificate};
@@ -263,6 +263,32 @@ async fn a_certificate_is_renewed_with_the_same_key_or_another() {
         (device.id(), device.keys.signing.public_key().to_vec())
     );
     assert_eq!(server.client(&device).get("/v1/keys").await.status, StatusCode::OK);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn renewals_at_once_leave_a_device_with_keys_that_fit_whichever_came_last() {
+    let server = Running::start().await;
+    let device = server.enrol("a", &["x"]).await;
+    let mut asking = tokio::task::JoinSet::new();
+    for _ in 0..6 {
+        let client = server.client(&device);
+        asking.spawn(async move {
+            let keys = DeviceKeys::generate();
+            let enrolment: Enrolment = client.post("/v1/renew", &keys.renewal()).await.json();
+            Device::new(keys, enrolment)
+        });
+    }
+    let mut renewed = asking.join_all().await;
+    renewed.sort_by_key(|device| device.enrolment.revision);
+    let last = renewed.last().unwrap();
+    for device in &renewed {
+        assert!(
+            !device.open_keys(&device.enrolment.keys).is_empty(),
+            "sealed to the keys of its own request"
+        );
+        let again: Keys = server.client(device).get("/v1/keys").await.json();
+        assert!(!last.open_keys(&again.keys).is_empty(), "sealed to the last one's, whoever asks");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

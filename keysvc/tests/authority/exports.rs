@@ -188,6 +188,35 @@ async fn a_sink_that_fails_is_loud_holds_nobody_up_and_catches_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_sink_that_fails_again_and_again_does_not_fill_the_log_that_it_takes() {
+    let outside = TempDir::new().unwrap();
+    let (dir, away) = (outside.path().join("there"), outside.path().join("away"));
+    std::fs::create_dir(&dir).unwrap();
+    let path = dir.join("audit.jsonl");
+    let server = Running::with(Config { audit_file: Some(path.clone()), ..Config::default() }).await;
+    let failures = async || {
+        let seen = server.authority.metrics().await;
+        let line = seen.lines().find_map(|line| {
+            line.strip_prefix("smqtt_authority_audit_export_failures_total{sink=\"file\"} ")
+        });
+        line.and_then(|number| number.parse::<f64>().ok()).unwrap_or_default()
+    };
+    for round in 0..2 {
+        let before = failures().await;
+        std::fs::rename(&dir, &away).unwrap();
+        server.enrol(&format!("device-{round}"), &["x"]).await;
+        until("a failure", async || (failures().await > before).then_some(())).await;
+        std::fs::rename(&away, &dir).unwrap();
+        let last = last_row(&server).await;
+        until("all rows", async || rows(&lines(&path)).contains(&last).then_some(())).await;
+    }
+    let log: Vec<AuditRecord> = server.admin().get("/v1/audit").await.json();
+    let noted: Vec<_> = log.iter().filter(|row| row.action.starts_with("audit-export")).collect();
+    let actions: Vec<_> = noted.iter().map(|row| row.action.as_str()).collect();
+    assert_eq!(actions, ["audit-export-failed", "audit-export-resumed"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_sink_does_not_have_is_not_forgotten() {
     let outside = TempDir::new().unwrap();
     let path = outside.path().join("not-there/audit.jsonl");

@@ -68,6 +68,7 @@ pub(crate) use est::EstAnswer;
 pub(crate) use export::Export;
 pub(crate) use once::KEY_CHARS_MAX as IDEMPOTENCY_KEY_CHARS_MAX;
 pub use operation::{Method, Operation, Who};
+pub(crate) use rates::Handshake;
 pub use rates::Limited;
 pub use restore::{Restore, Restored, Since, restore};
 pub(crate) use roots::Roots;

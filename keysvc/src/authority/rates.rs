@@ -2,14 +2,15 @@
 //! certificate, or access token, that holds: whoever is known is not held up by what others do behind the same address.
 //!
 //! A bucket that is empty refuses requests. Whoever goes on all the same gets into debt, up to one more bucket; then not even
-//! connections are taken from that address. A credential that is wrong costs as much as ten requests.
+//! connections are taken from that address. A credential that is wrong costs as much as ten requests. Handshakes that are
+//! begun and not ended take at most half of all places from one address.
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use smqtt_core::identity::{DeviceId, Role};
 
@@ -31,7 +32,7 @@ const CLOCK_JITTER_SECONDS: u64 = 60;
 /// How many were turned away since the start.
 #[derive(Debug, Default)]
 pub struct Limited {
-    /// Connections, for their address, before TLS.
+    /// Connections, for their address, before TLS is done.
     pub connections: AtomicU64,
     /// Requests without a credential that holds, for their address.
     pub addresses: AtomicU64,
@@ -44,7 +45,26 @@ pub struct Limited {
 pub(super) struct Rates {
     addresses: Mutex<Buckets<IpAddr>>,
     callers: Mutex<Buckets<[u8; 16]>>,
+    handshakes: Mutex<HashMap<IpAddr, usize>>,
     limited: Limited,
+}
+
+/// A handshake that is under way; dropped when it is over.
+pub(crate) struct Handshake {
+    authority: Arc<Authority>,
+    from: IpAddr,
+}
+
+impl Drop for Handshake {
+    fn drop(&mut self) {
+        let mut handshakes = lock(&self.authority.rates.handshakes);
+        if let Some(count) = handshakes.get_mut(&self.from) {
+            *count -= 1;
+            if *count == 0 {
+                handshakes.remove(&self.from);
+            }
+        }
+    }
 }
 
 struct Buckets<K>(HashMap<K, Bucket>);
@@ -148,8 +168,8 @@ fn network(address: IpAddr) -> IpAddr {
     }
 }
 
-fn lock<K>(buckets: &Mutex<Buckets<K>>) -> MutexGuard<'_, Buckets<K>> {
-    buckets.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Where a request is counted.
@@ -164,14 +184,18 @@ impl Authority {
         &self.rates.limited
     }
 
-    /// Whether a connection from there is taken.
-    pub(crate) fn may_connect(&self, address: IpAddr) -> bool {
-        let (rate, now) = (self.config.rates.address, self.now());
-        let over = lock(&self.rates.addresses).is_over_drawn(network(address), rate, now);
-        if over {
+    /// Begins the handshake of a connection from there; `None` where the connection is not taken.
+    pub(crate) fn handshake(self: &Arc<Self>, address: IpAddr) -> Option<Handshake> {
+        let (rate, now, from) = (self.config.rates.address, self.now(), network(address));
+        let over = lock(&self.rates.addresses).is_over_drawn(from, rate, now);
+        let mut handshakes = lock(&self.rates.handshakes);
+        let begun = handshakes.get(&from).copied().unwrap_or(0);
+        if over || begun >= self.config.limits.connections_max.div_ceil(2) {
             self.rates.limited.connections.fetch_add(1, Relaxed);
+            return None;
         }
-        !over
+        handshakes.insert(from, begun + 1);
+        Some(Handshake { authority: self.clone(), from })
     }
 
     /// Counts a handshake that brought no certificate that holds; it stands for the connection's first request as well.

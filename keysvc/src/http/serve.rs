@@ -19,7 +19,7 @@ use tokio_rustls::TlsAcceptor;
 use super::request::Answers;
 use super::stall::Stall;
 use super::{router, tls};
-use crate::authority::{Authority, Caller, Export};
+use crate::authority::{Authority, Caller, Export, Handshake};
 use crate::config::{Limits, ms};
 use crate::error::{Error, OpenError};
 
@@ -68,20 +68,20 @@ pub async fn serve(
             () = &mut shutdown => break,
             Some(_) = connections.join_next() => {}
             accepted = listener.accept() => match accepted {
-                Ok((_, peer)) if !server.authority.may_connect(peer.ip()) => {
-                    tracing::debug!(peer = %peer, "too many requests from there");
-                }
                 Ok((stream, peer)) => match slots.clone().try_acquire_owned() {
-                    Ok(slot) => {
-                        let server = server.clone();
-                        connections.spawn(async move {
-                            let counts = server.authority.counts().clone();
-                            counts.connections.inc();
-                            server.connection(stream, peer.ip()).await;
-                            counts.connections.dec();
-                            drop(slot);
-                        });
-                    }
+                    Ok(slot) => match server.authority.handshake(peer.ip()) {
+                        Some(handshake) => {
+                            let server = server.clone();
+                            connections.spawn(async move {
+                                let counts = server.authority.counts().clone();
+                                counts.connections.inc();
+                                server.connection(stream, peer.ip(), handshake).await;
+                                counts.connections.dec();
+                                drop(slot);
+                            });
+                        }
+                        None => tracing::debug!(peer = %peer, "too much from there"),
+                    },
                     Err(_) => tracing::warn!(peer = %peer, "too many connections"),
                 },
                 Err(error) => {
@@ -141,10 +141,12 @@ struct Server {
 }
 
 impl Server {
-    async fn connection(self, stream: TcpStream, address: IpAddr) {
+    async fn connection(self, stream: TcpStream, address: IpAddr, handshake: Handshake) {
         let _ = stream.set_nodelay(true);
-        let handshake = self.acceptor.accept(stream);
-        let stream = match tokio::time::timeout(ms(self.limits.handshake_timeout_ms), handshake).await {
+        let accepting = self.acceptor.accept(stream);
+        let accepted = tokio::time::timeout(ms(self.limits.handshake_timeout_ms), accepting).await;
+        drop(handshake);
+        let stream = match accepted {
             Ok(Ok(stream)) => stream,
             failed => {
                 self.authority.count_stranger(address);

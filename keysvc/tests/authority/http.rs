@@ -1,5 +1,6 @@
 //! HTTP as an adversary speaks it: garbage, silence, slowness.
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -163,17 +164,50 @@ async fn over_the_limit_connections_are_dropped_and_the_slots_come_back() {
     let mut config = impatient();
     config.limits.connections_max = 2;
     let server = Running::with(config).await;
-    let held = [
-        TcpStream::connect(server.address).await.unwrap(),
-        TcpStream::connect(server.address).await.unwrap(),
-    ];
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    let held = [server.anonymous().stream().await.unwrap(), server.anonymous().stream().await.unwrap()];
     let mut third = TcpStream::connect(server.address).await.unwrap();
     assert_eq!(third.read(&mut [0; 1]).await.unwrap_or(0), 0);
     for mut stream in held {
         assert_eq!(stream.read(&mut [0; 64]).await.unwrap_or(0), 0);
     }
     assert_eq!(server.anonymous().get("/v1/health").await.status, StatusCode::OK);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_address_that_begins_handshakes_and_ends_none_leaves_half_of_the_places() {
+    let mut config = Config::default();
+    config.limits.connections_max = 8;
+    let server = Running::with(config).await;
+    let from = |address: &'static str| {
+        let to = server.address;
+        async move {
+            let socket = tokio::net::TcpSocket::new_v4().unwrap();
+            socket.bind(format!("{address}:0").parse().unwrap()).unwrap();
+            socket.connect(to).await.unwrap()
+        }
+    };
+    let mut held = Vec::new();
+    for _ in 0..4 {
+        held.push(from("127.0.0.2").await);
+    }
+    for _ in 0..8 {
+        let turned_away = from("127.0.0.2").await.read(&mut [0; 1]).await.unwrap_or(0);
+        assert_eq!(turned_away, 0, "the connection is closed at once");
+    }
+    // Others are served meanwhile, and whoever ends one may begin another.
+    assert_eq!(server.anonymous().get("/v1/health").await.status, StatusCode::OK);
+    assert_eq!(server.authority.limited().connections.load(Relaxed), 8);
+    drop(held.pop());
+    let begins_again = async {
+        loop {
+            let mut stream = from("127.0.0.2").await;
+            let read = tokio::time::timeout(Duration::from_millis(200), stream.read(&mut [0; 1])).await;
+            if read.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), begins_again).await.expect("there is a place again");
 }
 
 #[tokio::test(flavor = "multi_thread")]

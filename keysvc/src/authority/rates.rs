@@ -2,8 +2,8 @@
 //! certificate, or access token, that holds: whoever is known is not held up by what others do behind the same address.
 //!
 //! A bucket that is empty refuses requests. Whoever goes on all the same gets into debt, up to one more bucket; then not even
-//! connections are taken from that address. A credential that is wrong costs as much as ten requests. Handshakes that are
-//! begun and not ended take at most half of all places from one address.
+//! connections are taken from that address. A credential that is wrong costs as much as ten requests. Of all places for
+//! connections one address has at most half.
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
@@ -45,23 +45,23 @@ pub struct Limited {
 pub(super) struct Rates {
     addresses: Mutex<Buckets<IpAddr>>,
     callers: Mutex<Buckets<[u8; 16]>>,
-    handshakes: Mutex<HashMap<IpAddr, usize>>,
+    connected: Mutex<HashMap<IpAddr, usize>>,
     limited: Limited,
 }
 
-/// A handshake that is under way; dropped when it is over.
-pub(crate) struct Handshake {
+/// The place of a connection; dropped with it.
+pub(crate) struct Place {
     authority: Arc<Authority>,
     from: IpAddr,
 }
 
-impl Drop for Handshake {
+impl Drop for Place {
     fn drop(&mut self) {
-        let mut handshakes = lock(&self.authority.rates.handshakes);
-        if let Some(count) = handshakes.get_mut(&self.from) {
+        let mut connected = lock(&self.authority.rates.connected);
+        if let Some(count) = connected.get_mut(&self.from) {
             *count -= 1;
             if *count == 0 {
-                handshakes.remove(&self.from);
+                connected.remove(&self.from);
             }
         }
     }
@@ -173,7 +173,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Where a request is counted.
-enum Place {
+enum Bill {
     Address(IpAddr),
     Caller([u8; 16], Rate),
 }
@@ -184,18 +184,18 @@ impl Authority {
         &self.rates.limited
     }
 
-    /// Begins the handshake of a connection from there; `None` where the connection is not taken.
-    pub(crate) fn handshake(self: &Arc<Self>, address: IpAddr) -> Option<Handshake> {
+    /// A place for a connection from there; `None` where it is not taken.
+    pub(crate) fn place_for(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
         let (rate, now, from) = (self.config.rates.address, self.now(), network(address));
         let over = lock(&self.rates.addresses).is_over_drawn(from, rate, now);
-        let mut handshakes = lock(&self.rates.handshakes);
-        let begun = handshakes.get(&from).copied().unwrap_or(0);
-        if over || begun >= self.config.limits.connections_max.div_ceil(2) {
+        let mut connected = lock(&self.rates.connected);
+        let taken = connected.get(&from).copied().unwrap_or(0);
+        if over || taken >= self.config.limits.connections_max.div_ceil(2) {
             self.rates.limited.connections.fetch_add(1, Relaxed);
             return None;
         }
-        handshakes.insert(from, begun + 1);
-        Some(Handshake { authority: self.clone(), from })
+        connected.insert(from, taken + 1);
+        Some(Place { authority: self.clone(), from })
     }
 
     /// Counts a handshake that brought no certificate that holds; it stands for the connection's first request as well.
@@ -210,8 +210,8 @@ impl Authority {
     /// [`Error::TooMany`].
     pub(crate) fn count_request(&self, caller: &Caller, is_paid: bool) -> Result<(), Error> {
         let (now, cost) = (self.now(), u64::from(!is_paid));
-        let (empty_for, turned_away) = match self.place(caller) {
-            Place::Address(address) => {
+        let (empty_for, turned_away) = match self.bill(caller) {
+            Bill::Address(address) => {
                 let rate = self.config.rates.address;
                 let mut addresses = lock(&self.rates.addresses);
                 // What was paid for is in the bucket no more.
@@ -220,7 +220,7 @@ impl Authority {
                 addresses.take(address, rate, 1, now);
                 (empty_for, &self.rates.limited.addresses)
             }
-            Place::Caller(id, rate) => {
+            Bill::Caller(id, rate) => {
                 let mut callers = lock(&self.rates.callers);
                 let empty_for = callers.empty_for(id, rate, now);
                 if empty_for.is_none() {
@@ -245,8 +245,8 @@ impl Authority {
     /// After the answer: whether the credential was wrong. An access token that held is counted for itself.
     pub(crate) fn settle(&self, caller: &Caller, is_wrong: bool) {
         let now = self.now();
-        match self.place(caller) {
-            Place::Address(address) => {
+        match self.bill(caller) {
+            Bill::Address(address) => {
                 let mut addresses = lock(&self.rates.addresses);
                 if is_wrong {
                     addresses.take(address, self.config.rates.address, WRONG_COST - 1, now);
@@ -255,19 +255,19 @@ impl Authority {
                     lock(&self.rates.callers).take(id, self.config.rates.trusted, 1, now);
                 }
             }
-            Place::Caller(id, rate) if is_wrong => {
+            Bill::Caller(id, rate) if is_wrong => {
                 lock(&self.rates.callers).take(id, rate, WRONG_COST - 1, now);
             }
-            Place::Caller(..) => {}
+            Bill::Caller(..) => {}
         }
     }
 
-    fn place(&self, caller: &Caller) -> Place {
+    fn bill(&self, caller: &Caller) -> Bill {
         let rates = &self.config.rates;
         match caller.named() {
-            Some((DeviceId(id), Role::Device | Role::Bridge)) => Place::Caller(id, rates.device),
-            Some((DeviceId(id), _)) => Place::Caller(id, rates.trusted),
-            None => Place::Address(network(caller.address())),
+            Some((DeviceId(id), Role::Device | Role::Bridge)) => Bill::Caller(id, rates.device),
+            Some((DeviceId(id), _)) => Bill::Caller(id, rates.trusted),
+            None => Bill::Address(network(caller.address())),
         }
     }
 }

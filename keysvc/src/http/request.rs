@@ -59,11 +59,17 @@ impl Answers {
         };
         let mut response = self.work(&caller, request).instrument(span.clone()).await;
         self.count(&response, began.elapsed());
+        let refused = response.extensions().get::<Problem>().map(Problem::code);
+        let is_turned_away = matches!(refused, Some("too-many" | "revoked" | "suspended"));
         finish(&mut response, &id);
         let _entered = span.enter();
         log(&caller, &method, &response, began.elapsed(), client_id.as_deref());
         let headers = response.headers_mut();
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if is_turned_away {
+            // Whoever is told no keeps no place for it.
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         headers.extend(id.parse().ok().map(|id: HeaderValue| (REQUEST_ID, id)));
         response
     }

@@ -19,7 +19,7 @@ use tokio_rustls::TlsAcceptor;
 use super::request::Answers;
 use super::stall::Stall;
 use super::{router, tls};
-use crate::authority::{Authority, Caller, Export, Handshake};
+use crate::authority::{Authority, Caller, Export, Place};
 use crate::config::{Limits, ms};
 use crate::error::{Error, OpenError};
 
@@ -69,15 +69,15 @@ pub async fn serve(
             Some(_) = connections.join_next() => {}
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) => match slots.clone().try_acquire_owned() {
-                    Ok(slot) => match server.authority.handshake(peer.ip()) {
-                        Some(handshake) => {
+                    Ok(slot) => match server.authority.place_for(peer.ip()) {
+                        Some(place) => {
                             let server = server.clone();
                             connections.spawn(async move {
                                 let counts = server.authority.counts().clone();
                                 counts.connections.inc();
-                                server.connection(stream, peer.ip(), handshake).await;
+                                server.connection(stream, peer.ip()).await;
                                 counts.connections.dec();
-                                drop(slot);
+                                drop((slot, place));
                             });
                         }
                         None => tracing::debug!(peer = %peer, "too much from there"),
@@ -99,6 +99,7 @@ pub async fn serve(
     if tokio::time::timeout(ms(limits.shutdown_timeout_ms), rest).await.is_err() {
         connections.shutdown().await;
     }
+    authority.close().await;
     Ok(())
 }
 
@@ -141,12 +142,10 @@ struct Server {
 }
 
 impl Server {
-    async fn connection(self, stream: TcpStream, address: IpAddr, handshake: Handshake) {
+    async fn connection(self, stream: TcpStream, address: IpAddr) {
         let _ = stream.set_nodelay(true);
-        let accepting = self.acceptor.accept(stream);
-        let accepted = tokio::time::timeout(ms(self.limits.handshake_timeout_ms), accepting).await;
-        drop(handshake);
-        let stream = match accepted {
+        let handshake = self.acceptor.accept(stream);
+        let stream = match tokio::time::timeout(ms(self.limits.handshake_timeout_ms), handshake).await {
             Ok(Ok(stream)) => stream,
             failed => {
                 self.authority.count_stranger(address);

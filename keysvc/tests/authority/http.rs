@@ -159,13 +159,20 @@ async fn garbage_before_and_within_tls_ends_the_connection() {
     assert_eq!(server.anonymous().get("/v1/health").await.status, StatusCode::OK);
 }
 
+/// A connection from an address of the loopback network.
+async fn connect_from(address: &str, server: &Running) -> TcpStream {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind(format!("{address}:0").parse().unwrap()).unwrap();
+    socket.connect(server.address).await.unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn over_the_limit_connections_are_dropped_and_the_slots_come_back() {
     let mut config = impatient();
     config.limits.connections_max = 2;
     let server = Running::with(config).await;
-    let held = [server.anonymous().stream().await.unwrap(), server.anonymous().stream().await.unwrap()];
-    let mut third = TcpStream::connect(server.address).await.unwrap();
+    let held = [connect_from("127.0.0.2", &server).await, connect_from("127.0.0.3", &server).await];
+    let mut third = connect_from("127.0.0.4", &server).await;
     assert_eq!(third.read(&mut [0; 1]).await.unwrap_or(0), 0);
     for mut stream in held {
         assert_eq!(stream.read(&mut [0; 64]).await.unwrap_or(0), 0);
@@ -174,24 +181,16 @@ async fn over_the_limit_connections_are_dropped_and_the_slots_come_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_address_that_begins_handshakes_and_ends_none_leaves_half_of_the_places() {
+async fn one_address_leaves_half_of_the_places_to_others() {
     let mut config = Config::default();
     config.limits.connections_max = 8;
     let server = Running::with(config).await;
-    let from = |address: &'static str| {
-        let to = server.address;
-        async move {
-            let socket = tokio::net::TcpSocket::new_v4().unwrap();
-            socket.bind(format!("{address}:0").parse().unwrap()).unwrap();
-            socket.connect(to).await.unwrap()
-        }
-    };
     let mut held = Vec::new();
     for _ in 0..4 {
-        held.push(from("127.0.0.2").await);
+        held.push(connect_from("127.0.0.2", &server).await);
     }
     for _ in 0..8 {
-        let turned_away = from("127.0.0.2").await.read(&mut [0; 1]).await.unwrap_or(0);
+        let turned_away = connect_from("127.0.0.2", &server).await.read(&mut [0; 1]).await.unwrap_or(0);
         assert_eq!(turned_away, 0, "the connection is closed at once");
     }
     // Others are served meanwhile, and whoever ends one may begin another.
@@ -200,7 +199,7 @@ async fn one_address_that_begins_handshakes_and_ends_none_leaves_half_of_the_pla
     drop(held.pop());
     let begins_again = async {
         loop {
-            let mut stream = from("127.0.0.2").await;
+            let mut stream = connect_from("127.0.0.2", &server).await;
             let read = tokio::time::timeout(Duration::from_millis(200), stream.read(&mut [0; 1])).await;
             if read.is_err() {
                 return;
@@ -208,6 +207,25 @@ async fn one_address_that_begins_handshakes_and_ends_none_leaves_half_of_the_pla
         }
     };
     tokio::time::timeout(Duration::from_secs(30), begins_again).await.expect("there is a place again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_is_shut_out_keeps_no_connection() {
+    let server = Running::start().await;
+    let device = server.enrol("thief", &["x"]).await;
+    let mut sender = server.client(&device).connect().await;
+    let request = || {
+        let request = Request::get("/v1/keys").header("host", "localhost");
+        request.body(http_body_util::Full::new(Bytes::new())).unwrap()
+    };
+    let answer = sender.send_request(request()).await.unwrap();
+    assert_eq!((answer.status(), answer.headers().get("connection")), (StatusCode::OK, None));
+    let path = format!("/v1/devices/{}/revoke", device.enrolment.id);
+    assert_eq!(server.admin().post(&path, &()).await.status, StatusCode::OK);
+    sender.ready().await.unwrap();
+    let answer = sender.send_request(request()).await.unwrap();
+    assert_eq!(answer.status(), StatusCode::FORBIDDEN);
+    assert_eq!(answer.headers()["connection"], "close");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -55,7 +55,7 @@ use crate::error::{Error, OpenError};
 use crate::files;
 use crate::pki::{Host, Leaf, Root, Usage, local_hosts, point};
 use crate::seal::{Custodian, KeyFile, Seal, Unattended};
-use crate::store::{Opening, Store, StoreError, Tx};
+use crate::store::{Deed, Opening, Store, StoreError, Tx};
 use crate::vault::Vault;
 use masters::Masters;
 
@@ -168,6 +168,9 @@ impl Authority {
         let opening = Opening::new(&store_dir)?;
         let first_start = opening.transaction(|tx| tx.document("root"))?.is_none();
         if first_start {
+            if let Some(path) = journal::left_over(data_dir) {
+                return Err(OpenError::StoreMissing { path });
+            }
             let seal = Seal::of_key_file(&KeyFile::open_or_make(&seal_dir)?);
             opening.transaction(|tx| create(tx, &config, seal, now))?;
         }
@@ -214,6 +217,17 @@ impl Authority {
         authority.check_space();
         tracing::info!(url = %authority.url, fingerprint = %authority.fingerprint(), first_start, "opened the authority");
         Ok(Arc::new(authority))
+    }
+
+    /// Before it goes: leaves word in the journal how far the audit log has come.
+    pub(crate) async fn close(&self) {
+        let mark = |tx: &Tx<'_>| {
+            tx.write_down(Deed::Mark);
+            Ok(())
+        };
+        if let Err(error) = self.store.write_reserved(mark).await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "the journal has no word of this end");
+        }
     }
 
     /// The SHA-256 of the public key of the root that issues: what tokens name.
@@ -423,7 +437,7 @@ fn create(tx: &Tx<'_>, config: &Config, seal: Seal, now: u64) -> Result<(), Stor
     tx.set_document("signer", &signer_certificate(&root, &key, now))?;
     let epoch = Epoch { number: 1, begins: now, ends: now.saturating_add(config.epoch_seconds) };
     tx.begin_epoch(epoch, &smqtt_core::attribute::Versions::default(), 0)?;
-    audit::append(tx, &vault, now, "authority", "create", &root.fingerprint().to_string())
+    audit::begin(tx, &vault, now, &root.fingerprint().to_string())
 }
 
 fn signer_certificate(root: &Root, key: &SigningKey, now: u64) -> Vec<u8> {

@@ -396,6 +396,12 @@ pub enum OpenError {
         /// Why.
         detail: String,
     },
+    /// Something is there that belongs to a store, and the store is not.
+    #[error("`{}` is of an authority whose store is not there", .path.display())]
+    StoreMissing {
+        /// What is there.
+        path: PathBuf,
+    },
     /// There is something already.
     #[error("`{}` is not empty", .path.display())]
     Taken {
@@ -439,6 +445,9 @@ impl OpenError {
             Self::Backup(_) => "use another copy, or an older backup",
             Self::Journal { .. } => {
                 "take another copy of it; if there is none, say `--journal-lost` and give `--bundle FILE` from brokers and devices"
+            }
+            Self::StoreMissing { .. } => {
+                "put the store back (is its disk mounted?) or restore a backup; for a new authority give another directory"
             }
             Self::Taken { .. } => "give a directory that is empty or not there",
             Self::Admin { .. } => "move that directory away to have a new administrator made",

@@ -93,10 +93,7 @@ pub(super) fn append(
 ) -> Result<(), StoreError> {
     let mut end = tx.last_audit()?;
     let (last, hash) = end.unwrap_or_default();
-    let ours = match tx.document(HEAD)? {
-        Some(stored) => equal(&stored, &head(vault, last, &hash)),
-        None => end.is_none(),
-    };
+    let ours = tx.document(HEAD)?.is_some_and(|stored| equal(&stored, &head(vault, last, &hash)));
     if !ours {
         tracing::error!(row = last, "the end of the audit log is not what this authority wrote");
         let subject = format!("the log ended with row {last}, which was not the last one");
@@ -104,6 +101,24 @@ pub(super) fn append(
         end = tx.last_audit()?;
     }
     write(tx, vault, end, at, actor, action, subject)
+}
+
+/// Begins the log of an authority that is made now.
+pub(super) fn begin(tx: &Tx<'_>, vault: &Vault, at: u64, subject: &str) -> Result<(), StoreError> {
+    write(tx, vault, None, at, OWN_ACTOR, "create", subject)
+}
+
+/// Says that the log ends before the row that somebody else `told` of.
+pub(super) fn tell_of_cut(
+    tx: &Tx<'_>,
+    vault: &Vault,
+    at: u64,
+    row: u64,
+    told: u64,
+) -> Result<(), StoreError> {
+    tracing::error!(row, told, "the audit log was cut off: the journal tells of more");
+    let subject = format!("the log ended with row {row}, and the journal tells of row {told}");
+    write(tx, vault, tx.last_audit()?, at, OWN_ACTOR, ALTERED, &subject)
 }
 
 fn write(

@@ -1,7 +1,7 @@
 //! The store catches up with its journal: after a crash between the two, and after an older store was put back.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use smqtt_core::attribute::Versions;
@@ -34,6 +34,12 @@ pub(super) struct CaughtUp {
     epoch: u64,
 }
 
+/// What is in `data_dir` of a store that is not there: a journal that tells something. To begin another store would put it aside.
+pub(super) fn left_over(data_dir: &Path) -> Option<PathBuf> {
+    let path = data_dir.join(DIRECTORY).join(JOURNAL_FILE);
+    std::fs::metadata(&path).is_ok_and(|file| file.len() > 0).then_some(path)
+}
+
 /// Opens the journal in `data_dir`, has the store catch up with it, and has it kept from now on.
 pub(super) fn open(
     opening: &Opening,
@@ -49,16 +55,21 @@ pub(super) fn open(
         let clock = clock.clone();
         Box::new(move || clock.now())
     };
-    let known = opening.transaction(|tx| tx.counter("journal"))?;
+    let (known, row) = opening.transaction(|tx| Ok((tx.counter("journal")?, last_row(tx)?)))?;
     let (problem, certain) = match read_journal(&path, &key)? {
         Ok(read) if read.last() >= known => {
             let missed: Vec<_> = read.entries.iter().filter(|entry| entry.number > known).cloned().collect();
-            opening.keep_journal(Journal::resume(&path, key.clone(), &read, time())?);
-            if !missed.is_empty() {
-                return opening.transaction(|tx| catch_up(tx, vault, config, &missed, now));
+            let told = read.entries.last().map(|entry| entry.row);
+            opening.keep_journal(Journal::resume(&path, key.clone(), &read, time())?.anew_from(write_state));
+            // A crash between journal and store leaves lines of one transaction; whoever lacks more is an older copy.
+            let is_older = missed.iter().any(|entry| entry.row > row);
+            if is_older || missed.iter().any(|entry| entry.deed != Deed::Mark) {
+                opening.transaction(|tx| catch_up(tx, vault, config, &missed, is_older, now))?;
+            } else if let Some(told) = told.filter(|told| *told > row) {
+                opening.transaction(|tx| audit::tell_of_cut(tx, vault, now, row, told))?;
             }
-            if known > 0 {
-                return Ok(());
+            if known > 0 || !missed.is_empty() {
+                return mark(opening, told);
             }
             // A new store, or one from before there was a journal. It gets a first line at once: a journal without any
             // is no source for a restore, since it may have been emptied.
@@ -72,13 +83,14 @@ pub(super) fn open(
     };
     let missed: Vec<_> = certain.into_iter().filter(|entry| entry.number > known).collect();
     let last = missed.iter().map(|entry| entry.number).max().unwrap_or(known);
-    opening.keep_journal(Journal::restart(&path, key, last, time())?);
+    opening.keep_journal(Journal::restart(&path, key, last, time())?.anew_from(write_state));
     if let Some(problem) = &problem {
         tracing::error!(path = %path.display(), problem, "the journal of revocations was damaged: written anew from the store");
     }
     opening.transaction(|tx| {
         if !missed.is_empty() {
-            catch_up(tx, vault, config, &missed, now)?;
+            let is_older = missed.iter().any(|entry| entry.row > row);
+            catch_up(tx, vault, config, &missed, is_older, now)?;
         }
         write_state(tx)?;
         let subject = match &problem {
@@ -90,21 +102,41 @@ pub(super) fn open(
     })
 }
 
-/// Does again what the store has forgotten.
+fn last_row(tx: &Tx<'_>) -> Result<u64, StoreError> {
+    Ok(tx.last_audit()?.unwrap_or_default().0)
+}
+
+/// Writes down how far the audit log has come, unless the last line `told` it.
+fn mark(opening: &Opening, told: Option<u64>) -> Result<(), OpenError> {
+    opening.transaction(|tx| {
+        if told != Some(last_row(tx)?) {
+            tx.write_down(Deed::Mark);
+        }
+        Ok(())
+    })
+}
+
+/// Does again what the store has forgotten. One `is_older` than a crash can make it has forgotten as well which tokens were used
+/// and which were taken back: none of its open ones is worth anything any more.
 fn catch_up(
     tx: &Tx<'_>,
     vault: &Vault,
     config: &Config,
     missed: &[JournalEntry],
+    is_older: bool,
     now: u64,
 ) -> Result<(), StoreError> {
     let caught_up = apply(tx, config, missed)?;
-    let subject = format!(
+    let mut subject = format!(
         "journal lines {} to {}: shut out {}",
         missed[0].number,
         missed[missed.len() - 1].number,
         list(&caught_up.shut_out)
     );
+    if is_older {
+        let (tokens, access) = tx.void_tokens(now)?;
+        subject += &format!("; an older store: {tokens} open tokens and {access} access tokens ended");
+    }
     tracing::warn!(subject, "the store was behind its journal and has caught up");
     begin_above(tx, config, caught_up.epoch, now)?;
     caught_up.write_down(tx, vault, now)?;
@@ -204,6 +236,7 @@ pub(super) fn apply(tx: &Tx<'_>, config: &Config, entries: &[JournalEntry]) -> R
                     caught_up.did(Operation::RotateCertificate, format!("activate: {root}"));
                 }
             }
+            Deed::Mark => {}
             Deed::RootRetired { root } => {
                 if roots::retire_again(tx, root)? {
                     caught_up.did(Operation::RotateCertificate, format!("retire: {root}"));
@@ -352,9 +385,16 @@ pub(super) fn write_state(tx: &Tx<'_>) -> Result<(), StoreError> {
             tx.write_down(Deed::Changed { id, attributes, policy });
         }
     }
-    for (attribute, version) in tx.versions()?.iter() {
-        tx.write_down(Deed::Version { attribute: attribute.clone(), version });
+    let (now, mut told) = (tx.versions()?, Versions::default());
+    for row in tx.epochs(0)? {
+        let versions = row.versions.as_ref().unwrap_or(&now);
+        for (attribute, version) in
+            versions.iter().filter(|(attribute, version)| told.get(attribute) < *version)
+        {
+            tx.write_down(Deed::Version { attribute: attribute.clone(), version });
+        }
+        tx.write_down(Deed::Epoch { number: row.epoch.number });
+        told = versions.clone();
     }
-    tx.write_down(Deed::Epoch { number: tx.current_epoch()?.number });
     roots::write_down(tx)
 }

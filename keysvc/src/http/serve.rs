@@ -19,7 +19,7 @@ use tokio_rustls::TlsAcceptor;
 use super::request::Answers;
 use super::stall::Stall;
 use super::{router, tls};
-use crate::authority::{Authority, Caller, Export, Place};
+use crate::authority::{Authority, Caller, Export};
 use crate::config::{Limits, ms};
 use crate::error::{Error, OpenError};
 

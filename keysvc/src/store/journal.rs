@@ -2,13 +2,16 @@
 //! transaction that does it is committed, so that an older copy of the store, put back, learns what it forgot.
 //!
 //! ```text
-//! NUMBER AT WHAT MAC\n        WHAT is  revoked ID ROLE NAME  |  suspended ID ROLE NAME  |  resumed ID
+//! NUMBER AT ROW WHAT MAC\n    WHAT is  revoked ID ROLE NAME  |  suspended ID ROLE NAME  |  resumed ID
 //!                             |  changed ID ATTRIBUTES POLICY  |  version ATTRIBUTE NUMBER  |  epoch NUMBER
 //!                             |  given ID ATTRIBUTES POLICY PROFILE GROUP  |  group NAME [ATTRIBUTES PROFILE]
 //!                             |  profile NAME [ATTRIBUTES POLICY DAYS SECONDS FILTERS]
-//!                             |  root-issues FINGERPRINT  |  root-retired FINGERPRINT
-//! MAC = HMAC-SHA-256(key, MAC before || NUMBER AT WHAT), the first 16 bytes
+//!                             |  root-issues FINGERPRINT  |  root-retired FINGERPRINT  |  mark
+//! MAC = HMAC-SHA-256(key, MAC before || NUMBER AT ROW WHAT), the first 16 bytes
 //! ```
+//!
+//! ROW is the last row of the audit log before the transaction: a store whose log is shorter is an older one, or its log was cut.
+//! `mark` tells nothing else.
 //!
 //! The key is in the store, sealed: lines cannot be made up, altered or left out in between. That lines at the end are
 //! missing shows in the store, as long as that is not older.
@@ -16,7 +19,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use smqtt_core::attribute::{Attribute, Attributes};
 use smqtt_core::crypto::{Prk, Secret32};
@@ -24,13 +27,18 @@ use smqtt_core::identity::{DeviceId, Fingerprint, Role, check_name};
 use smqtt_core::policy::Policy;
 
 use super::tx::{GivenRow, GroupRow, ProfileRow};
+use super::{StoreError, Tx};
 use crate::error::OpenError;
 use crate::files;
 
 /// The file in its directory.
 pub(crate) const FILE: &str = "journal";
-/// Most bytes of a journal: some two million lines.
-const BYTES_MAX: u64 = 256 << 20;
+/// Most bytes of a journal that are read: some eight million lines.
+const BYTES_MAX: u64 = 1 << 30;
+/// From here on a journal is written anew from the store, which takes fewer lines.
+const LONG_BYTES: u64 = 64 << 20;
+/// The file that a journal was in before it was written anew.
+const BEFORE: &str = "before";
 
 /// What is not to be undone.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +65,8 @@ pub(crate) enum Deed {
     RootIssues { root: Fingerprint },
     /// This root is trusted no more.
     RootRetired { root: Fingerprint },
+    /// Nothing but how far the audit log has come.
+    Mark,
 }
 
 /// A line.
@@ -64,6 +74,8 @@ pub(crate) enum Deed {
 pub(crate) struct Entry {
     pub(crate) number: u64,
     pub(crate) at: u64,
+    /// The last row of the audit log before the transaction that did it.
+    pub(crate) row: u64,
     pub(crate) deed: Deed,
 }
 
@@ -100,6 +112,7 @@ impl Deed {
             Self::Epoch { number } => format!("epoch {number}"),
             Self::RootIssues { root } => format!("root-issues {root}"),
             Self::RootRetired { root } => format!("root-retired {root}"),
+            Self::Mark => "mark".to_owned(),
         }
     }
 
@@ -157,6 +170,7 @@ impl Deed {
             "epoch" => Self::Epoch { number: words.next()?.parse().ok()? },
             "root-issues" => Self::RootIssues { root: words.next()?.parse().ok()? },
             "root-retired" => Self::RootRetired { root: words.next()?.parse().ok()? },
+            "mark" => Self::Mark,
             _ => return None,
         };
         words.next().is_none().then_some(deed)
@@ -231,9 +245,10 @@ impl Chain {
         let expected = self.next(key, body);
         (hex(&expected) == mac).then_some(())?;
         let (number, rest) = body.split_once(' ')?;
-        let (when, what) = rest.split_once(' ')?;
-        let number = number.parse().ok()?;
-        let entry = Entry { number, at: when.parse().ok()?, deed: Deed::parse(what)? };
+        let (when, rest) = rest.split_once(' ')?;
+        let (row, what) = rest.split_once(' ')?;
+        let (number, at, row) = (number.parse().ok()?, when.parse().ok()?, row.parse().ok()?);
+        let entry = Entry { number, at, row, deed: Deed::parse(what)? };
         Some((Self { number, mac: expected }, entry))
     }
 
@@ -296,14 +311,21 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
     (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok()).collect()
 }
 
+/// Writes down all that a journal that begins anew has to tell.
+pub(crate) type State = fn(&Tx<'_>) -> Result<(), StoreError>;
+
 /// A journal that is being written.
 pub(crate) struct Journal {
+    path: PathBuf,
     file: File,
     key: Secret32,
     chain: Chain,
     bytes: u64,
     /// Where it ended before the last lines.
     before: Option<(Chain, u64)>,
+    /// At this length it is written anew, from this.
+    long: u64,
+    state: Option<State>,
     now: Box<dyn Fn() -> u64 + Send>,
 }
 
@@ -325,8 +347,8 @@ impl Journal {
         };
         let file = open().map_err(failed)?;
         files::sync_parent(path).map_err(failed)?;
-        let journal = Self { file, key, chain: read.chain, bytes: read.bytes, before: None, now };
-        Ok(journal)
+        let (path, chain, bytes) = (path.to_owned(), read.chain, read.bytes);
+        Ok(Self { path, file, key, chain, bytes, before: None, long: LONG_BYTES, state: None, now })
     }
 
     /// A new journal, the first line with the number after `number`; what was there is kept beside it.
@@ -344,20 +366,13 @@ impl Journal {
         Self::resume(path, key, &read, now)
     }
 
-    /// Appends lines and syncs them; gives the last line's number.
+    /// Appends lines and syncs them; gives the last line's number. `row` is the last row of the audit log that was committed.
     ///
     /// # Errors
     /// The file could not be written: nothing counts, and the file is as it was, or has a line cut short at its end.
-    pub(crate) fn append(&mut self, deeds: &[Deed]) -> io::Result<u64> {
+    pub(crate) fn append(&mut self, row: u64, deeds: &[Deed]) -> io::Result<u64> {
         use std::io::{Seek, SeekFrom};
-        let (mut chain, mut lines) = (self.chain, String::new());
-        let at = (self.now)();
-        for deed in deeds {
-            let body = format!("{} {at} {}", chain.number + 1, deed.text());
-            let mac = chain.next(&self.key, &body);
-            lines.push_str(&format!("{body} {}\n", hex(&mac)));
-            chain = Chain { number: chain.number + 1, mac };
-        }
+        let (lines, chain) = self.lines(self.chain, row, deeds);
         // Over whatever a write that failed has left.
         self.file.seek(SeekFrom::Start(self.bytes))?;
         self.file.set_len(self.bytes)?;
@@ -366,6 +381,61 @@ impl Journal {
         self.before = Some((self.chain, self.bytes));
         self.chain = chain;
         self.bytes += lines.len() as u64;
+        Ok(chain.number)
+    }
+
+    /// What these deeds look like after `chain`, and where it is then.
+    fn lines(&self, mut chain: Chain, row: u64, deeds: &[Deed]) -> (String, Chain) {
+        let (at, mut lines) = ((self.now)(), String::new());
+        for deed in deeds {
+            let body = format!("{} {at} {row} {}", chain.number + 1, deed.text());
+            let mac = chain.next(&self.key, &body);
+            lines.push_str(&format!("{body} {}\n", hex(&mac)));
+            chain = Chain { number: chain.number + 1, mac };
+        }
+        (lines, chain)
+    }
+
+    /// When it has become long it is written anew from this.
+    pub(crate) fn anew_from(self, state: State) -> Self {
+        Self { state: Some(state), ..self }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn long_from(self, long: u64) -> Self {
+        Self { long, ..self }
+    }
+
+    /// What to write it anew from, if it is so long that it should be.
+    pub(crate) fn is_long(&self) -> Option<State> {
+        self.state.filter(|_| self.bytes > self.long)
+    }
+
+    /// Not until it is twice as long.
+    pub(crate) fn wait_longer(&mut self) {
+        self.long = LONG_BYTES.max(self.bytes.saturating_mul(2));
+    }
+
+    /// Begins anew with these deeds, which are all there is; the numbers go on. What was there before is kept beside it.
+    pub(crate) fn rewrite(&mut self, row: u64, deeds: &[Deed]) -> io::Result<u64> {
+        let number = self.chain.number;
+        let (lines, chain) = self.lines(Chain { number, mac: [0; 16] }, row, deeds);
+        let (new, kept) = (self.path.with_extension("new"), self.path.with_extension(BEFORE));
+        for old in [&new, &kept] {
+            match std::fs::remove_file(old) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+        file.write_all(lines.as_bytes())?;
+        file.sync_all()?;
+        // There is a journal at every moment.
+        std::fs::hard_link(&self.path, &kept)?;
+        std::fs::rename(&new, &self.path)?;
+        files::sync_parent(&self.path)?;
+        (self.file, self.chain, self.bytes, self.before) = (file, chain, lines.len() as u64, None);
+        self.wait_longer();
         Ok(chain.number)
     }
 
@@ -421,14 +491,15 @@ mod tests {
             Deed::Group { name: "g".into(), group: None },
             Deed::RootIssues { root: Fingerprint([1; 32]) },
             Deed::RootRetired { root: Fingerprint([2; 32]) },
+            Deed::Mark,
         ]
     }
 
     fn written(path: &Path, key: &Secret32) -> Vec<u8> {
         let empty = read(path, key).unwrap().unwrap();
         let mut journal = Journal::resume(path, key.clone(), &empty, Box::new(|| 1_800_000_000)).unwrap();
-        assert_eq!(journal.append(&deeds()[..1]).unwrap(), 1);
-        assert_eq!(journal.append(&deeds()[1..]).unwrap(), deeds().len() as u64);
+        assert_eq!(journal.append(0, &deeds()[..1]).unwrap(), 1);
+        assert_eq!(journal.append(7, &deeds()[1..]).unwrap(), deeds().len() as u64);
         std::fs::read(path).unwrap()
     }
 
@@ -452,7 +523,7 @@ mod tests {
         let back = read(&path, &key).unwrap().unwrap();
         let mut journal = Journal::resume(&path, key.clone(), &back, Box::new(|| 9)).unwrap();
         let all = deeds().len();
-        assert_eq!(journal.append(&[Deed::Epoch { number: 43 }]).unwrap(), all as u64);
+        assert_eq!(journal.append(7, &[Deed::Epoch { number: 43 }]).unwrap(), all as u64);
         assert_eq!(read(&path, &key).unwrap().unwrap().entries.len(), all);
     }
 

@@ -152,8 +152,9 @@ impl Opening {
         let run = || {
             let transaction = self.connection.unchecked_transaction()?;
             let tx = Tx::new(&transaction);
+            let row = worker::last_row(&transaction)?;
             let result = work(&tx)?;
-            commit(&transaction, self.journal.borrow_mut().as_mut(), &tx.take_deeds())?;
+            commit(&transaction, self.journal.borrow_mut().as_mut(), row, &tx.take_deeds())?;
             Ok(result)
         };
         run().map_err(|source| OpenError::Store { path: self.path.clone(), source })
@@ -508,6 +509,38 @@ mod tests {
         assert_eq!(epoch(4, false).await.unwrap(), 2);
         assert_eq!(lines(), [(1, Deed::Epoch { number: 2 }), (2, Deed::Epoch { number: 4 })]);
         assert_eq!(store.read(|tx| Ok(tx.counter("journal")?)).await.unwrap(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_journal_that_has_become_long_begins_anew_and_its_numbers_go_on() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let (path, key) = (dir.path().join(JOURNAL_FILE), smqtt_core::crypto::Secret32::random());
+        let empty = read_journal(&path, &key).unwrap().unwrap();
+        let opening = Opening::new(dir.path()).unwrap();
+        let journal = Journal::resume(&path, key.clone(), &empty, Box::new(|| 1)).unwrap();
+        let state = |tx: &Tx<'_>| {
+            tx.write_down(Deed::Epoch { number: tx.counter("revision")? });
+            Ok(())
+        };
+        opening.keep_journal(journal.anew_from(state).long_from(90));
+        let store = opening.start(&Arc::new(Counts::new("file"))).unwrap();
+        for number in 1..=3 {
+            let deed = move |tx: &Tx<'_>| {
+                tx.write_down(Deed::Epoch { number: 100 + number });
+                Ok(tx.bump("revision")?)
+            };
+            store.write(deed).await.unwrap();
+        }
+        // The next job waits for the writing anew.
+        store.write(|_| Ok(())).await.unwrap();
+        let read = read_journal(&path, &key).unwrap().unwrap();
+        let lines: Vec<_> = read.entries.into_iter().map(|entry| (entry.number, entry.deed)).collect();
+        // Two lines are longer than that; then not before it is a great deal longer.
+        assert_eq!(lines, [(3, Deed::Epoch { number: 2 }), (4, Deed::Epoch { number: 103 })]);
+        assert_eq!(store.read(|tx| Ok(tx.counter("journal")?)).await.unwrap(), 4);
+        let kept = read_journal(&path.with_extension("before"), &key).unwrap().unwrap();
+        assert_eq!(kept.last(), 2);
+        assert!(!path.with_extension("new").exists());
     }
 
     #[tokio::test]

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
+use super::journal::State;
 use super::{Deed, Journal, StoreError, Tx};
 use crate::counts::Counts;
 use crate::error::Error;
@@ -118,6 +119,10 @@ fn run_jobs(
         let (mut finish, mut deeds) = (Vec::new(), Vec::new());
         let mut next = Some(first);
         let (mut result, mut took) = (Ok(()), Duration::ZERO);
+        let row = match &journal {
+            Some(_) => last_row(connection),
+            None => Ok(0),
+        };
         while let Some(job) = next.take() {
             match run_job(connection, counts, job) {
                 Ok((ran, done)) => {
@@ -145,7 +150,7 @@ fn run_jobs(
             result = result.and(Err(StoreError::TakenBack));
         } else if result.is_ok() {
             let begun = Instant::now();
-            result = commit(connection, journal.as_mut(), &deeds);
+            result = row.and_then(|row| commit(connection, journal.as_mut(), row, &deeds));
             took = begun.elapsed();
         }
         if let Some(counts) = counts {
@@ -158,20 +163,57 @@ fn run_jobs(
             }
         }
         finish.into_iter().for_each(|done| done(result.clone()));
+        if let Some(journal) = &mut journal
+            && let Some(state) = journal.is_long()
+        {
+            write_anew(connection, journal, state);
+        }
     }
 }
 
-/// Writes down what must never be undone, before it is committed; the store remembers how far the journal went. Where it
+/// The last row of the audit log; 0 where there is none.
+pub(super) fn last_row(connection: &Connection) -> Result<u64, StoreError> {
+    Ok(Tx::new(connection).last_audit()?.unwrap_or_default().0)
+}
+
+/// Has a journal that has become long begin anew with what the store tells. It may fail: then it goes on growing.
+fn write_anew(connection: &Connection, journal: &mut Journal, state: State) {
+    let rewrite = |journal: &mut Journal| {
+        command(connection, "BEGIN IMMEDIATE")?;
+        let tx = Tx::new(connection);
+        state(&tx)?;
+        let rewritten = journal.rewrite(last_row(connection)?, &tx.take_deeds());
+        let last = rewritten.map_err(|error| StoreError::Journal(Arc::new(error)))?;
+        connection.execute("UPDATE counters SET value = ? WHERE name = 'journal'", [last])?;
+        Ok::<_, StoreError>(command(connection, "COMMIT")?)
+    };
+    match rewrite(journal) {
+        Ok(()) => {
+            tracing::info!("the journal was written anew: make a backup that is no older than it");
+        }
+        Err(error) => {
+            let error = &error as &dyn std::error::Error;
+            tracing::error!(error, "the journal could not be written anew: it goes on growing");
+            if !connection.is_autocommit() {
+                let _ = connection.execute_batch("ROLLBACK");
+            }
+            journal.wait_longer();
+        }
+    }
+}
+
+/// Writes down what must never be undone, after `row` of the audit log and before it is committed; the store remembers how far the journal went. Where it
 /// cannot be committed it is not left in the journal: a restore would do it.
 pub(super) fn commit(
     connection: &Connection,
     journal: Option<&mut Journal>,
+    row: u64,
     deeds: &[Deed],
 ) -> Result<(), StoreError> {
     let Some(journal) = journal.filter(|_| !deeds.is_empty()) else {
         return Ok(command(connection, "COMMIT")?);
     };
-    let last = journal.append(deeds).map_err(|error| StoreError::Journal(Arc::new(error)))?;
+    let last = journal.append(row, deeds).map_err(|error| StoreError::Journal(Arc::new(error)))?;
     let committed = connection
         .execute("UPDATE counters SET value = ? WHERE name = 'journal'", [last])
         .and_then(|_| command(connection, "COMMIT"));

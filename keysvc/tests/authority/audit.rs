@@ -234,6 +234,40 @@ async fn rows_cut_off_at_the_end_stay_missing_though_the_log_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_was_emptied_or_cut_back_to_an_end_it_once_had_is_found_out() {
+    let server = Running::start().await;
+    server.token("thief", &["x"]).await;
+    let (dir, clock, config) = server.stop().await;
+    let path = dir.path().join("data/authority/authority.db");
+    let head: Vec<u8> = {
+        let store = rusqlite::Connection::open(&path).unwrap();
+        let sql = "SELECT bytes FROM documents WHERE name = 'audit-head'";
+        store.query_row(sql, [], |row| row.get(0)).unwrap()
+    };
+    let server = Running::again(dir, clock, config).await;
+    let ended = last_row(&server).await;
+    server.token("accomplice", &["x"]).await;
+    let hex: String = head.iter().map(|byte| format!("{byte:02x}")).collect();
+    let cut = format!(
+        "DELETE FROM audit WHERE number > {ended}; DELETE FROM checkpoints WHERE number > {ended};
+         UPDATE documents SET bytes = x'{hex}' WHERE name = 'audit-head'"
+    );
+    let server = edited_while_stopped(server, &cut).await;
+    assert!(server.authority.verify_audit().await.unwrap().is_err(), "cut back");
+    let server = Running::start().await;
+    server.token("thief", &["x"]).await;
+    let empty = "DELETE FROM audit; DELETE FROM checkpoints; DELETE FROM documents WHERE name = 'audit-head'";
+    let server = edited_while_stopped(server, empty).await;
+    assert!(server.authority.verify_audit().await.unwrap().is_err(), "emptied");
+    server.token("d", &["x"]).await;
+    assert!(Log::fetch(&server).await.rows.iter().any(|row| row.action == "audit-altered"));
+}
+
+async fn last_row(server: &Running) -> u64 {
+    Log::fetch(server).await.rows.last().unwrap().number
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_log_cut_off_at_a_checkpoint_is_not_taken_for_one_that_was_pruned() {
     let (server, log) = server_with_log().await;
     let upto = log.checkpoints[5].number;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hyper::StatusCode;
-use smqtt_core::api::{BackupMade, Device as ApiDevice, Keys};
+use smqtt_core::api::{Access, AuditRecord, BackupMade, Device as ApiDevice, Keys, NewAccess};
 use smqtt_core::header::Header;
 use smqtt_keysvc::{
     Authority, BackupError, Clock, Config, OpenError, RecoveryKey, RecoverySecret, Restore, Restored, Since,
@@ -348,7 +348,10 @@ async fn an_older_store_that_is_put_back_by_hand_catches_up() {
     assert!(after.epoch.number > before.epoch.number);
     assert_eq!(server.client(&thief).get("/v1/keys").await.status, StatusCode::FORBIDDEN);
     let rows: Vec<smqtt_core::api::AuditRecord> = server.admin().get("/v1/audit").await.json();
-    assert!(rows.iter().any(|row| row.action == "catch-up" && row.subject.ends_with("thief")));
+    assert!(
+        rows.iter()
+            .any(|row| row.action == "catch-up" && row.subject.contains("shut out thief; an older store"))
+    );
     // Once is enough.
     let (dir, clock, config) = server.stop().await;
     let server = Running::again(dir, clock, config).await;
@@ -614,4 +617,60 @@ async fn two_restores_into_one_directory_do_not_take_each_others_files() {
     assert!(beside("restored") && !beside("restored.restoring") && !beside("restored.restoring.lock"));
     let twice = restore_to(&data, &backup, &key, Since::Lost, Vec::new(), clock).await;
     assert!(matches!(twice, Err(OpenError::Taken { .. })));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_store_gives_nobody_back_a_token_that_was_used_or_taken_away() {
+    let server = Running::start().await;
+    let (used, removed) = (server.token("thief", &["ward=3"]).await, server.token("other", &[]).await);
+    let access: NewAccess = {
+        let wanted = serde_json::json!({ "name": "program", "role": "auditor", "ttl_seconds": 86_400 });
+        server.admin().post("/v1/access", &wanted).await.json()
+    };
+    let (dir, clock, config) = server.stop().await;
+    let (data, old) = (dir.path().join("data"), dir.path().join("old"));
+    copy_dir(&data.join("authority"), &old);
+    let server = Running::again(dir, clock, config).await;
+    let admin = server.admin();
+    assert_eq!(admin.delete(&format!("/v1/tokens/{}", hex(&removed.id))).await.status, StatusCode::OK);
+    assert_eq!(admin.delete(&format!("/v1/access/{}", access.id)).await.status, StatusCode::OK);
+    // None of that is in the journal; that there was more than the copy tells of is, from the stop on.
+    let (dir, clock, config) = server.stop().await;
+    put_back(&data, &old);
+    let server = Running::again(dir, clock, config).await;
+    for token in [&used, &removed] {
+        let answer = server.anonymous().post("/v1/enrol", &DeviceKeys::generate().request(token)).await;
+        answer.problem(410, "token-removed");
+    }
+    assert_eq!(server.admin().get("/v1/access").await.json::<Vec<Access>>(), []);
+    let rows: Vec<AuditRecord> = server.admin().get("/v1/audit").await.json();
+    let caught_up = rows.iter().find(|row| row.action == "catch-up").unwrap();
+    assert!(caught_up.subject.ends_with("an older store: 2 open tokens and 1 access tokens ended"));
+    // A crash is none: what was acknowledged then goes on to hold.
+    let token = server.token("new", &[]).await;
+    let (dir, clock, config) = server.stop().await;
+    let server = Running::again(dir, clock, config).await;
+    let answer = server.anonymous().post("/v1/enrol", &DeviceKeys::generate().request(&token)).await;
+    assert_eq!(answer.status, StatusCode::OK);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_its_store_an_authority_does_not_begin_anew_and_keeps_its_journal() {
+    let server = Running::start().await;
+    let thief = server.enrol("thief", &["ward=3"]).await;
+    let (dir, clock, config) = server.stop().await;
+    let (data, old) = (dir.path().join("data"), dir.path().join("old"));
+    copy_dir(&data.join("authority"), &old);
+    let server = Running::again(dir, clock, config).await;
+    revoke(&server, "thief").await;
+    let (dir, clock, config) = server.stop().await;
+    // As where its disk is not mounted.
+    std::fs::remove_dir_all(data.join("authority")).unwrap();
+    let journal = std::fs::read(data.join("revocations/journal")).unwrap();
+    let error = Authority::open(&data, config.clone(), clock.clone()).err().expect("it does not begin anew");
+    assert!(matches!(error, OpenError::StoreMissing { .. }), "{error}");
+    assert_eq!(std::fs::read(data.join("revocations/journal")).unwrap(), journal);
+    put_back(&data, &old);
+    let server = Running::again(dir, clock, config).await;
+    assert!(server.newest_bundle().await.is_revoked(thief.id()));
 }

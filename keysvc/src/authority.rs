@@ -69,7 +69,6 @@ pub(crate) use export::Export;
 pub(crate) use once::KEY_CHARS_MAX as IDEMPOTENCY_KEY_CHARS_MAX;
 pub use operation::{Method, Operation, Who};
 pub use rates::Limited;
-pub(crate) use rates::Place;
 pub use restore::{Restore, Restored, Since, restore};
 pub(crate) use roots::Roots;
 pub use seal::{Resealed, change_seal};

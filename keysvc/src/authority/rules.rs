@@ -15,6 +15,9 @@ use crate::store::{RuleRow, StoreError, Tx};
 
 /// Most bytes of a rule's filter.
 const FILTER_BYTES_MAX: usize = 1024;
+/// Most bytes of all rules, as the API writes them. In a bundle they are up to twice that, so that whatever the rules there is room
+/// for revocations.
+const RULES_BYTES_MAX: usize = 1 << 20;
 /// Stands for a topic level while looking at a template.
 const ANY_LEVEL: &str = "any level";
 
@@ -60,6 +63,11 @@ impl Authority {
         }
         if rows.len() >= RULES_MAX && !rows.iter().any(|other| other.filter == row.filter) {
             return Err(Error::Full { what: "rules", max: RULES_MAX });
+        }
+        let others =
+            rows.iter().filter(|other| other.filter != row.filter).map(RuleRow::length).sum::<usize>();
+        if others + row.length() > RULES_BYTES_MAX {
+            return Err(Error::Full { what: "bytes of rules", max: RULES_BYTES_MAX });
         }
         tx.set_rule(&row)?;
         let under = match (&row.policy, &row.labels) {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use hyper::StatusCode;
 use smqtt_core::api::{Rule, RuleSet};
+use smqtt_core::bundle::BUNDLE_BYTES_MAX;
 use smqtt_core::rule::Mode;
 use smqtt_keysvc::Config;
 
@@ -94,6 +95,33 @@ async fn a_bundle_is_signed_anew_after_half_its_life() {
     let again = server.newest_bundle().await;
     assert!(!again.is_expired(server.now()) && again.number > bundle.number);
     assert_eq!(again.grace, 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_rules_leave_too_little_room_for_a_revocation() {
+    let server = Running::start().await;
+    server.enrol("thief", &["x"]).await;
+    let long = |number: usize| {
+        let attribute = |part: usize| format!("a{part}=\"{number}{}\"", "x".repeat(230));
+        let policy = (0..60).map(attribute).collect::<Vec<_>>().join(" or ");
+        serde_json::json!({ "filter": format!("f/{number}"), "mode": "required", "policy": policy,
+                            "publishers": policy, "subscribers": policy })
+    };
+    let mut number = 0;
+    loop {
+        let answer = server.admin().put("/v1/rules", &long(number)).await;
+        if answer.status == StatusCode::CONFLICT {
+            answer.problem(409, "full");
+            break;
+        }
+        assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
+        number += 1;
+    }
+    let bundle = server.admin().get("/v1/bundle").await.body;
+    assert!(number > 10 && bundle.len() < BUNDLE_BYTES_MAX * 3 / 4, "{number} rules, {} bytes", bundle.len());
+    // One that is there may be changed, and whoever is to be shut out is.
+    assert_eq!(server.admin().put("/v1/rules", &rule("f/0", "open", None)).await.status, StatusCode::OK);
+    assert_eq!(server.admin().post("/v1/devices/thief/revoke", &()).await.status, StatusCode::OK);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -15,6 +15,15 @@ pub(crate) struct RuleRow {
     pub(crate) subscribers: Option<String>,
 }
 
+impl RuleRow {
+    /// Bytes of its texts.
+    pub(crate) fn length(&self) -> usize {
+        let texts = [&self.policy, &self.labels, &self.publishers, &self.subscribers];
+        let texts = texts.into_iter().flatten().chain([&self.filter, &self.mode]);
+        texts.map(String::len).sum()
+    }
+}
+
 impl Tx<'_> {
     pub(crate) fn rules(&self) -> Result<Vec<RuleRow>> {
         let sql = "SELECT filter, mode, policy, labels, publishers, subscribers FROM rules ORDER BY filter";

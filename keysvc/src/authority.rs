@@ -34,7 +34,7 @@ mod standing;
 mod tokens;
 mod watching;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -90,6 +90,8 @@ pub struct Authority {
     store: Store,
     bundle: watch::Sender<bundle::Published>,
     keygen: Semaphore,
+    /// Devices for which long keys are being generated.
+    deriving: Mutex<BTreeSet<DeviceId>>,
     denials: Mutex<audit::Denials>,
     /// When the hourly work was done.
     tidied: Mutex<u64>,
@@ -197,6 +199,7 @@ impl Authority {
             store: opening.start(&counts)?,
             bundle: watch::Sender::new(published),
             keygen: Semaphore::new(cores),
+            deriving: Mutex::default(),
             denials: Mutex::default(),
             tidied: Mutex::new(now),
             polls: polls::Polls::new(revision),

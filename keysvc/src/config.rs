@@ -146,7 +146,7 @@ impl Default for Rates {
     fn default() -> Self {
         Self {
             address: Rate { per_second: 50, burst: 1000 },
-            device: Rate { per_second: 50, burst: 500 },
+            device: Rate { per_second: 5, burst: 200 },
             trusted: Rate { per_second: 200, burst: 2000 },
         }
     }

@@ -307,7 +307,9 @@ impl Authority {
             let plan = Plan::issue(&this, tx, &device, now)?;
             Ok(Enrolled { device, certificate: issued.der, plan })
         };
-        self.store.write(renew).await
+        let renewed = self.store.write(renew).await?;
+        self.count_renewal(caller);
+        Ok(renewed)
     }
 
     /// When the caller's certificate has to be valid: now, or, if the device's last one expired not too long ago, then. A

@@ -1,6 +1,6 @@
 //! User secret keys: derived when asked for, sealed to the device, never stored.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -199,8 +199,13 @@ impl Authority {
         if plan.keys.is_empty() {
             return Ok(Vec::new());
         }
-        let _permit = self.keygen.acquire().await.map_err(|_| Error::Busy)?;
         let (device, is_short) = (plan.device, plan.is_short());
+        // Nobody's long keys twice at once: the others wait in the same line.
+        let _one = match is_short {
+            true => None,
+            false => Some(Deriving::begin(self, device).ok_or(Error::TooMany { retry_after_seconds: 1 })?),
+        };
+        let _permit = self.keygen.acquire().await.map_err(|_| Error::Busy)?;
         let this = self.clone();
         let span = tracing::Span::current();
         let work = move || {
@@ -235,6 +240,23 @@ impl Authority {
         }
         self.counts.keys.add(keys.len() as u64);
         Ok(keys)
+    }
+}
+
+/// A device for which long keys are being generated.
+struct Deriving<'a>(&'a Authority, DeviceId);
+
+impl<'a> Deriving<'a> {
+    /// `None` while there is one.
+    fn begin(authority: &'a Authority, device: DeviceId) -> Option<Self> {
+        let mut deriving = authority.deriving.lock().unwrap_or_else(PoisonError::into_inner);
+        deriving.insert(device).then(|| Self(authority, device))
+    }
+}
+
+impl Drop for Deriving<'_> {
+    fn drop(&mut self) {
+        self.0.deriving.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.1);
     }
 }
 

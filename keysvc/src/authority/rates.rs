@@ -23,6 +23,8 @@ use crate::error::Error;
 const BUCKETS_MAX: usize = 1 << 16;
 /// What a wrong credential costs, in requests.
 const WRONG_COST: u64 = 10;
+/// What a renewed certificate costs, in requests: it is kept, and everybody is told of it.
+const RENEWAL_COST: u64 = 20;
 /// Longest time that anybody is told to wait.
 const RETRY_AFTER_SECONDS_MAX: u64 = 3600;
 
@@ -259,6 +261,13 @@ impl Authority {
                 lock(&self.rates.callers).take(id, rate, WRONG_COST - 1, now);
             }
             Bill::Caller(..) => {}
+        }
+    }
+
+    /// A certificate was renewed: more than one request's worth.
+    pub(super) fn count_renewal(&self, caller: &Caller) {
+        if let Bill::Caller(id, rate) = self.bill(caller) {
+            lock(&self.rates.callers).take(id, rate, RENEWAL_COST - 1, self.now());
         }
     }
 

@@ -134,3 +134,36 @@ async fn whoever_goes_on_all_the_same_is_not_even_connected_with() {
     server.clock.advance(1);
     assert_eq!(server.client(&device).get("/v1/rules").await.status, StatusCode::OK);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_renews_again_and_again_is_slowed_down() {
+    let config = Config { rates: Rates::default(), ..Config::default() };
+    let rates = Rates { address: Rate { per_second: 50, burst: 1001 }, ..config.rates };
+    let server = Running::with(Config { rates, ..config }).await;
+    let device = server.enrol("eager", &["x"]).await;
+    let mut renewed = 0;
+    while server.client(&device).post("/v1/renew", &device.keys.renewal()).await.status == StatusCode::OK {
+        renewed += 1;
+    }
+    assert_eq!(renewed, 10);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_device_with_long_keys_has_them_generated_once_at_a_time() {
+    let server = Running::start().await;
+    let numbers: Vec<String> = (0..40).map(|n| format!("n{n}=7")).collect();
+    let numbers: Vec<&str> = numbers.iter().map(String::as_str).collect();
+    let (heavy, light) = (server.enrol("heavy", &numbers).await, server.enrol("light", &["x"]).await);
+    let mut asking = tokio::task::JoinSet::new();
+    for _ in 0..12 {
+        let client = server.client(&heavy);
+        asking.spawn(async move { client.get("/v1/keys").await });
+    }
+    assert_eq!(server.client(&light).get("/v1/keys").await.status, StatusCode::OK);
+    let answers = asking.join_all().await;
+    let given = answers.iter().filter(|answer| answer.status == StatusCode::OK).count();
+    let later: Vec<_> = answers.iter().filter(|answer| answer.status != StatusCode::OK).collect();
+    assert!(given >= 1 && !later.is_empty(), "{given} of 12");
+    later.iter().for_each(|answer| drop(answer.problem(429, "too-many")));
+    assert_eq!(server.client(&heavy).get("/v1/keys").await.status, StatusCode::OK, "the next one is served");
+}

@@ -23,7 +23,7 @@ pub(crate) const PAGE_MAX: usize = 1000;
 /// Counted apart: those whom anybody can provoke, those that take a certificate or an access token, and those that take the
 /// secret of an enrolment token, which are alarms.
 const DENIALS_PER_MINUTE_MAX: u64 = 120;
-/// Most of these that are written of one certificate or access token: whoever has one must not hide others' behind theirs.
+/// Most of these that are written of one certificate, access token or enrolment token: whoever has one must not hide others' behind theirs.
 const DENIALS_OF_ONE_MAX: u64 = 20;
 const HEAD: &str = "audit-head";
 
@@ -34,45 +34,41 @@ pub(super) struct Denials {
     of_anybody: u64,
     of_holders: u64,
     of_tokens: u64,
-    /// Of each holder. As many as are written, and so bounded.
+    /// Of each holder and each enrolment token. As many as are written, and so bounded.
     of_one: HashMap<String, u64>,
     unwritten: u64,
 }
 
 impl Denials {
     /// Counts a refusal. How many of earlier minutes were not written, or `None` where this one is not to be, either.
-    fn count(&mut self, now: u64, actor: &str, error: &Error) -> Option<u64> {
+    fn count(&mut self, now: u64, actor: &str, subject: &str, error: &Error) -> Option<u64> {
         let mut unwritten = 0;
         if self.minute != now / 60 {
             unwritten = self.unwritten;
             *self = Self { minute: now / 60, ..Self::default() };
         }
-        let count = match error {
+        let (count, one) = match error {
             Error::TokenUsed
             | Error::TokenExpired
             | Error::TokenRemoved
             | Error::NameTaken { .. }
             | Error::SerialUnknown
-            | Error::Denied => &mut self.of_tokens,
+            | Error::Denied => (&mut self.of_tokens, Some(subject)),
             Error::Role { .. }
             | Error::Revoked
             | Error::Suspended
             | Error::UnknownCaller
             | Error::AccessExpired
-            | Error::Scope { .. } => {
-                if self.of_holders < DENIALS_PER_MINUTE_MAX {
-                    let of_one = self.of_one.entry(actor.to_owned()).or_default();
-                    *of_one += 1;
-                    if *of_one > DENIALS_OF_ONE_MAX {
-                        self.unwritten += 1;
-                        return None;
-                    }
-                }
-                &mut self.of_holders
-            }
-            _ => &mut self.of_anybody,
+            | Error::Scope { .. } => (&mut self.of_holders, Some(actor)),
+            _ => (&mut self.of_anybody, None),
         };
-        if *count >= DENIALS_PER_MINUTE_MAX {
+        let mut is_written = *count < DENIALS_PER_MINUTE_MAX;
+        if let Some(one) = one.filter(|_| is_written) {
+            let of_one = self.of_one.entry(one.to_owned()).or_default();
+            *of_one += 1;
+            is_written = *of_one <= DENIALS_OF_ONE_MAX;
+        }
+        if !is_written {
             self.unwritten += 1;
             return None;
         }
@@ -249,7 +245,8 @@ impl Authority {
         let code = error.code();
         tracing::info!(actor, action, subject, code, "refused");
         let now = self.now();
-        let counted = self.denials.lock().unwrap_or_else(PoisonError::into_inner).count(now, &actor, &error);
+        let counted =
+            self.denials.lock().unwrap_or_else(PoisonError::into_inner).count(now, &actor, &subject, &error);
         let Some(unwritten) = counted else { return error };
         let vault = self.secrets.vault.clone();
         let write = self.store.write(move |tx| {

@@ -3,6 +3,7 @@
 use smqtt_core::api::{AuditRecord, Checkpoint};
 use smqtt_core::audit::{AuditFault, Verified, Verifier, chain};
 use smqtt_core::identity::Fingerprint;
+use smqtt_core::token::Token;
 use smqtt_keysvc::Config;
 
 use crate::common::*;
@@ -299,4 +300,30 @@ async fn keys_are_issued_on_record() {
     assert_eq!(issued.len(), 2);
     assert_eq!(issued[0].actor, format!("a {}", device.id()));
     assert_eq!(issued[1].subject, "fabeo-cp 1,2 fabeo-kp 1,2");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_used_token_hides_no_alarm_of_another() {
+    let server = Running::start().await;
+    let anonymous = server.anonymous();
+    let mut tokens = Vec::new();
+    for name in ["noise", "stolen"] {
+        let token = server.token(name, &[]).await;
+        let used = anonymous.post("/v1/enrol", &DeviceKeys::generate().request(&token)).await;
+        assert_eq!(used.status.as_u16(), 200);
+        tokens.push(token);
+    }
+    let other = DeviceKeys::generate();
+    for _ in 0..130 {
+        anonymous.post("/v1/enrol", &other.request(&tokens[0])).await.problem(409, "token-used");
+    }
+    anonymous.post("/v1/enrol", &other.request(&tokens[1])).await.problem(409, "token-used");
+    let rows: Vec<AuditRecord> = server.admin().get("/v1/audit").await.json();
+    let told = |token: &Token| {
+        let id = hex(&token.id);
+        rows.iter()
+            .filter(|row| row.action == "refused enrol: token-used" && row.subject.contains(&id))
+            .count()
+    };
+    assert_eq!((told(&tokens[0]), told(&tokens[1])), (20, 1));
 }

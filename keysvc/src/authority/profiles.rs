@@ -57,6 +57,10 @@ impl Authority {
         request: ProfileRequest,
     ) -> Result<TemplateSet, Error> {
         let admin = self.authorise(caller, Operation::SetProfile).await?;
+        // Whoever may set profiles need not be let set rules.
+        if !request.rules.is_empty() {
+            self.authorise(caller, Operation::SetRule).await?;
+        }
         check_name(&name).map_err(|error| Error::invalid("name", error))?;
         let attributes = parse_attributes(&request.attributes)?;
         let policy = request.policy.as_deref().map(parse_policy).transpose()?;
@@ -118,6 +122,9 @@ impl Authority {
         with_rules: bool,
     ) -> Result<TemplateSet, Error> {
         let admin = self.authorise(caller, Operation::RemoveProfile).await?;
+        if with_rules {
+            self.authorise(caller, Operation::RemoveRule).await?;
+        }
         let (this, now, expected) = (self.clone(), self.now(), caller.expected.clone());
         self.store
             .write(move |tx| {

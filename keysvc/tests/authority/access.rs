@@ -62,6 +62,34 @@ async fn a_token_for_one_operation_is_for_no_other() {
     }
 }
 
+/// The attack: a token for profiles and no rules changes under which policy a topic is sealed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_for_profiles_sets_and_removes_no_rules_with_them() {
+    let server = Running::start().await;
+    let ruled = serde_json::json!({"rules": [{"filter": "a/#", "mode": "open"}]});
+    let profiles = ["set-profile", "remove-profile"];
+    let client = bearer(&server, Role::Admin, &profiles).await;
+    client.put("/v1/profiles/p", &ruled).await.problem(403, "scope");
+    server.admin().get("/v1/profiles/p").await.problem(404, "no-such-profile");
+    assert_eq!(server.admin().put("/v1/profiles/p", &ruled).await.status, StatusCode::OK);
+    client.delete("/v1/profiles/p?rules=true").await.problem(403, "scope");
+    assert_eq!(server.newest_bundle().await.rules.len(), 1);
+    // A profile without its rules it sets and removes.
+    assert_eq!(client.put("/v1/profiles/p", &serde_json::json!({})).await.status, StatusCode::OK);
+    assert_eq!(client.delete("/v1/profiles/p").await.status, StatusCode::OK);
+    assert_eq!(server.newest_bundle().await.rules.len(), 1);
+    // And with them, where it is for rules, too.
+    let whole = [&profiles[..], &["set-rule", "remove-rule"]].concat();
+    let client = bearer(&server, Role::Admin, &whole).await;
+    assert_eq!(client.put("/v1/profiles/p", &ruled).await.status, StatusCode::OK);
+    assert_eq!(client.delete("/v1/profiles/p?rules=true").await.status, StatusCode::OK);
+    assert!(server.newest_bundle().await.rules.is_empty());
+    let rows: Vec<AuditRecord> = server.admin().get("/v1/audit").await.json();
+    for action in ["refused set-rule: scope", "refused remove-rule: scope"] {
+        assert_eq!(rows.iter().filter(|row| row.action == action).count(), 1, "{action}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_ends_with_its_time_or_at_a_word_and_nothing_else_is_one() {
     let server = Running::start().await;

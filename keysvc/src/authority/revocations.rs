@@ -64,6 +64,10 @@ impl Authority {
             let facts = self.store.read(move |tx| facts(tx, &name)).await?;
             let report = self.report_of(facts);
             if report.complete || tokio::time::timeout_at(until, reports.changed()).await.is_err() {
+                // Somebody who was revoked meanwhile learns it now.
+                if !wait.is_zero() {
+                    self.authorise(caller, Operation::ShowRevocation).await?;
+                }
                 return Ok(report);
             }
         }

@@ -45,6 +45,25 @@ async fn what_brokers_report_is_kept_audited_and_told_to_whoever_waits() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_auditor_who_is_revoked_while_it_waits_gets_no_report() {
+    let server = Running::start().await;
+    let device = server.enrol("lost", &["x"]).await;
+    let (broker, auditor) =
+        (server.enrol_broker("edge", &[]).await, server.enrol_as("otto", "auditor").await);
+    let (broker, auditor, admin) = (server.client(&broker), server.client(&auditor), server.admin());
+    broker.get("/v1/bundle").await;
+    let done: Revocation = admin.post("/v1/devices/lost/revoke", &()).await.json();
+    let waiting = tokio::spawn(async move { auditor.get("/v1/devices/lost/revocation?wait=60").await });
+    // It is let in meanwhile; if it should come later, it is refused all the more.
+    for _ in 0..8 {
+        admin.get("/v1/devices").await;
+    }
+    admin.post("/v1/devices/otto/revoke", &()).await;
+    broker.post(&format!("/v1/revocations/{}/done", device.id()), &said(done.bundle, START)).await;
+    waiting.await.unwrap().problem(403, "revoked");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn reports_that_cannot_be_are_refused() {
     let server = Running::start().await;
     let broker = server.enrol_broker("edge", &[]).await;

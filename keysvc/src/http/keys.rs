@@ -11,6 +11,7 @@ use super::extract::{Asked, From};
 use super::problem::Refused;
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Question {
     #[serde(default)]
     since: u64,

@@ -61,6 +61,7 @@ async fn keys_come_from_the_epoch_on_that_was_asked_for() {
     assert_eq!(epochs("/v1/keys?since=3").await, [3, 4]);
     assert_eq!(epochs("/v1/keys?since=9").await, [0; 0]);
     server.client(&device).get("/v1/keys?since=x").await.problem(400, "bad-request");
+    server.client(&device).get("/v1/keys?sinse=3").await.problem(400, "bad-request");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -198,8 +198,18 @@ fn a_site_comes_back_from_a_backup_and_the_revoked_stay_out() {
         run(command.args(arguments), b"")
     };
     restore(&[]).failure(&["who was revoked since", "--journal-lost"]);
+    // What somebody keeps where drills take place stays, also if it looks like an authority.
+    let drills = home.join("new.drill");
+    std::fs::create_dir_all(drills.join("authority")).unwrap();
+    std::fs::write(drills.join("authority/authority.db"), "of somebody").unwrap();
+    restore(&["--check"]).failure(&["new.drill` is not empty"]);
+    assert_eq!(std::fs::read(drills.join("authority/authority.db")).unwrap(), b"of somebody");
+    // What a drill left that was killed goes with the next.
+    std::fs::write(drills.join("drill.lock"), "").unwrap();
+    std::fs::rename(drills.join("authority"), drills.join("data")).unwrap();
     let drill = restore(&["--check"]).success();
     assert!(drill.contains("a drill: nothing was kept") && !home.join("new").exists(), "{drill}");
+    assert!(!drills.exists());
     let lost = restore(&["--journal-lost"]);
     lost.success();
     assert!(lost.err.contains("THE JOURNAL IS LOST") && lost.err.contains("device revoke"), "{}", lost.err);

@@ -16,6 +16,7 @@ mod custodian;
 mod demo;
 mod device;
 mod doctor;
+mod drill;
 mod enrol;
 mod explain;
 mod failure;

@@ -1,6 +1,6 @@
 //! `smqtt authority restore`: an authority out of a backup, or a drill.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
@@ -9,6 +9,7 @@ use smqtt_core::bundle::BUNDLE_BYTES_MAX;
 use smqtt_keysvc::{Restore, Restored, Since, SystemClock, restore};
 
 use super::config::SiteArgs;
+use super::drill::Drill;
 use super::failure::Failure;
 use super::{date, print_line, recovery};
 
@@ -58,18 +59,10 @@ pub async fn run(args: &RestoreArgs) -> Result<(), Failure> {
     let bundles = bundles.collect::<Result<Vec<_>, Failure>>()?;
     let lost = matches!(since, Since::Lost);
     let what = Restore { backup: &args.backup, key: &key, since, bundles };
-    let target = match args.check {
-        true => drill_dir(&data),
-        false => data.clone(),
-    };
-    if args.check && target.join("authority/authority.db").exists() {
-        // Of a drill that was killed: all that the authority has, under a key that lies beside it.
-        let _ = std::fs::remove_dir_all(&target);
-    }
+    let drill = args.check.then(|| Drill::beside(&data)).transpose()?;
+    let target = drill.as_ref().map_or_else(|| data.clone(), Drill::data);
     let restored = restore(what, &target, &config.authority, Arc::new(SystemClock)).await;
-    if args.check {
-        let _ = std::fs::remove_dir_all(&target);
-    }
+    drop(drill);
     let restored = restored?;
     if args.json {
         return print_line(json(&restored, args.check).to_string());
@@ -103,13 +96,6 @@ pub async fn run(args: &RestoreArgs) -> Result<(), Failure> {
     }
     eprintln!("whoever enrolled after the backup is not known and enrols again");
     Ok(())
-}
-
-/// Where a drill takes place: always the same, so that what one leaves that is killed goes with the next.
-fn drill_dir(data: &Path) -> PathBuf {
-    let mut dir = data.as_os_str().to_owned();
-    dir.push(".drill");
-    dir.into()
 }
 
 /// What it means that the journal is lost.

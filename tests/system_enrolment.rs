@@ -208,6 +208,19 @@ fn a_file_of_devices_becomes_a_file_of_tokens_and_a_run_that_broke_off_goes_on()
     bulk(&format!("{head}a,,,,,\n-,,,,,\n")).failure(&["devices.csv:3", "a name has"]);
     bulk("name,colour\na,red\n").failure(&["devices.csv:2", "colour", "the columns are"]);
     assert!(!out.exists() && !site.run(&["token", "list"]).success().contains("  a  "));
+    // What is there and is no file of tokens stays as it is: another text, one without an end of line, what is no text at all.
+    for other in [
+        &b"name,colour\na,red\n"[..],
+        b"a secret",
+        b"name,token",
+        b"name,token,expires\n\xff\n",
+        b"\xff\xfe\n",
+    ] {
+        std::fs::write(&out, other).unwrap();
+        bulk(&format!("{head}a,,,,,\n")).failure(&["is not a file of tokens", "--out"]);
+        assert_eq!(std::fs::read(&out).unwrap(), other);
+    }
+    std::fs::remove_file(&out).unwrap();
 
     let text =
         format!("{head}one,ward-3,,floor=2; wing=east,,\ntwo,none,,,,\nthree,,sensor,,\"ward=3\",T-3\n");

@@ -146,12 +146,13 @@ fn at(args: &BulkArgs, line: u64, what: &str) -> Failure {
 /// The output, to be appended to, and the names in it. A last line that was cut off is taken away.
 fn open(path: &Path) -> Result<(File, BTreeSet<String>), Failure> {
     let text = read_if_any(path, FILE_BYTES_MAX)?.map(Zeroizing::new);
-    let text = text.as_ref().map_or("", |bytes| std::str::from_utf8(bytes).unwrap_or("?"));
-    let whole = text.rfind('\n').map_or(0, |end| end + 1);
-    if whole > 0 && !text.starts_with(HEAD) {
+    let text = text.as_ref().map_or(Ok(""), |bytes| std::str::from_utf8(bytes));
+    let ours = text.ok().filter(|text| text.is_empty() || text.starts_with(HEAD));
+    let text = ours.ok_or_else(|| {
         let hint = "name another file with `--out`, or move that one away";
-        return Err(Failure::new(format!("`{}` is not a file of tokens", path.display())).hint(hint));
-    }
+        Failure::new(format!("`{}` is not a file of tokens", path.display())).hint(hint)
+    })?;
+    let whole = text.rfind('\n').map_or(0, |end| end + 1);
     let names = text[..whole].lines().skip(1).filter_map(|line| line.split(',').next());
     let names: BTreeSet<String> = names.map(str::to_owned).collect();
     let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path);

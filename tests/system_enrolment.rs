@@ -206,6 +206,7 @@ fn a_file_of_devices_becomes_a_file_of_tokens_and_a_run_that_broke_off_goes_on()
     bulk(&format!("{head}a,,,,,\nb,,,x=,,\n")).failure(&["devices.csv:3", "attribute `x=`"]);
     bulk(&format!("{head}a,,,,,\na,,,,,\n")).failure(&["devices.csv:3", "twice"]);
     bulk(&format!("{head}a,,,,,\n-,,,,,\n")).failure(&["devices.csv:3", "a name has"]);
+    bulk(&format!("{head}a,,,,,\n{},,,,,\n", "0f".repeat(16))).failure(&["devices.csv:3", "an identifier"]);
     bulk("name,colour\na,red\n").failure(&["devices.csv:2", "colour", "the columns are"]);
     assert!(!out.exists() && !site.run(&["token", "list"]).success().contains("  a  "));
     // What is there and is no file of tokens stays as it is: another text, one without an end of line, what is no text at all.

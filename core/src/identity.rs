@@ -132,6 +132,9 @@ pub enum IdentityError {
         "a name has 1 to {NAME_CHARS_MAX} letters, digits, `.`, `_` or `-`, and begins with a letter or digit"
     )]
     Name,
+    /// Fit for a name, but it reads as an identifier.
+    #[error("a name of 32 hexadecimal digits would pass for an identifier")]
+    NameIsId,
     /// Not an identifier.
     #[error("not an identifier: lower-case hexadecimal digits are expected")]
     Id,
@@ -158,6 +161,19 @@ pub fn check_name(name: &str) -> Result<(), IdentityError> {
         && name.starts_with(|c: char| c.is_ascii_alphanumeric())
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
     if fits { Ok(()) } else { Err(IdentityError::Name) }
+}
+
+/// Checks a name that somebody is about to get. Where a device is named, a name or an identifier will do: a name that read as the
+/// identifier of another device would mean that one.
+///
+/// # Errors
+/// As [`check_name`], and [`IdentityError::NameIsId`].
+pub fn check_new_name(name: &str) -> Result<(), IdentityError> {
+    check_name(name)?;
+    match name.to_ascii_lowercase().parse::<DeviceId>() {
+        Ok(_) => Err(IdentityError::NameIsId),
+        Err(_) => Ok(()),
+    }
 }
 
 /// Whoever a certificate names.
@@ -349,6 +365,18 @@ mod tests {
         for bad in ["", "-a", "a/b", "a b", "é", &"a".repeat(65)] {
             assert_eq!(check_name(bad), Err(IdentityError::Name), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn an_identifier_is_no_new_name() {
+        let id = DeviceId([0xa9; 16]).to_string();
+        for bad in [&id, &id.to_uppercase()] {
+            assert_eq!(check_new_name(bad), Err(IdentityError::NameIsId), "{bad}");
+            // Whoever is known by nothing else is read.
+            assert!(check_name(bad).is_ok());
+        }
+        assert!(check_new_name(&id[1..]).is_ok() && check_new_name(&format!("{id}-1")).is_ok());
+        assert_eq!(check_new_name("a b"), Err(IdentityError::Name));
     }
 
     #[test]

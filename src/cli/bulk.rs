@@ -117,7 +117,7 @@ fn requests(bytes: &[u8], args: &BulkArgs) -> Result<Vec<(u64, TokenRequest)>, F
 
 fn request(line: Line, args: &BulkArgs) -> Result<TokenRequest, Failure> {
     let given = |text: String| (!text.is_empty()).then_some(text);
-    smqtt_core::identity::check_name(&line.name).map_err(|error| Failure::new(error.to_string()))?;
+    smqtt_core::identity::check_new_name(&line.name).map_err(|error| Failure::new(error.to_string()))?;
     let parts = line.attributes.split(';').map(str::trim).filter(|part| !part.is_empty());
     let attributes: Vec<String> = parts.map(str::to_owned).collect();
     check_attributes(&attributes)?;

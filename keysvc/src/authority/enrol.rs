@@ -6,7 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use smqtt_core::api::{EnrolRequest, Enrolment, RenewRequest, Waiting};
 use smqtt_core::crypto::{equal, random, sha256};
-use smqtt_core::identity::{CERTIFICATE_BYTES_MAX, DeviceId, Identity, Role};
+use smqtt_core::identity::{CERTIFICATE_BYTES_MAX, DeviceId, Identity, Role, check_new_name};
 use zeroize::Zeroizing;
 
 use super::keys::Plan;
@@ -432,6 +432,8 @@ fn free_name(tx: &Tx<'_>, token: &TokenRow, serial: Option<&str>, now: u64) -> R
         None => None,
     };
     if let Some(name) = fixed {
+        // The token may be older than this check of what it names.
+        check_new_name(&name).map_err(|error| Error::invalid("name", error))?;
         return if is_free(&name)? { Ok(name) } else { Err(Error::NameTaken { name }) };
     }
     let first = tx.count_uses(&token.id)?.saturating_add(1);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use smqtt_core::api::{Reset, ResetRequest, Resumption, Suspension};
 use smqtt_core::crypto::sha256;
-use smqtt_core::identity::Role;
+use smqtt_core::identity::{Role, check_new_name};
 
 use super::devices::{find, version_keys};
 use super::tokens::may_make;
@@ -97,6 +97,8 @@ impl Authority {
         let reset = self.write_once(once, move |tx| {
             let mut device = find(tx, &name_or_id)?;
             may_make(&admin, device.role)?;
+            // Of one that has such a name from before nobody could take the place.
+            check_new_name(&device.name).map_err(|error| Error::invalid("name", error))?;
             let revocation = match device.revocation.take() {
                 None => this.end(tx, &device, Operation::Reset.name(), &admin.actor, now)?,
                 Some(_) if !device.is_reset => return Err(Error::DeviceRevoked { name: device.name }),

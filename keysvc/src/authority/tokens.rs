@@ -6,7 +6,7 @@ use std::sync::Arc;
 use smqtt_core::api::{NewToken, TokenInfo, TokenRequest, TokenUse};
 use smqtt_core::attribute::{AttributeError, Attributes};
 use smqtt_core::crypto::{random, sha256};
-use smqtt_core::identity::{DeviceId, NAME_CHARS_MAX, Role, check_name};
+use smqtt_core::identity::{DeviceId, NAME_CHARS_MAX, Role, check_name, check_new_name};
 use smqtt_core::policy::{ParseError, Policy};
 use smqtt_core::token::Token;
 
@@ -248,7 +248,7 @@ struct Wanted {
 
 impl Wanted {
     fn parse(request: &TokenRequest) -> Result<Self, Error> {
-        check_name(&request.name).map_err(|error| Error::invalid("name", error))?;
+        check_new_name(&request.name).map_err(|error| Error::invalid("name", error))?;
         let role = match Role::from_name(&request.role) {
             Some(role) if WITH_TOKEN.contains(&role) => role,
             _ => {

@@ -130,6 +130,37 @@ async fn batches_that_make_no_sense_are_refused() {
     }
 }
 
+/// The attack: a device whose name is the identifier of another, so that whoever names one means the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_has_a_name_that_passes_for_an_identifier() {
+    let server = Running::start().await;
+    let (admin, device) = (server.admin(), server.enrol("a", &[]).await);
+    let id = device.id().to_string();
+    for request in [
+        serde_json::json!({"name": id}),
+        serde_json::json!({"name": id.to_uppercase()}),
+        serde_json::json!({"name": id, "serials": ["1"]}),
+        serde_json::json!({"name": id, "role": "broker"}),
+    ] {
+        let problem = admin.post("/v1/tokens", &request).await.problem(400, "name");
+        assert!(problem.detail.as_ref().unwrap().contains("identifier"), "{problem:?}");
+    }
+    for name in [&id[1..], &format!("{id}0"), &format!("x{}", &id[1..])] {
+        make(&server, serde_json::json!({"name": name})).await;
+    }
+    // Digits and a serial or a number are no identifier.
+    let batch = make(&server, serde_json::json!({"name": &id[..30], "count": 2})).await;
+    is_named(&server, &DeviceKeys::generate().request(&batch), &format!("{}-1", &id[..30])).await;
+    // Nor has anybody who comes with a token that was made before such names were refused.
+    let old = server.token("old", &[]).await;
+    let (dir, clock, config) = server.stop().await;
+    let store = rusqlite::Connection::open(dir.path().join("data/authority/authority.db")).unwrap();
+    store.execute("UPDATE tokens SET name = ? WHERE name = 'old'", [&id]).unwrap();
+    drop(store);
+    let server = Running::again(dir, clock, config).await;
+    enrol(&server, &DeviceKeys::generate().request(&old)).await.problem(400, "name");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn who_waits_gets_nothing_before_a_person_approves_and_all_of_it_after() {
     let server = Running::start().await;

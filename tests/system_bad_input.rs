@@ -84,7 +84,7 @@ fn a_token_serves_one_device() {
     site.enrol_with(&second, &token).failure(&["the enrolment token was used by another device", "hint: "]);
     assert!(!second.dir.join("identity.json").exists() && !second.dir.join("keys.json").exists());
     site.enrol_with(&first, &token).failure(&["`nurse-1` is enrolled in this directory already", "hint: "]);
-    site.run(&["token", "new", "nurse-1", "role=nurse"]).failure(&["there is a device `nurse-1` already"]);
+    site.run(&["token", "new", "nurse-1", "role=nurse"]).failure(&["the name `nurse-1` is taken"]);
     // An answer that got lost does not burn it: the same keys get the same device.
     let id = |device: &Device| Keyring::load(&device.dir).unwrap().id();
     let before = id(&first);

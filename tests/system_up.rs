@@ -347,7 +347,7 @@ fn what_an_administrator_gets_wrong_is_said_in_place() {
     let site = Site::start();
     site.run(&["token", "new", "nurse-1", "=nurse"]).failure(&["=nurse"]);
     site.run(&["token", "new", "nurse 1\n", "role=nurse"]).failure(&["name"]);
-    site.run(&["token", "new", "broker", "--broker"]).failure(&["there is a device `broker` already"]);
+    site.run(&["token", "new", "broker", "--broker"]).failure(&["the name `broker` is taken"]);
     site.run(&["token", "new", "b", "--broker", "--host", "https://b"]).failure(&["https://b"]);
     site.run(&["device", "show", "nobody"]).failure(&["there is no device `nobody`"]);
     site.run(&["device", "revoke", "nobody"]).failure(&["there is no device `nobody`"]);

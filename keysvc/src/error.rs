@@ -79,8 +79,8 @@ pub enum Error {
         /// How many name it.
         users: u64,
     },
-    /// An active device has this name.
-    #[error("there is a device `{name}` already")]
+    /// An active device has this name, or will have it by the token of its reset or once it is approved.
+    #[error("the name `{name}` is taken")]
     NameTaken {
         /// The name.
         name: String,
@@ -299,7 +299,9 @@ impl Error {
             Self::TokenUsed => "ask for a new token; if you did not enrol before, somebody else has this one",
             Self::TokenExpired | Self::TokenRemoved | Self::Denied => "ask for a new token",
             Self::SerialUnknown => "check the serial, or ask for a token that has it",
-            Self::NameTaken { .. } => "choose another name, or revoke that device first",
+            Self::NameTaken { .. } => {
+                "choose another name, or first revoke that device, deny whoever waits, or take back the token of its reset"
+            }
             Self::CertificateRequired => "enrol first, or use the administrator's certificate",
             Self::Certificate(IdentityError::NotValidThen) => "renew it, or enrol again",
             Self::Certificate(_) => "use the certificate this authority gave",

@@ -420,7 +420,7 @@ fn check_serial(tx: &Tx<'_>, token: &TokenRow, serial: Option<&str>) -> Result<(
 /// The name for whoever uses a token next.
 fn free_name(tx: &Tx<'_>, token: &TokenRow, serial: Option<&str>, now: u64) -> Result<String, Error> {
     let is_free = |name: &str| {
-        if tx.active_device(name)?.is_some() {
+        if tx.active_device(name)?.is_some() || tx.is_kept(name, &token.id, now)? {
             return Ok(false);
         }
         tx.deny_in_vain(name, now)?;

@@ -14,7 +14,7 @@ use super::devices::{find, version_keys};
 use super::tokens::may_make;
 use super::{Authority, Caller, Operation};
 use crate::error::Error;
-use crate::store::{DeviceRow, RevocationRow, TokenRow};
+use crate::store::{DeviceRow, RevocationRow, TokenRow, Tx};
 
 impl Authority {
     /// Suspends a device until it is resumed. Asked again, it answers the same. For administrators.
@@ -102,7 +102,7 @@ impl Authority {
             let revocation = match device.revocation.take() {
                 None => this.end(tx, &device, Operation::Reset.name(), &admin.actor, now)?,
                 Some(_) if !device.is_reset => return Err(Error::DeviceRevoked { name: device.name }),
-                Some(_) if tx.active_device(&device.name)?.is_some() => {
+                Some(_) if is_taken(tx, &device.name, now)? => {
                     return Err(Error::NameTaken { name: device.name });
                 }
                 Some(revocation) => {
@@ -111,7 +111,8 @@ impl Authority {
                     revocation
                 }
             };
-            tx.set_reset(device.id)?;
+            // From now on, until the token is used or over, its name is kept for it.
+            tx.set_reset(device.id, now)?;
             // Whoever has an older token for the name must not be quicker.
             tx.remove_unused_tokens(&device.name, None, now)?;
             let reset = Reset {
@@ -154,6 +155,12 @@ pub(super) fn not_revoked(device: DeviceRow) -> Result<DeviceRow, Error> {
         _ if device.revocation.is_some() => Err(Error::DeviceRevoked { name: device.name }),
         _ => Ok(device),
     }
+}
+
+/// Whether somebody has the name of a device that was reset, or waits for approval under it.
+fn is_taken(tx: &Tx<'_>, name: &str, now: u64) -> Result<bool, Error> {
+    tx.deny_in_vain(name, now)?;
+    Ok(tx.active_device(name)?.is_some() || tx.is_waiting(name)?)
 }
 
 fn report(device: DeviceRow, suspension: RevocationRow) -> Suspension {

@@ -91,6 +91,9 @@ impl Authority {
                 true => tx.remove_unused_tokens(&row.name, Some(row.role), now)?,
                 false => 0,
             };
+            if row.uses_max == 1 && tx.is_kept(&row.name, &row.id, now)? {
+                return Err(Error::NameTaken { name: row.name });
+            }
             // What it would have in all is looked at now, so that no device fails over it.
             let given = GivenRow { attributes: row.attributes.clone(), policy: row.policy.clone(), ..named };
             in_all(tx, &given, row.role)?;

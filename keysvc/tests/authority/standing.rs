@@ -1,7 +1,10 @@
 //! Suspended, resumed, reset: what comes back, what does not, and for whom.
 
 use hyper::StatusCode;
-use smqtt_core::api::{AuditRecord, Device as Listed, Directory, Keys, Reset, Resumption, Suspension};
+use smqtt_core::api::{
+    AuditRecord, Device as Listed, Directory, EnrolRequest, Enrolment, Keys, NewToken, Reset, Resumption,
+    Suspension, Waiting,
+};
 use smqtt_core::token::Token;
 
 use crate::common::*;
@@ -156,6 +159,58 @@ async fn an_older_token_for_the_name_does_not_survive_a_reset() {
     server.anonymous().post("/v1/enrol", &sly).await.problem(410, "token-removed");
     // The token that it was made with is used up for ever.
     server.anonymous().post("/v1/enrol", &keys.request(&first)).await.problem(403, "revoked");
+}
+
+/// The attack: whoever has a token for a batch comes before the reset device, and is called as it was.
+#[tokio::test(flavor = "multi_thread")]
+async fn while_a_reset_token_is_open_its_name_is_for_nobody_else() {
+    let server = Running::start().await;
+    let admin = server.admin();
+    let make = async |request: serde_json::Value| {
+        let answer = admin.post("/v1/tokens", &request).await;
+        assert_eq!(answer.status, StatusCode::CREATED, "{}", answer.text());
+        Token::parse(&answer.json::<NewToken>().token).unwrap()
+    };
+    let enrol = async |token: &Token, serial: Option<&str>| {
+        let request = DeviceKeys::generate().request(token);
+        let request = EnrolRequest { serial: serial.map(str::to_owned), ..request };
+        server.anonymous().post("/v1/enrol", &request).await
+    };
+    let named = async |token: &Token| enrol(token, None).await.json::<Enrolment>().name;
+    let reset = async |name: &str, ttl: u64| {
+        let request = serde_json::json!({ "ttl_seconds": ttl });
+        admin.post(&format!("/v1/devices/{name}/reset"), &request).await
+    };
+    let token_of = |answer: Answer| Token::parse(&answer.json::<Reset>().token).unwrap();
+
+    server.enrol("s-1", &[]).await;
+    server.enrol("s-A1", &[]).await;
+    let (one, two) = (token_of(reset("s-1", 60).await), token_of(reset("s-A1", 60).await));
+    let batch = make(serde_json::json!({"name": "s", "count": 5})).await;
+    assert_eq!(named(&batch).await, "s-2");
+    let asking = make(serde_json::json!({"name": "s", "count": 5, "approval": true})).await;
+    assert_eq!(enrol(&asking, None).await.json::<Waiting>().name, "s-3");
+    let serials = make(serde_json::json!({"name": "s", "serials": ["A1", "A2"]})).await;
+    enrol(&serials, Some("A1")).await.problem(409, "name-taken");
+    admin.post("/v1/tokens", &serde_json::json!({"name": "s-1"})).await.problem(409, "name-taken");
+    // A reset that is asked for again is for the same name.
+    let again = token_of(reset("s-1", 60).await);
+    enrol(&one, None).await.problem(410, "token-removed");
+    assert_eq!(named(&again).await, "s-1");
+    // Whoever says that theirs takes its place means it.
+    let instead = make(serde_json::json!({"name": "s-A1", "replace": true})).await;
+    enrol(&two, None).await.problem(410, "token-removed");
+    assert_eq!(named(&instead).await, "s-A1");
+
+    // With its token over the name is free, and whoever waits under it is not passed over.
+    reset("s-1", 60).await;
+    server.clock.advance(60);
+    let asking = make(serde_json::json!({"name": "s", "count": 5, "approval": true})).await;
+    assert_eq!(enrol(&asking, None).await.json::<Waiting>().name, "s-1");
+    reset("s-1", 60).await.problem(409, "name-taken");
+    admin.post("/v1/enrolments/s-1/deny", &()).await;
+    let last = token_of(reset("s-1", 60).await);
+    assert_eq!(named(&last).await, "s-1");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -160,9 +160,11 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Says that the revocation was to make room for the same device anew.
-    pub(crate) fn set_reset(&self, id: DeviceId) -> Result<()> {
-        self.connection.prepare_cached("UPDATE devices SET reset = 1 WHERE id = ?")?.execute([id.0])?;
+    /// Says that the revocation was to make room for the same device anew, and when a token for that was made.
+    pub(crate) fn set_reset(&self, id: DeviceId, at: u64) -> Result<()> {
+        self.connection
+            .prepare_cached("UPDATE devices SET reset = ? WHERE id = ?")?
+            .execute(params![at, id.0])?;
         Ok(())
     }
 

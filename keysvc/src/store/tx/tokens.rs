@@ -103,6 +103,14 @@ impl Tx<'_> {
         Ok(self.connection.prepare_cached(sql)?.execute(params![at, name, of.map(Role::name)])?)
     }
 
+    /// Whether another token than this is one of a reset that can still be used: the name is kept for it.
+    pub(crate) fn is_kept(&self, name: &str, from: &[u8; 16], now: u64) -> Result<bool> {
+        let sql = "SELECT EXISTS (SELECT 1 FROM tokens JOIN devices ON devices.name = tokens.name \
+                   WHERE tokens.name = ?1 AND tokens.id <> ?2 AND uses_max = 1 AND used = 0 AND removed IS NULL \
+                   AND expires > ?3 AND devices.reset = tokens.made)";
+        Ok(self.connection.prepare_cached(sql)?.query_row(params![name, from, now], |row| row.get(0))?)
+    }
+
     /// Counts one more use of a token, if there is one left: the one place where that is decided.
     pub(crate) fn use_token(&self, id: &[u8; 16]) -> Result<bool> {
         let sql = "UPDATE tokens SET used = used + 1 WHERE id = ? AND used < uses_max AND removed IS NULL";

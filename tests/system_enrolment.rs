@@ -56,7 +56,15 @@ fn a_token_for_several_names_each_by_its_serial() {
 #[test]
 fn a_device_waits_until_a_person_approves_it() {
     let site = Site::start();
-    let token = last_line(&site.run(&["token", "new", "cam", "kind=cam", "--approval"]).success());
+    site.run(&["profile", "set", "eye", "eye", "--policy", "kind=cam"]).success();
+    site.run(&["group", "set", "yard", "place=yard", "--profile", "eye"]).success();
+    let token = ["token", "new", "cam", "kind=cam", "--group", "yard", "--profile", "eye", "--approval"];
+    let token = last_line(&site.run(&token).success());
+    let listed = site.run(&["token", "list"]).success();
+    assert!(listed.contains("  kind=cam  profile eye  group yard  to be approved"), "{listed}");
+    let id = listed.split_whitespace().next().unwrap();
+    let shown = site.run(&["token", "show", id]).success();
+    assert!(shown.contains("profile      eye\ngroup        yard\n"), "{shown}");
     let mut command = site.command();
     command.arg("enrol").env("SMQTT_DIR", &site.device("cam").dir);
     let mut enrolling = Running::spawn(&mut command);
@@ -66,6 +74,8 @@ fn a_device_waits_until_a_person_approves_it() {
     let key = told.rsplit(' ').next().unwrap();
     let waiting = site.run(&["device", "waiting"]).success();
     assert!(waiting.contains(&format!("cam  key {key}")), "{waiting} {told}");
+    // All that it would have.
+    assert!(waiting.contains("  eye, kind=cam, place=yard  policy kind=cam\n"), "{waiting}");
     site.run(&["device", "approve", "cam", "0000-0000-0000-0000"]).failure(&["another key"]);
     let approved = site.run(&["device", "approve", "cam", key]).success();
     assert!(approved.contains("kind=cam"), "{approved}");

@@ -90,8 +90,9 @@ pub async fn waiting(args: &ListArgs) -> Result<(), Failure> {
     }
     for one in &waiting {
         let serial = one.serial.as_ref().map_or(String::new(), |serial| format!("  serial {serial}"));
+        let policy = one.policy.as_ref().map_or(String::new(), |policy| format!("  policy {policy}"));
         print_text(format!(
-            "{}  key {}  {}  since {}  from {}{serial}  {}",
+            "{}  key {}  {}  since {}  from {}{serial}  {}{policy}",
             one.name,
             grouped(&one.key),
             one.role,

@@ -189,9 +189,11 @@ async fn list(args: &ListTokensArgs) -> Result<(), Failure> {
     }
     for token in &tokens {
         let policy = token.policy.as_ref().map_or(String::new(), |p| format!("  policy {p}"));
+        let profile = token.profile.as_ref().map_or(String::new(), |name| format!("  profile {name}"));
+        let group = token.group.as_ref().map_or(String::new(), |name| format!("  group {name}"));
         let approval = if token.approval { "  to be approved" } else { "" };
         print_text(format!(
-            "{}  {}  {}  {}  {} of {}  until {}  {}{policy}{approval}",
+            "{}  {}  {}  {}  {} of {}  until {}  {}{policy}{profile}{group}{approval}",
             token.id,
             token.name,
             token.role,
@@ -218,6 +220,12 @@ async fn show(args: &TokenArgs) -> Result<(), Failure> {
     print_text(format!("attributes   {}", token.attributes.join(", ")))?;
     if let Some(policy) = &token.policy {
         print_text(format!("policy       {policy}"))?;
+    }
+    if let Some(profile) = &token.profile {
+        print_text(format!("profile      {profile}"))?;
+    }
+    if let Some(group) = &token.group {
+        print_text(format!("group        {group}"))?;
     }
     print_text(format!("used         {} of {}", token.used, token.count))?;
     if token.approval {

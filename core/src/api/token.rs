@@ -105,6 +105,12 @@ pub struct TokenInfo {
     /// As in [`TokenRequest`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<String>,
+    /// The profile that it gives besides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<String>,
+    /// The group that it gives besides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
     /// `open`, `used`, `expired` or `removed`.
     pub status: String,
     /// How many devices can enrol with it.
@@ -172,6 +178,9 @@ pub struct Applicant {
     pub token: String,
     /// What it will be.
     pub role: String,
-    /// The attributes it will have.
+    /// The attributes it will have, those of its group and its profile among them.
     pub attributes: Vec<String>,
+    /// The policy that its keys will carry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<String>,
 }

@@ -6,7 +6,7 @@ use smqtt_core::api::{Applicant, Device};
 use smqtt_core::identity::{DeviceId, Role};
 
 use super::enrol::key_text;
-use super::keys::texts;
+use super::profiles::{adds_up_to, given_by};
 use super::tokens::{for_devices, may_make};
 use super::{Authority, Caller, Operation, devices};
 use crate::error::Error;
@@ -26,7 +26,7 @@ impl Authority {
         self.store
             .read(move |tx| {
                 let waiting = tx.waiting(now, PAGE_MAX)?;
-                waiting.into_iter().map(|used| Ok(applicant(&token_of(tx, &used)?, used))).collect()
+                waiting.into_iter().map(|used| applicant(tx, &token_of(tx, &used)?, used)).collect()
             })
             .await
     }
@@ -99,7 +99,7 @@ impl Authority {
                     this.audit(tx, &who.actor, Operation::Deny.name(), &subject)?;
                     tracing::info!(name, "denied an enrolment");
                 }
-                Ok(applicant(&token, used))
+                applicant(tx, &token, used)
             })
             .await;
         self.or_refused(actor, Operation::Deny, subject, done).await
@@ -122,8 +122,10 @@ fn token_of(tx: &Tx<'_>, used: &UseRow) -> Result<TokenRow, Error> {
     Ok(tx.token(&used.token)?.ok_or(crate::store::StoreError::Corrupt("token_uses"))?)
 }
 
-fn applicant(token: &TokenRow, used: UseRow) -> Applicant {
-    Applicant {
+/// Who waits, and what it would have in all: whoever approves says yes to that, and not to what the token gives alone.
+fn applicant(tx: &Tx<'_>, token: &TokenRow, used: UseRow) -> Result<Applicant, Error> {
+    let (attributes, policy) = adds_up_to(tx, &given_by(tx, token)?, token.role)?;
+    Ok(Applicant {
         key: key_text(&used),
         name: used.name,
         serial: used.serial,
@@ -131,6 +133,7 @@ fn applicant(token: &TokenRow, used: UseRow) -> Applicant {
         asked: used.asked,
         token: DeviceId(token.id).to_string(),
         role: token.role.name().to_owned(),
-        attributes: texts(&token.attributes),
-    }
+        attributes: attributes.iter().map(ToString::to_string).collect(),
+        policy: policy.as_ref().map(ToString::to_string),
+    })
 }

@@ -10,7 +10,7 @@ use smqtt_core::identity::{CERTIFICATE_BYTES_MAX, DeviceId, Identity, Role, chec
 use zeroize::Zeroizing;
 
 use super::keys::Plan;
-use super::profiles::{in_all, profile_of};
+use super::profiles::{given_by, in_all, named, profile_of};
 use super::{Authority, Caller, Operation};
 use crate::error::Error;
 use crate::hpke::SealTo;
@@ -193,9 +193,7 @@ impl Authority {
     ) -> Result<(DeviceRow, Vec<u8>), Error> {
         let public_key: Point =
             used.public_key.as_slice().try_into().map_err(|_| StoreError::Corrupt("token_uses"))?;
-        let (profile, group) = tx.token_given(&token.id)?;
-        let given =
-            GivenRow { attributes: token.attributes.clone(), policy: token.policy.clone(), profile, group };
+        let given = given_by(tx, &token)?;
         let (attributes, policy) = in_all(tx, &given, token.role)?;
         let mut device = DeviceRow {
             id: DeviceId(random()),
@@ -220,7 +218,7 @@ impl Authority {
         device.revision = tx.counter("revision")?;
         self.tell(tx, device.id)?;
         tx.insert_certificate(device.id, &public_key, &issued)?;
-        let subject = format!("{} {} ({})", device.name, device.id, device.role.name());
+        let subject = format!("{} {} ({}){}", device.name, device.id, device.role.name(), named(&given));
         self.audit(tx, &used.address, "enrol", &subject)?;
         tracing::info!(device = %device.id, name = device.name, role = device.role.name(), "enrolled");
         Ok((device, issued.der))

@@ -17,7 +17,7 @@ use super::keys::texts;
 use super::tokens::{TTL_SECONDS_MAX, parse_attributes, parse_policy};
 use super::{Authority, Caller, Operation, rules};
 use crate::error::Error;
-use crate::store::{DeviceRow, GivenRow, GroupRow, ProfileRow, Tx};
+use crate::store::{DeviceRow, GivenRow, GroupRow, ProfileRow, TokenRow, Tx};
 
 /// Most profiles, and most groups.
 const TEMPLATES_MAX: usize = 1000;
@@ -259,15 +259,38 @@ pub(super) fn in_all(
     given: &GivenRow,
     role: Role,
 ) -> Result<(Attributes, Option<Policy>), Error> {
+    let (attributes, policy) = adds_up_to(tx, given, role)?;
+    let attributes = Attributes::new(attributes).map_err(|error| Error::invalid("attributes", error))?;
+    Ok((attributes, policy))
+}
+
+/// What a device would have in all, though it be more than a device can have.
+pub(super) fn adds_up_to(
+    tx: &Tx<'_>,
+    given: &GivenRow,
+    role: Role,
+) -> Result<(BTreeSet<Attribute>, Option<Policy>), Error> {
     let group = given.group.as_deref().map(|name| group_named(tx, name)).transpose()?;
     let profile = profile_of(tx, given)?;
     let shared = group.iter().flat_map(|group| group.attributes.iter());
     let shared = shared.chain(profile.iter().flat_map(|profile| profile.attributes.iter()));
-    let attributes = Attributes::new(given.attributes.iter().chain(shared).cloned())
-        .map_err(|error| Error::invalid("attributes", error))?;
+    let attributes = given.attributes.iter().chain(shared).cloned().collect();
     // A bridge has attributes, and no keys that could carry a policy.
     let shared = profile.and_then(|profile| profile.policy).filter(|_| role == Role::Device);
     Ok((attributes, given.policy.clone().or(shared)))
+}
+
+/// What whoever enrols with this token is given.
+pub(super) fn given_by(tx: &Tx<'_>, token: &TokenRow) -> Result<GivenRow, Error> {
+    let (profile, group) = tx.token_given(&token.id)?;
+    Ok(GivenRow { attributes: token.attributes.clone(), policy: token.policy.clone(), profile, group })
+}
+
+/// The profile and the group of whoever was given this, as the audit log names them.
+pub(super) fn named(given: &GivenRow) -> String {
+    let profile = given.profile.as_ref().map_or(String::new(), |name| format!(" profile {name}"));
+    let group = given.group.as_ref().map_or(String::new(), |name| format!(" group {name}"));
+    profile + &group
 }
 
 /// The profile of whoever was given this: its own one, or that of its group.

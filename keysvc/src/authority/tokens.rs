@@ -12,7 +12,7 @@ use smqtt_core::token::Token;
 
 use super::caller::Known;
 use super::keys::texts;
-use super::profiles::{in_all, profile_of};
+use super::profiles::{given_by, in_all, named, profile_of};
 use super::{Authority, Caller, Listed, Operation, Page};
 use crate::config::HOSTS_MAX;
 use crate::error::Error;
@@ -59,10 +59,10 @@ impl Authority {
             let detail = format!("a role `{}` has neither profile nor group", role.name());
             return Err(Error::invalid("profile", detail));
         }
-        let named = GivenRow { profile: shared.0, group: shared.1, ..GivenRow::default() };
+        let shared = GivenRow { profile: shared.0, group: shared.1, ..GivenRow::default() };
         let profile = {
-            let named = named.clone();
-            self.store.read(move |tx| profile_of(tx, &named)).await?
+            let shared = shared.clone();
+            self.store.read(move |tx| profile_of(tx, &shared)).await?
         };
         let ttl = request.ttl_seconds.or(profile.and_then(|profile| profile.token_ttl_seconds));
         let token = self.draw_token(ttl, now)?;
@@ -95,7 +95,7 @@ impl Authority {
                 return Err(Error::NameTaken { name: row.name });
             }
             // What it would have in all is looked at now, so that no device fails over it.
-            let given = GivenRow { attributes: row.attributes.clone(), policy: row.policy.clone(), ..named };
+            let given = GivenRow { attributes: row.attributes.clone(), policy: row.policy.clone(), ..shared };
             in_all(tx, &given, row.role)?;
             tx.insert_token(&row)?;
             tx.set_token_given(&row.id, given.profile.as_deref(), given.group.as_deref())?;
@@ -110,11 +110,16 @@ impl Authority {
                 0 => String::new(),
                 count => format!(" in place of {count}"),
             };
-            let (name, role) = (&row.name, row.role.name());
-            let subject = format!("{name} ({role}) {}{policy}{batch}{instead}", row.attributes);
+            let (name, role, shared) = (&row.name, row.role.name(), named(&given));
+            let attributes = match row.attributes.is_empty() {
+                true => String::new(),
+                false => format!(" {}", row.attributes),
+            };
+            // By its identifier other rows about the token are known.
+            let id = DeviceId(token.id).to_string();
+            let subject = format!("{name} ({role}){attributes}{policy}{batch}{instead}{shared} token {id}");
             this.audit(tx, &maker.actor, "make-token", &subject)?;
             tracing::info!(name = row.name, role = row.role.name(), "made a token");
-            let id = DeviceId(token.id).to_string();
             Ok(NewToken { id, token: token.expose().to_string(), expires: token.expires })
         };
         self.write_once(once, make).await
@@ -129,8 +134,12 @@ impl Authority {
         let (after, limit) =
             (self.begins_after(Operation::ListTokens, &page)?, Self::limit(&page, PAGE_MAX)?);
         let now = self.now();
-        let rows = self.store.read(move |tx| Ok(tx.tokens(&after, limit + 1)?)).await?;
-        Ok(self.listed(Operation::ListTokens, rows, limit, |row| row.id.to_vec()).map(|row| info(row, now)))
+        let read = move |tx: &Tx<'_>| {
+            let rows = tx.tokens(&after, limit + 1)?;
+            rows.into_iter().map(|row| Ok((row.id, info(tx, row, now)?))).collect()
+        };
+        let infos: Vec<([u8; 16], TokenInfo)> = self.store.read(read).await?;
+        Ok(self.listed(Operation::ListTokens, infos, limit, |(id, _)| id.to_vec()).map(|(_, info)| info))
     }
 
     /// A token, its serials, and who presented it. For administrators and enrollers.
@@ -144,7 +153,11 @@ impl Authority {
             .read(move |tx| {
                 let row = tx.token(&bytes)?.ok_or(Error::NoSuchToken { id })?;
                 let (serials, uses) = (tx.serials(&bytes)?, tx.uses(&bytes)?);
-                Ok(TokenInfo { serials, uses: uses.into_iter().map(one_use).collect(), ..info(row, now) })
+                Ok(TokenInfo {
+                    serials,
+                    uses: uses.into_iter().map(one_use).collect(),
+                    ..info(tx, row, now)?
+                })
             })
             .await
     }
@@ -170,7 +183,7 @@ impl Authority {
                     this.audit(tx, &who.actor, Operation::RemoveToken.name(), &subject)?;
                     tracing::info!(name = row.name, token = %DeviceId(bytes), "took a token back");
                 }
-                Ok(info(row, now))
+                info(tx, row, now)
             })
             .await;
         self.or_refused(actor, Operation::RemoveToken, subject, done).await
@@ -208,19 +221,22 @@ fn token_id(id: &str) -> Result<[u8; 16], Error> {
     parsed.map_err(|_| Error::NoSuchToken { id: id.chars().take(64).collect() })
 }
 
-fn info(row: TokenRow, now: u64) -> TokenInfo {
+fn info(tx: &Tx<'_>, row: TokenRow, now: u64) -> Result<TokenInfo, Error> {
     let status = match () {
         () if row.removed.is_some() => "removed",
         () if row.used >= row.uses_max => "used",
         () if now >= row.expires => "expired",
         () => "open",
     };
-    TokenInfo {
+    let given = given_by(tx, &row)?;
+    Ok(TokenInfo {
         id: DeviceId(row.id).to_string(),
         name: row.name,
         role: row.role.name().to_owned(),
-        attributes: texts(&row.attributes),
-        policy: row.policy.as_ref().map(ToString::to_string),
+        attributes: texts(&given.attributes),
+        policy: given.policy.as_ref().map(ToString::to_string),
+        profile: given.profile,
+        group: given.group,
         status: status.to_owned(),
         count: row.uses_max,
         used: row.used,
@@ -229,7 +245,7 @@ fn info(row: TokenRow, now: u64) -> TokenInfo {
         expires: row.expires,
         serials: Vec::new(),
         uses: Vec::new(),
-    }
+    })
 }
 
 fn one_use(used: UseRow) -> TokenUse {

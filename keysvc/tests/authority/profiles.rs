@@ -196,3 +196,76 @@ async fn the_profiles_policy_is_for_devices_without_one_of_their_own() {
     let keys: Keys = server.client(&shared).get("/v1/keys").await.json();
     assert_eq!(keys.policy.as_deref(), Some("ward=4"));
 }
+
+/// The attack: whoever approves, or reads the record, sees a token that gives nothing, and its group gives it everything.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_approves_or_reads_the_record_sees_what_a_group_and_a_profile_give() {
+    let server = Running::start().await;
+    let admin = server.admin();
+    put(&server, "/v1/profiles/staff", serde_json::json!({"attributes": ["staff"], "policy": "ward=3"}))
+        .await;
+    put(&server, "/v1/profiles/chief", serde_json::json!({"attributes": ["chief"]})).await;
+    let doctors = serde_json::json!({"profile": "staff", "attributes": ["role=doctor"]});
+    put(&server, "/v1/groups/doctors", doctors).await;
+    let request = serde_json::json!({
+        "name": "eve", "group": "doctors", "attributes": ["floor=2"], "count": 2, "approval": true
+    });
+    let made: NewToken = admin.post("/v1/tokens", &request).await.json();
+    let keys = DeviceKeys::generate().request(&Token::parse(&made.token).unwrap());
+    assert_eq!(server.anonymous().post("/v1/enrol", &keys).await.status, StatusCode::ACCEPTED);
+
+    let waiting: serde_json::Value = admin.get("/v1/enrolments").await.json();
+    assert_eq!(waiting[0]["attributes"], serde_json::json!(["floor=2", "role=doctor", "staff"]));
+    assert_eq!(waiting[0]["policy"], "ward=3");
+    let own = serde_json::json!({"name": "otto", "group": "doctors", "profile": "chief"});
+    let own: NewToken = admin.post("/v1/tokens", &own).await.json();
+    let listed: Vec<serde_json::Value> = admin.get("/v1/tokens").await.json();
+    let shown: serde_json::Value = admin.get(&format!("/v1/tokens/{}", made.id)).await.json();
+    assert!(listed.contains(&serde_json::json!({
+        "id": made.id, "name": "eve", "role": "device", "attributes": ["floor=2"], "group": "doctors",
+        "status": "open", "count": 2, "used": 1, "approval": true, "made": START, "expires": made.expires
+    })));
+    assert_eq!((&shown["group"], &shown["profile"]), (&"doctors".into(), &serde_json::Value::Null));
+    let other = listed.iter().find(|token| token["id"] == own.id.as_str()).unwrap();
+    assert_eq!((&other["group"], &other["profile"]), (&"doctors".into(), &"chief".into()));
+
+    let approved: Listed = admin.post("/v1/enrolments/eve-1/approve", &()).await.json();
+    let otto = DeviceKeys::generate().request(&Token::parse(&own.token).unwrap());
+    let otto: smqtt_core::api::Enrolment = server.anonymous().post("/v1/enrol", &otto).await.json();
+    let audit: Vec<AuditRecord> = admin.get("/v1/audit").await.json();
+    let subjects = |action: &str| {
+        let rows = audit.iter().filter(|row| row.action == action);
+        rows.map(|row| row.subject.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        subjects("make-token"),
+        [
+            format!("eve (device) floor=2 for 2 to be approved group doctors token {}", made.id),
+            format!("otto (device) profile chief group doctors token {}", own.id),
+        ]
+    );
+    assert_eq!(
+        subjects("enrol"),
+        [
+            format!("eve-1 {} (device) group doctors", approved.id),
+            format!("otto {} (device) profile chief group doctors", otto.id),
+        ]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_who_waits_for_more_than_anybody_can_have_hides_nobody() {
+    let server = Running::start().await;
+    let admin = server.admin();
+    put(&server, "/v1/groups/g", serde_json::json!({})).await;
+    let request = serde_json::json!({"name": "a", "group": "g", "attributes": ["own"], "approval": true});
+    let made: NewToken = admin.post("/v1/tokens", &request).await.json();
+    let keys = DeviceKeys::generate().request(&Token::parse(&made.token).unwrap());
+    server.anonymous().post("/v1/enrol", &keys).await;
+    let many: Vec<String> = (0..64).map(|n| format!("n{n}")).collect();
+    put(&server, "/v1/groups/g", serde_json::json!({ "attributes": many })).await;
+    let waiting: serde_json::Value = admin.get("/v1/enrolments").await.json();
+    assert_eq!(waiting[0]["attributes"].as_array().unwrap().len(), 65);
+    admin.post("/v1/enrolments/a/approve", &()).await.problem(400, "attributes");
+    assert_eq!(admin.post("/v1/enrolments/a/deny", &()).await.status, StatusCode::OK);
+}

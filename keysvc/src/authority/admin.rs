@@ -136,8 +136,10 @@ fn create(opening: &Opening, secrets: &Secrets, dir: &Path, now: u64) -> Result<
         if let Some(lost) = tx.active_device(NAME)? {
             tx.revoke_device(lost.id, now)?;
             // Whoever has the lost files may have made them for later.
-            let ended = tx.delete_access_of(&format!("{} {}", lost.name, lost.id))?;
-            let lost = format!("{} {}, {ended} access tokens with it", lost.name, lost.id);
+            let whose = format!("{} {}", lost.name, lost.id);
+            let tokens = tx.remove_tokens_of(&whose, now)?;
+            let access = tx.delete_access_of(&whose)?;
+            let lost = format!("{whose}, {access} access tokens and {tokens} tokens with it");
             audit::append(tx, &secrets.vault, now, "authority", "revoke", &lost)?;
         }
         tx.insert_device(&DeviceRow {

@@ -290,29 +290,30 @@ mod tests {
     fn a_flood_of_refusals_is_counted_and_hides_no_alarm() {
         let mut denials = Denials::default();
         for _ in 0..DENIALS_PER_MINUTE_MAX {
-            assert_eq!(denials.count(60, "::1", &Error::CertificateRequired), Some(0));
+            assert_eq!(denials.count(60, "::1", "t", &Error::CertificateRequired), Some(0));
         }
-        assert_eq!(denials.count(119, "::1", &Error::CertificateRequired), None);
-        assert_eq!(denials.count(119, "::1", &Error::TokenUsed), Some(0));
-        assert_eq!(denials.count(120, "::1", &Error::TokenUnknown), Some(1));
-        assert_eq!(denials.count(180, "::1", &Error::TokenUnknown), Some(0));
+        assert_eq!(denials.count(119, "::1", "t", &Error::CertificateRequired), None);
+        assert_eq!(denials.count(119, "::1", "t", &Error::TokenUsed), Some(0));
+        assert_eq!(denials.count(120, "::1", "t", &Error::TokenUnknown), Some(1));
+        assert_eq!(denials.count(180, "::1", "t", &Error::TokenUnknown), Some(0));
     }
 
     #[test]
     fn a_device_that_is_refused_without_end_hides_neither_others_nor_alarms() {
         let mut denials = Denials::default();
         let role = || Error::Role { role: smqtt_core::identity::Role::Device };
-        let written = (0..10_000).filter(|_| denials.count(60, "sensor", &role()).is_some()).count() as u64;
+        let written =
+            (0..10_000).filter(|_| denials.count(60, "sensor", "t", &role()).is_some()).count() as u64;
         assert_eq!(written, DENIALS_OF_ONE_MAX);
-        assert_eq!(denials.count(60, "thief", &Error::Revoked), Some(0));
-        assert_eq!(denials.count(60, "::1", &Error::TokenUsed), Some(0));
+        assert_eq!(denials.count(60, "thief", "t", &Error::Revoked), Some(0));
+        assert_eq!(denials.count(60, "::1", "t", &Error::TokenUsed), Some(0));
         // Nor do very many of them take memory without end.
         for n in 0..10_000 {
-            denials.count(60, &format!("sensor-{n}"), &role());
+            denials.count(60, &format!("sensor-{n}"), "t", &role());
         }
         assert!(denials.of_one.len() as u64 <= DENIALS_PER_MINUTE_MAX + 1);
-        assert_eq!(denials.count(60, "::1", &Error::TokenUsed), Some(0));
-        let unwritten = denials.count(120, "thief", &Error::Revoked).unwrap();
+        assert_eq!(denials.count(60, "::1", "t", &Error::TokenUsed), Some(0));
+        let unwritten = denials.count(120, "thief", "t", &Error::Revoked).unwrap();
         // One that was written is the thief's.
         assert_eq!(unwritten, 20_000 - (DENIALS_PER_MINUTE_MAX - 1));
     }

@@ -98,8 +98,14 @@ impl Authority {
         self.record_closed(tx, device, &raised, before, actor, now)?;
         let bundle = self.publish(tx, now)?;
         tx.set_revocation(device.id, &raised, bundle)?;
-        self.audit(tx, actor, action, &format!("{} {}", device.name, device.id))?;
-        tracing::info!(device = %device.id, name = device.name, action, bundle, "revoked");
+        let whose = format!("{} {}", device.name, device.id);
+        self.audit(tx, actor, action, &whose)?;
+        // Nobody is let in any more at the word of somebody who is out.
+        let tokens = tx.remove_tokens_of(&whose, now)?;
+        if tokens > 0 {
+            self.audit(tx, actor, Operation::RemoveToken.name(), &format!("{tokens} made by {whose}"))?;
+        }
+        tracing::info!(device = %device.id, name = device.name, action, bundle, tokens, "revoked");
         Ok(RevocationRow { at: now, raised, bundle })
     }
 

@@ -140,6 +140,7 @@ impl Authority {
                 approval: false,
                 removed: None,
             })?;
+            tx.set_token_maker(&token.id, &admin.actor)?;
             tx.set_token_given(&token.id, given.profile.as_deref(), given.group.as_deref())?;
             Ok(reset)
         });

@@ -38,6 +38,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("schema-9-checkpoints.sql"),
     include_str!("schema-10-revocations.sql"),
     include_str!("schema-11-answers.sql"),
+    include_str!("schema-12-makers.sql"),
 ];
 /// The schema that this program writes.
 const SCHEMA_VERSION: u32 = MIGRATIONS.len() as u32;

@@ -1,8 +1,9 @@
 //! Access tokens: for what they say, as long as they say, and never for more.
 
 use hyper::StatusCode;
-use smqtt_core::api::{Access, AuditRecord, NewAccess};
+use smqtt_core::api::{Access, AuditRecord, NewAccess, NewToken};
 use smqtt_core::identity::Role;
+use smqtt_core::token::Token;
 use smqtt_keysvc::{Operation, Who};
 
 use crate::common::*;
@@ -202,12 +203,18 @@ async fn a_replaced_administrators_tokens_end_with_it() {
     let stolen = token(&server, Role::Admin, &[]).await;
     let with = |server: &Running| server.anonymous().with_access(&stolen.access_token);
     assert_eq!(with(&server).get("/v1/audit").await.status, StatusCode::OK);
+    let for_later = serde_json::json!({ "name": "later", "role": "device" });
+    let for_later: NewToken = with(&server).post("/v1/tokens", &for_later).await.json();
+    let other = server.token("another", &[]).await;
     let (dir, clock, config) = server.stop().await;
     std::fs::remove_dir_all(dir.path().join("data/admin")).unwrap();
     let server = Running::again(dir, clock, config).await;
     with(&server).get("/v1/audit").await.problem(401, "access-unknown");
+    for token in [Token::parse(&for_later.token).unwrap(), other] {
+        let answer = server.anonymous().post("/v1/enrol", &DeviceKeys::generate().request(&token)).await;
+        answer.problem(410, "token-removed");
+    }
     let rows: Vec<AuditRecord> = server.admin().get("/v1/audit").await.json();
-    assert!(
-        rows.iter().any(|row| row.action == "revoke" && row.subject.ends_with("1 access tokens with it"))
-    );
+    let ended = "1 access tokens and 2 tokens with it";
+    assert!(rows.iter().any(|row| row.action == "revoke" && row.subject.ends_with(ended)));
 }

@@ -236,7 +236,7 @@ fn as_version_1(dir: &Path) {
                 DROP INDEX tokens_name; DROP TABLE token_uses; DROP TABLE token_serials; \
                 ALTER TABLE tokens DROP COLUMN uses_max; ALTER TABLE tokens DROP COLUMN used; \
                 ALTER TABLE tokens DROP COLUMN approval; ALTER TABLE tokens DROP COLUMN made; \
-                ALTER TABLE tokens DROP COLUMN removed; ALTER TABLE devices DROP COLUMN serial; \
+                ALTER TABLE tokens DROP COLUMN removed; ALTER TABLE tokens DROP COLUMN maker; ALTER TABLE devices DROP COLUMN serial; \
                 DROP INDEX devices_suspended; ALTER TABLE devices DROP COLUMN suspended; \
                 ALTER TABLE devices DROP COLUMN reset; ALTER TABLE devices DROP COLUMN policy; ALTER TABLE tokens DROP COLUMN policy; \
                 ALTER TABLE rules DROP COLUMN labels; DROP TABLE access; DROP TABLE answers; DROP TABLE data_keys; DROP TABLE revocations_done; DROP TABLE revocations; DROP TABLE token_given; \

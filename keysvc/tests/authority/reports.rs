@@ -136,8 +136,7 @@ async fn revocations_of_an_older_store_are_reported_as_far_as_they_are_known() {
     let done: Revocation = server.admin().post("/v1/devices/lost/revoke", &()).await.json();
     let (dir, clock, config) = server.stop().await;
     let store = rusqlite::Connection::open(dir.path().join("data/authority/authority.db")).unwrap();
-    let undo =
-        "DROP TABLE answers; DROP TABLE revocations_done; DROP TABLE revocations; PRAGMA user_version = 9;";
+    let undo = "ALTER TABLE tokens DROP COLUMN maker; DROP TABLE answers; DROP TABLE revocations_done; DROP TABLE revocations; PRAGMA user_version = 9;";
     store.execute_batch(undo).unwrap();
     drop(store);
     let server = Running::again(dir, clock, config).await;

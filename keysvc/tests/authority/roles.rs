@@ -3,8 +3,10 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hyper::{Request, StatusCode};
+use smqtt_core::api::NewToken;
 use smqtt_core::crypto::SigningKey;
 use smqtt_core::identity::Role;
+use smqtt_core::token::Token;
 use smqtt_keysvc::{Operation, Who};
 
 use crate::common::*;
@@ -190,9 +192,19 @@ async fn an_enroller_lets_devices_in_and_nobody_else() {
     let made: Vec<smqtt_core::api::AuditRecord> = server.admin().get("/v1/audit").await.json();
     let made: Vec<_> = made.iter().filter(|row| row.action == "make-token").collect();
     assert!(made.last().unwrap().actor.starts_with("anna "), "{made:?}");
-    // And an enroller's time ends like anybody's.
+    // And an enroller's time ends like anybody's, and with it what she handed out.
+    let batch = serde_json::json!({ "name": "cam", "role": "device", "count": 3 });
+    let batch: NewToken = enroller.post("/v1/tokens", &batch).await.json();
+    let batch = Token::parse(&batch.token).unwrap();
+    let enrol = async || server.anonymous().post("/v1/enrol", &DeviceKeys::generate().request(&batch)).await;
+    assert_eq!(enrol().await.status, StatusCode::OK);
     server.admin().post("/v1/devices/anna/revoke", &()).await;
     enroller.post("/v1/tokens", &token("device")).await.problem(403, "revoked");
+    enrol().await.problem(410, "token-removed");
+    let rows: Vec<smqtt_core::api::AuditRecord> = server.admin().get("/v1/audit").await.json();
+    assert!(
+        rows.iter().any(|row| row.action == "remove-token" && row.subject.starts_with("2 made by anna "))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -103,6 +103,21 @@ impl Tx<'_> {
         Ok(self.connection.prepare_cached(sql)?.execute(params![at, name, of.map(Role::name)])?)
     }
 
+    /// Remembers who made a token, as the audit log has it.
+    pub(crate) fn set_token_maker(&self, id: &[u8; 16], maker: &str) -> Result<()> {
+        let sql = "UPDATE tokens SET maker = ?2 WHERE id = ?1";
+        self.connection.prepare_cached(sql)?.execute(params![id, maker])?;
+        Ok(())
+    }
+
+    /// Takes back the tokens that can still be used of this maker, and of the access tokens that it made. How many.
+    pub(crate) fn remove_tokens_of(&self, maker: &str, at: u64) -> Result<usize> {
+        let sql = "UPDATE tokens SET removed = ?1 \
+                   WHERE used < uses_max AND removed IS NULL AND expires > ?1 AND (maker = ?2 OR maker IN \
+                   (SELECT name || ' access ' || lower(hex(id)) FROM access WHERE creator = ?2))";
+        Ok(self.connection.prepare_cached(sql)?.execute(params![at, maker])?)
+    }
+
     /// Whether another token than this is one of a reset that can still be used: the name is kept for it.
     pub(crate) fn is_kept(&self, name: &str, from: &[u8; 16], now: u64) -> Result<bool> {
         let sql = "SELECT EXISTS (SELECT 1 FROM tokens JOIN devices ON devices.name = tokens.name \

@@ -188,6 +188,12 @@ pub struct Device {
     /// The policy of its key-policy keys.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<String>,
+    /// The profile that gave it some of these.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<String>,
+    /// The group that did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
     /// `active`, `suspended` or `revoked`.
     pub status: String,
     /// When it enrolled.

@@ -212,6 +212,11 @@ pub async fn device(command: &DeviceCommand) -> Result<(), Failure> {
             if let Some(policy) = &device.policy {
                 print_text(format!("policy       {policy}"))?;
             }
+            for (what, name) in [("profile", &device.profile), ("group", &device.group)] {
+                if let Some(name) = name {
+                    print_text(format!("{what:<12} {name}"))?;
+                }
+            }
             print_text(format!("enrolled     {}", date(device.enrolled)))?;
             print_text(format!("certificate  until {}", date(device.certificate_expires)))?;
             if let Some(at) = device.suspended {

@@ -149,6 +149,8 @@ fn create(opening: &Opening, secrets: &Secrets, dir: &Path, now: u64) -> Result<
             serial: None,
             attributes: Attributes::default(),
             policy: None,
+            profile: None,
+            group: None,
             hosts: Vec::new(),
             hpke_key: Vec::new(),
             enrolled: now,

@@ -13,7 +13,7 @@ use smqtt_core::identity::Role;
 use smqtt_core::policy::Policy;
 
 use super::devices::{self, find};
-use super::profiles::{group_named, in_all, profile_named};
+use super::profiles::{group_named, in_all, named, profile_named};
 use super::standing::not_revoked;
 use super::tokens::{parse_attributes, parse_policy};
 use super::{Authority, Caller, Operation};
@@ -48,15 +48,20 @@ impl Authority {
                     tx.change_given(device.id, &given)?;
                 }
                 let mut lost = BTreeSet::new();
-                if !give(tx, &device, &attributes, policy.as_ref(), &mut lost)? {
+                let is_other = give(tx, &device, &attributes, policy.as_ref(), &mut lost)?;
+                if !is_other && given == had {
                     let (device, bundle) = (devices::device(device), tx.counter("bundle")?);
                     return Ok(DeviceChanged { device, raised: Vec::new(), bundle });
                 }
-                this.tell(tx, device.id)?;
-                let raised = this.shut_out(tx, lost, &admin.actor, now)?;
-                let bundle = this.publish(tx, now)?;
+                let (mut raised, mut bundle) = (Vec::new(), tx.counter("bundle")?);
+                if is_other {
+                    this.tell(tx, device.id)?;
+                    raised = this.shut_out(tx, lost, &admin.actor, now)?;
+                    bundle = this.publish(tx, now)?;
+                }
                 let under = policy.as_ref().map_or(String::new(), |policy| format!(" policy {policy}"));
-                let subject = format!("{} {}: {attributes}{under}", device.name, device.id);
+                let (name, id, shared) = (&device.name, device.id, named(&given));
+                let subject = format!("{name} {id}: {attributes}{under}{shared}");
                 this.audit(tx, &admin.actor, Operation::ChangeDevice.name(), &subject)?;
                 tracing::info!(device = %device.id, name = device.name, bundle, "changed a device");
                 let device = tx.device(device.id)?.ok_or(Error::UnknownCaller)?;

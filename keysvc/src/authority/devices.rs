@@ -182,6 +182,8 @@ pub(super) fn device(row: DeviceRow) -> Device {
         serial: row.serial,
         attributes: texts(&row.attributes),
         policy: row.policy.as_ref().map(ToString::to_string),
+        profile: row.profile,
+        group: row.group,
         status: match (&row.revocation, &row.suspension) {
             (Some(_), _) => "revoked",
             (None, Some(_)) => "suspended",

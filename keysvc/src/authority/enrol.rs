@@ -202,6 +202,8 @@ impl Authority {
             serial: used.serial.clone(),
             attributes,
             policy,
+            profile: given.profile.clone(),
+            group: given.group.clone(),
             hosts: token.hosts,
             hpke_key: used.hpke_key.clone(),
             enrolled: now,

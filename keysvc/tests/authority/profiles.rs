@@ -1,7 +1,9 @@
 //! Profiles and groups: what several devices have in common, and the one act that changes it for all.
 
 use hyper::StatusCode;
-use smqtt_core::api::{AuditRecord, Device as Listed, Keys, NewToken, Profile, Reset, TemplateSet};
+use smqtt_core::api::{
+    AuditRecord, Device as Listed, DeviceChanged, Keys, NewToken, Profile, Reset, TemplateSet,
+};
 use smqtt_core::token::Token;
 
 use crate::common::*;
@@ -54,9 +56,22 @@ async fn a_device_has_its_own_its_groups_and_its_profiles_attributes() {
     let change = serde_json::json!({"group": "ward-4", "profile": "sensor"});
     assert_eq!(server.admin().patch("/v1/devices/one", &change).await.status, StatusCode::OK);
     assert_eq!(attributes(&server, "one").await, ["floor=2", "kind=sensor", "ward=4"]);
+    let listed: Listed = server.admin().get("/v1/devices/one").await.json();
+    assert_eq!((listed.profile.as_deref(), listed.group.as_deref()), (Some("sensor"), Some("ward-4")));
     let change = serde_json::json!({"group": null, "profile": null});
     assert_eq!(server.admin().patch("/v1/devices/one", &change).await.status, StatusCode::OK);
     assert_eq!(attributes(&server, "one").await, ["floor=2"]);
+    // A group that gives nothing yet: from now on it may, and so it is on record.
+    put(&server, "/v1/groups/empty", serde_json::json!({})).await;
+    let bundle = server.newest_bundle().await.number;
+    for _ in 0..2 {
+        let changed = server.admin().patch("/v1/devices/one", &serde_json::json!({"group": "empty"})).await;
+        assert_eq!(changed.json::<DeviceChanged>().bundle, bundle, "nobody is told of what is as before");
+    }
+    let rows: Vec<AuditRecord> = server.admin().get("/v1/audit").await.json();
+    let told =
+        rows.iter().filter(|row| row.action == "change-device" && row.subject.ends_with(" group empty"));
+    assert_eq!(told.count(), 1);
 }
 
 /// The attack: a member keeps its keys when the whole group loses an attribute.

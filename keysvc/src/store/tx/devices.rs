@@ -20,6 +20,9 @@ pub(crate) struct DeviceRow {
     pub(crate) attributes: Attributes,
     /// Of its key-policy keys.
     pub(crate) policy: Option<Policy>,
+    /// What it has by these is in its attributes and its policy. Read, never written from here.
+    pub(crate) profile: Option<String>,
+    pub(crate) group: Option<String>,
     pub(crate) hosts: Vec<String>,
     pub(crate) hpke_key: Vec<u8>,
     pub(crate) enrolled: u64,
@@ -41,7 +44,9 @@ pub(crate) struct RevocationRow {
 }
 
 const DEVICE: &str = "id, name, role, attributes, hosts, hpke_key, enrolled, certificate_expires, revision, \
-                      revoked, raised, bundle, policy, suspended, reset, serial";
+                      revoked, raised, bundle, policy, suspended, reset, serial, \
+                      (SELECT profile FROM device_given WHERE device = devices.id), \
+                      (SELECT member_of FROM device_given WHERE device = devices.id)";
 
 impl Tx<'_> {
     pub(crate) fn insert_device(&self, device: &DeviceRow) -> Result<()> {
@@ -257,6 +262,8 @@ fn device_row(row: &Row<'_>) -> Result<DeviceRow> {
         serial: row.get(15)?,
         attributes: attributes(row, 3)?,
         policy: policy(row, 12)?,
+        profile: row.get(16)?,
+        group: row.get(17)?,
         hosts: list(row, 4)?,
         hpke_key: row.get(5)?,
         enrolled: row.get(6)?,

@@ -7,6 +7,9 @@ use std::path::Path;
 use common::process::{Ended, Running, run};
 use common::site::smqtt;
 use common::{DEADLINE, TempDir, authority, until};
+use smqtt_core::api::AuditLine;
+use smqtt_core::audit::chain;
+use smqtt_core::identity::Fingerprint;
 
 /// Runs a command of the administrator's, or one that says as whom.
 fn ask(home: &Path, arguments: &[&str]) -> Ended {
@@ -43,6 +46,7 @@ fn the_log_is_listed_exported_and_verified() {
     let json = ask(&["audit", "verify", "audit.jsonl", "--json", "--root", "site/admin/root.pem"]).success();
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!((json["first"].as_u64(), json["last"].as_u64()), (Some(1), Some(number + 1)));
+    assert_eq!(json["signed"].as_u64(), Some(number + 1), "what is exported was just signed");
     ask(&["audit", "verify", "audit.jsonl", "--remember", "seen"]).success();
 
     // An edit, a row that is gone, an end that is gone.
@@ -61,6 +65,45 @@ fn the_log_is_listed_exported_and_verified() {
     verify("no log\n").failure(&["line 1 of `audit.jsonl` is no part of an audit log"]);
     std::fs::write(home.path().join("none.pem"), "none").unwrap();
     ask(&["audit", "verify", "audit.jsonl", "--root", "none.pem"]).failure(&["none.pem"]);
+}
+
+/// Rows that somebody wrote for the authority, hashed as it hashes them, `ago` seconds old at most.
+fn forged(exported: &str, ago: u64) -> String {
+    let mut hash = [0; 32];
+    let mut text = String::new();
+    for line in exported.lines() {
+        let AuditLine::Record(mut row) = serde_json::from_str(line).unwrap() else { continue };
+        row.at = smqtt_client::system_now() - ago;
+        row.subject = row.subject.replace("lock", "gate");
+        hash = chain(&hash, row.number, row.at, &row.actor, &row.action, &row.subject);
+        row.hash = Fingerprint(hash).to_string();
+        text += &(serde_json::to_string(&AuditLine::Record(row)).unwrap() + "\n");
+    }
+    text
+}
+
+#[test]
+fn a_log_whose_checkpoints_were_removed_does_not_hold() {
+    let home = TempDir::new();
+    let (_running, _) = authority::start(home.path(), "127.0.0.1:0");
+    let ask = |arguments: &[&str]| ask(home.path(), arguments);
+    enrol(home.path(), "lock", &["kind=lock"]);
+    ask(&["audit", "export", "audit.jsonl"]).success();
+    let path = home.path().join("audit.jsonl");
+    let whole = std::fs::read_to_string(&path).unwrap();
+    assert!(whole.lines().last().unwrap().contains("\"checkpoint\""), "{whole}");
+    let verify = |text: &str| {
+        std::fs::write(&path, text).unwrap();
+        ask(&["audit", "verify", "audit.jsonl"])
+    };
+    let rows = whole.lines().filter(|line| line.contains("\"record\"")).count();
+    let all = format!("no signature of the authority covers rows 1 to {rows}");
+    verify(&forged(&whole, 3600)).failure(&["does not hold", &all, "export again", "were removed"]);
+    // Of rows that may be waiting for their signature it is said that they have none.
+    let young = verify(&forged(&whole, 0)).success();
+    assert!(young.contains(&format!("by its chain rows 1 to {rows} alone")), "{young}");
+    verify("").failure(&["does not hold", "there is no row in it"]);
+    assert!(!verify(&whole).success().contains("by its chain"));
 }
 
 #[test]

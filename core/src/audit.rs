@@ -7,7 +7,8 @@
 //!
 //! Numbers and lengths are 8 bytes, big-endian; the hash before the first row is zero. The chain shows that rows belong
 //! together; who can write the log can make another chain. A checkpoint they cannot make: it says with the authority's
-//! signature how the log stood. What comes after the last checkpoint is held by the chain alone.
+//! signature how the log stood. What comes after the last checkpoint is held by the chain alone, which anybody can make: it
+//! is believed while it is young ([`Verified::check_young`]).
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -28,6 +29,9 @@ pub const FORGET: &str = "forget-audit";
 pub fn forgotten(upto: u64) -> String {
     format!("rows to {upto}")
 }
+
+/// How old rows may be that no checkpoint vouches for, in seconds. An authority signs within a minute.
+pub const UNSIGNED_SECONDS_MAX: u64 = 300;
 
 const DOMAIN: &[u8] = b"SMQTT-V01 audit checkpoint";
 
@@ -107,6 +111,20 @@ pub enum AuditFault {
     /// The authority found that the log did not end as it had left it.
     #[error("row {0} says that the log had been altered before it")]
     Altered(u64),
+    /// There is nothing: a log has a row from its beginning on.
+    #[error("there is no row in it")]
+    Empty,
+    /// Rows that the authority would have signed for, if they were as it wrote them.
+    #[error(
+        "no signature of the authority covers rows {first} to {last}, which are not of the last {} minutes",
+        UNSIGNED_SECONDS_MAX / 60
+    )]
+    Unsigned {
+        /// The first.
+        first: u64,
+        /// The last, which is the log's.
+        last: u64,
+    },
 }
 
 impl AuditFault {
@@ -114,6 +132,8 @@ impl AuditFault {
     pub fn number(&self) -> u64 {
         match self {
             Self::Gap { expected, .. } => *expected,
+            Self::Empty => 1,
+            Self::Unsigned { first, .. } => *first,
             Self::Truncated { last, .. } => last + 1,
             Self::Row(number) | Self::Checkpoint(number) | Self::Rewritten(number) => *number,
             Self::Beginning(number) | Self::CutOff(number) | Self::Altered(number) => *number,
@@ -134,6 +154,30 @@ pub struct Verified {
     pub checkpoints: u64,
     /// Up to which row the authority signed.
     pub signed: u64,
+    /// The time of the first row that it did not sign for, if there is one.
+    pub unsigned_since: Option<u64>,
+}
+
+impl Verified {
+    /// Which rows no checkpoint vouches for: the first and the last.
+    pub fn unsigned(&self) -> Option<(u64, u64)> {
+        self.unsigned_since.map(|_| (self.first.max(self.signed + 1), self.last))
+    }
+
+    /// Whether it holds at the time `now`: rows without a signature are as young as they are with an authority that signs.
+    /// Whoever takes checkpoints away can make all of the rest anew. A time that is far ahead is no younger.
+    ///
+    /// # Errors
+    /// [`AuditFault::Unsigned`].
+    pub fn check_young(&self, now: u64) -> Result<(), AuditFault> {
+        let is_young = |at: u64| at.abs_diff(now) <= UNSIGNED_SECONDS_MAX;
+        match self.unsigned() {
+            Some((first, last)) if !self.unsigned_since.is_some_and(is_young) => {
+                Err(AuditFault::Unsigned { first, last })
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Checks a log, row by row. Checkpoints come first, all of them; rows then in the order of the log.
@@ -149,6 +193,8 @@ pub struct Verifier {
     forgotten: bool,
     /// Whether this is a part of a log, which may begin at any checkpoint.
     part: bool,
+    /// The time of the first row after the last checkpoint.
+    unsigned_since: Option<u64>,
 }
 
 impl Verifier {
@@ -183,6 +229,7 @@ impl Verifier {
             hash: [0; 32],
             forgotten: false,
             part: false,
+            unsigned_since: None,
         })
     }
 
@@ -207,6 +254,9 @@ impl Verifier {
             return Err(AuditFault::Row(row.number));
         }
         (self.number, self.hash) = (row.number, hash);
+        if row.number > self.signed() {
+            self.unsigned_since.get_or_insert(row.at);
+        }
         match row.action.as_str() {
             ALTERED if row.actor == OWN_ACTOR => return Err(AuditFault::Altered(row.number)),
             FORGET if row.actor == OWN_ACTOR => {
@@ -235,6 +285,11 @@ impl Verifier {
         Ok(())
     }
 
+    /// Up to which row the authority signed.
+    fn signed(&self) -> u64 {
+        self.checkpoints.last().map_or(0, |checkpoint| checkpoint.0)
+    }
+
     /// Up to which row the log was checked so far.
     pub fn last(&self) -> u64 {
         self.number
@@ -243,17 +298,26 @@ impl Verifier {
     /// After the last row.
     ///
     /// # Errors
-    /// [`AuditFault::Truncated`] where the authority signed for more.
+    /// [`AuditFault::Truncated`] where the authority signed for more, [`AuditFault::Empty`] where there was none.
     pub fn finish(self) -> Result<Verified, AuditFault> {
-        let signed = self.checkpoints.last().map_or(0, |checkpoint| checkpoint.0);
+        let signed = self.signed();
         if signed > self.number {
             return Err(AuditFault::Truncated { last: self.number, signed });
+        }
+        if self.first == 0 {
+            return Err(AuditFault::Empty);
         }
         if self.first > 1 && !self.forgotten && !self.part {
             return Err(AuditFault::CutOff(self.first));
         }
-        let checkpoints = self.checkpoints.len() as u64;
-        Ok(Verified { first: self.first.max(1), last: self.number, hash: self.hash, checkpoints, signed })
+        Ok(Verified {
+            first: self.first,
+            last: self.number,
+            hash: self.hash,
+            checkpoints: self.checkpoints.len() as u64,
+            signed,
+            unsigned_since: self.unsigned_since,
+        })
     }
 }
 
@@ -279,4 +343,66 @@ fn public_key(
     }
     *known = Some((checkpoint.certificate.clone(), checkpoint.at, verified.public_key));
     Some(verified.public_key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A chain of rows with these times.
+    fn log(times: &[u64]) -> Vec<AuditRecord> {
+        let mut hash = [0; 32];
+        let row = |(number, at): (u64, &u64)| {
+            hash = chain(&hash, number, *at, "anna", "revoke", "lock");
+            let [actor, action, subject] = ["anna", "revoke", "lock"].map(str::to_owned);
+            AuditRecord { number, at: *at, actor, action, subject, hash: Fingerprint(hash).to_string() }
+        };
+        (1..).zip(times).map(row).collect()
+    }
+
+    /// Verifies rows of which the authority signed those up to `signed`.
+    fn verified(rows: &[AuditRecord], signed: u64) -> Result<Verified, AuditFault> {
+        let mut verifier = Verifier::new(&[], &[])?;
+        let hash = |row: &AuditRecord| row.hash.parse::<Fingerprint>().unwrap().0;
+        let signed = rows.iter().find(|row| row.number == signed);
+        verifier.checkpoints.extend(signed.map(|row| (row.number, hash(row))));
+        rows.iter().try_for_each(|row| verifier.row(row))?;
+        verifier.finish()
+    }
+
+    #[test]
+    fn rows_that_nobody_signed_for_hold_while_they_are_young() {
+        let verified = verified(&log(&[1000, 2000, 3000, 3100]), 2).unwrap();
+        assert_eq!((verified.unsigned_since, verified.unsigned()), (Some(3000), Some((3, 4))));
+        assert_eq!(verified.check_young(3000 + UNSIGNED_SECONDS_MAX), Ok(()));
+        // By a clock that is a little behind.
+        assert_eq!(verified.check_young(2990), Ok(()));
+        let old = verified.check_young(3001 + UNSIGNED_SECONDS_MAX);
+        assert_eq!(old, Err(AuditFault::Unsigned { first: 3, last: 4 }));
+    }
+
+    #[test]
+    fn rows_of_a_time_to_come_are_not_young() {
+        let verified = verified(&log(&[1000, 1 << 40]), 1).unwrap();
+        assert_eq!(verified.check_young(1000), Err(AuditFault::Unsigned { first: 2, last: 2 }));
+    }
+
+    #[test]
+    fn a_log_without_a_checkpoint_holds_no_longer_than_its_first_row_is_young() {
+        let verified = verified(&log(&[1000, 9000]), 0).unwrap();
+        assert_eq!(verified.check_young(1001), Ok(()));
+        assert_eq!(verified.check_young(9000), Err(AuditFault::Unsigned { first: 1, last: 2 }));
+    }
+
+    #[test]
+    fn a_log_that_is_signed_to_its_end_holds_at_any_time() {
+        let verified = verified(&log(&[1000, 2000]), 2).unwrap();
+        assert_eq!((verified.unsigned_since, verified.unsigned()), (None, None));
+        assert_eq!(verified.check_young(1 << 40), Ok(()));
+    }
+
+    #[test]
+    fn a_log_without_a_row_does_not_hold() {
+        assert_eq!(verified(&[], 0), Err(AuditFault::Empty));
+    }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use smqtt_client::authority::Authority;
 use smqtt_client::files::read_bounded;
-use smqtt_client::printable;
+use smqtt_client::{printable, system_now};
 use smqtt_core::api::{AuditLine, AuditRecord, Checkpoint};
 use smqtt_core::audit::{AuditFault, Verified, Verifier};
 use smqtt_core::identity::fingerprint;
@@ -96,8 +96,8 @@ async fn list(args: &ListArgs) -> Result<(), Failure> {
     let authority = args.site.authority().await?;
     let mut after = args.after;
     loop {
-        let rows: Vec<AuditRecord> = authority.get(&format!("/v1/audit?after={after}")).await?;
-        for row in &rows {
+        let page = rows(&authority, after).await?;
+        for row in &page {
             let line = match args.json {
                 true => serde_json::to_string(row).unwrap_or_default(),
                 false => printable(&format!(
@@ -111,7 +111,7 @@ async fn list(args: &ListArgs) -> Result<(), Failure> {
             };
             print_line(line)?;
         }
-        match rows.last() {
+        match page.last() {
             Some(last) => after = last.number,
             None if args.follow => tokio::time::sleep(FOLLOW).await,
             None => return Ok(()),
@@ -119,60 +119,122 @@ async fn list(args: &ListArgs) -> Result<(), Failure> {
     }
 }
 
+/// The checkpoints after the one at row `after`. Asking has the authority sign for the rows that there are.
 async fn checkpoints(authority: &Authority, mut after: u64) -> Result<Vec<Checkpoint>, Failure> {
     let mut all: Vec<Checkpoint> = Vec::new();
     loop {
         let page: Vec<Checkpoint> = authority.get(&format!("/v1/audit/checkpoints?after={after}")).await?;
         let Some(last) = page.last() else { return Ok(all) };
+        // One alone may have been signed for this question: to ask until there is none would be to ask for ever.
+        let is_end = page.len() == 1;
         after = last.number;
         all.extend(page);
+        if is_end {
+            return Ok(all);
+        }
     }
+}
+
+async fn rows(authority: &Authority, after: u64) -> Result<Vec<AuditRecord>, Failure> {
+    Ok(authority.get(&format!("/v1/audit?after={after}")).await?)
 }
 
 async fn export(args: &ExportArgs) -> Result<(), Failure> {
     let authority = args.site.authority().await?;
-    let (mut after, mut signed) = (0, 0);
-    if args.file.exists() {
-        for line in lines(&args.file)? {
-            match line? {
-                AuditLine::Record(row) => after = row.number,
-                AuditLine::Checkpoint(checkpoint) => signed = checkpoint.number,
+    let mut exported = Exported::open(&args.file)?;
+    // It ends where the authority has just signed, not with rows that came since: `verify` believes those for minutes only.
+    let pending = checkpoints(&authority, exported.signed).await?;
+    if let Some(end) = pending.last().map(|checkpoint| checkpoint.number) {
+        exported.fetch(&authority, pending, end).await?;
+    }
+    let more = !rows(&authority, exported.row).await?.is_empty();
+    if more && checkpoints(&authority, exported.signed).await?.is_empty() {
+        let after = exported.row;
+        exported.fetch(&authority, Vec::new(), u64::MAX).await?;
+        eprintln!(
+            "warning: the authority does not sign: no checkpoint covers rows {} to {}; export again when it does",
+            after + 1,
+            exported.row
+        );
+    }
+    exported.end()
+}
+
+/// A file that a log is exported to, and how far it came.
+struct Exported {
+    path: PathBuf,
+    file: File,
+    /// The last row in it.
+    row: u64,
+    /// The row of the last checkpoint in it.
+    signed: u64,
+    /// How many rows were added.
+    count: u64,
+}
+
+impl Exported {
+    fn open(path: &Path) -> Result<Self, Failure> {
+        let (mut row, mut signed) = (0, 0);
+        if path.exists() {
+            for line in lines(path)? {
+                match line? {
+                    AuditLine::Record(record) => row = record.number,
+                    AuditLine::Checkpoint(checkpoint) => signed = checkpoint.number,
+                }
             }
         }
+        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
+        let file = file.map_err(|error| unwritable(path, &error))?;
+        Ok(Self { path: path.to_owned(), file, row, signed, count: 0 })
     }
-    let cannot = |error: std::io::Error| {
-        Failure::new(format!("cannot write `{}`", args.file.display())).because(&error)
-    };
-    let mut file =
-        OpenOptions::new().append(true).create(true).mode(0o600).open(&args.file).map_err(cannot)?;
-    let mut pending = checkpoints(&authority, signed).await?.into_iter().peekable();
-    let mut count = 0u64;
-    let mut write = |line: &AuditLine| {
+
+    /// Adds the rows up to `end`, each checkpoint after its row.
+    async fn fetch(
+        &mut self,
+        authority: &Authority,
+        pending: Vec<Checkpoint>,
+        end: u64,
+    ) -> Result<(), Failure> {
+        let mut pending = pending.into_iter().peekable();
+        while self.row < end {
+            let page = rows(authority, self.row).await?;
+            if page.is_empty() {
+                break;
+            }
+            for row in page.into_iter().take_while(|row| row.number <= end) {
+                // One over rows that were pruned comes before the first that is left.
+                while let Some(checkpoint) = pending.next_if(|checkpoint| checkpoint.number < row.number) {
+                    self.write(&AuditLine::Checkpoint(checkpoint))?;
+                }
+                self.write(&AuditLine::Record(row))?;
+            }
+        }
+        for checkpoint in pending.take_while(|checkpoint| checkpoint.number <= end) {
+            self.write(&AuditLine::Checkpoint(checkpoint))?;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, line: &AuditLine) -> Result<(), Failure> {
         let mut text = serde_json::to_vec(line).unwrap_or_default();
         text.push(b'\n');
-        file.write_all(&text).map_err(cannot)
-    };
-    loop {
-        let rows: Vec<AuditRecord> = authority.get(&format!("/v1/audit?after={after}")).await?;
-        if rows.is_empty() {
-            break;
+        self.file.write_all(&text).map_err(|error| unwritable(&self.path, &error))?;
+        match line {
+            AuditLine::Record(row) => (self.row, self.count) = (row.number, self.count + 1),
+            AuditLine::Checkpoint(checkpoint) => self.signed = checkpoint.number,
         }
-        for row in rows {
-            // One over rows that were pruned comes before the first that is left.
-            while let Some(checkpoint) = pending.next_if(|checkpoint| checkpoint.number < row.number) {
-                write(&AuditLine::Checkpoint(checkpoint))?;
-            }
-            after = row.number;
-            count += 1;
-            write(&AuditLine::Record(row))?;
-        }
+        Ok(())
     }
-    for checkpoint in pending.take_while(|checkpoint| checkpoint.number <= after) {
-        write(&AuditLine::Checkpoint(checkpoint))?;
+
+    fn end(&self) -> Result<(), Failure> {
+        self.file.sync_all().map_err(|error| unwritable(&self.path, &error))?;
+        eprintln!("{} rows, up to row {}", self.count, self.row);
+        Ok(())
     }
-    file.sync_all().map_err(cannot)?;
-    eprintln!("{count} rows, up to row {after}");
-    Ok(())
+}
+
+fn unwritable(path: &Path, error: &std::io::Error) -> Failure {
+    Failure::new(format!("cannot write `{}`", path.display())).because(error)
 }
 
 /// The lines of an exported log.
@@ -220,6 +282,7 @@ async fn verify(args: &VerifyArgs) -> Result<(), Failure> {
         Some(path) => verify_file(path, args.part, &roots(args)?, &mut look),
         None => verify_shown(&args.site.authority().await?, &roots(args)?, &mut look).await,
     }?;
+    verified.check_young(system_now()).map_err(|fault| does_not_hold(&fault))?;
     if let Some(known) = &remembered
         && !seen
         && verified.first <= known.number
@@ -235,10 +298,14 @@ async fn verify(args: &VerifyArgs) -> Result<(), Failure> {
         return print_json(&serde_json::json!({
             "first": verified.first, "last": verified.last, "hash": hex(&verified.hash),
             "checkpoints": verified.checkpoints, "signed": verified.signed,
+            "unsigned_since": verified.unsigned_since,
         }));
     }
     print_line(format!("holds        rows {} to {}", verified.first, verified.last))?;
     print_line(format!("signed for   up to row {}, {} checkpoints", verified.signed, verified.checkpoints))?;
+    if let Some((first, last)) = verified.unsigned() {
+        print_line(format!("by its chain rows {first} to {last} alone: they are too young for a signature"))?;
+    }
     print_line(format!("last hash    {}", hex(&verified.hash)))
 }
 
@@ -296,10 +363,10 @@ async fn verify_shown(
     let mut verifier = Verifier::new(&signed, roots).map_err(|fault| does_not_hold(&fault))?;
     let mut after = 0;
     loop {
-        let rows: Vec<AuditRecord> = authority.get(&format!("/v1/audit?after={after}")).await?;
-        let Some(last) = rows.last() else { break };
+        let page = rows(authority, after).await?;
+        let Some(last) = page.last() else { break };
         after = last.number;
-        for row in &rows {
+        for row in &page {
             verifier.row(row).and_then(|()| look(row)).map_err(|fault| does_not_hold(&fault))?;
         }
     }
@@ -310,6 +377,13 @@ fn does_not_hold(fault: &AuditFault) -> Failure {
     let hint = match fault {
         AuditFault::CutOff(_) => {
             "keep this copy; say `--part` if it is a file whose older ones were removed on purpose"
+        }
+        AuditFault::Unsigned { .. } => {
+            "export again: the authority signs for what is exported, and within a minute for what its `audit_file` gets; if these \
+             rows still have no signature then, the checkpoints that covered them were removed: believe no word of them"
+        }
+        AuditFault::Empty => {
+            "a log has rows from the authority's first start on: these were removed, or never exported"
         }
         _ => "keep this copy, and compare it with an earlier export",
     };

@@ -23,16 +23,40 @@ pub(crate) const PAGE_MAX: usize = 1000;
 impl Authority {
     /// Signs the log, if it is time.
     pub(super) async fn sign_audit(self: &Arc<Self>, now: u64) -> Result<(), Error> {
-        let due = self.store.read(move |tx| {
+        let (unsigned, at) = self.unsigned().await?;
+        // A clock that was put back is no reason to wait for it.
+        let old = now >= at.saturating_add(SECONDS) || now < at;
+        if unsigned >= ROWS || unsigned > 0 && old {
+            self.sign_end(now).await?;
+        }
+        Ok(())
+    }
+
+    /// Signs the log for somebody who is about to take it along: outside of here a row counts while somebody signed for it.
+    /// Where that cannot be, as on a full disk, there is what was signed before.
+    async fn sign_for_reader(self: &Arc<Self>) {
+        let signed = match self.unsigned().await {
+            Ok((0, _)) => return,
+            Ok(_) => self.sign_end(self.now()).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = signed {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, "the end of the audit log is shown without a signature");
+        }
+    }
+
+    /// How many rows nobody signed for, and when somebody did last.
+    async fn unsigned(&self) -> Result<(u64, u64), Error> {
+        let ends = self.store.read(|tx| {
             let (last, _) = tx.last_audit()?.unwrap_or_default();
             let (signed, at) = tx.last_checkpoint()?.unwrap_or_default();
-            // A clock that was put back is no reason to wait for it.
-            let old = now >= at.saturating_add(SECONDS) || now < at;
-            Ok(last >= signed + ROWS || last > signed && old)
+            Ok((last.saturating_sub(signed), at))
         });
-        if !due.await? {
-            return Ok(());
-        }
+        ends.await
+    }
+
+    async fn sign_end(self: &Arc<Self>, now: u64) -> Result<(), Error> {
         let this = self.clone();
         self.store
             .write_reserved(move |tx| {
@@ -74,12 +98,17 @@ impl Authority {
             .await
     }
 
-    /// Up to 1,000 checkpoints after the one at row `after`.
+    /// Up to 1,000 checkpoints after the one at row `after`; the newest of all covers the log as it is now.
     ///
     /// # Errors
     /// Not allowed, or the store failed.
-    pub async fn checkpoints(&self, caller: &Caller, after: u64) -> Result<Vec<Checkpoint>, Error> {
+    pub async fn checkpoints(
+        self: &Arc<Self>,
+        caller: &Caller,
+        after: u64,
+    ) -> Result<Vec<Checkpoint>, Error> {
         self.authorise(caller, Operation::ListCheckpoints).await?;
+        self.sign_for_reader().await;
         let after = after.min(NUMBER_MAX);
         let rows = self.store.read(move |tx| Ok(tx.checkpoints_after(after, PAGE_MAX)?)).await?;
         Ok(rows.into_iter().map(checkpoint_of).collect())

@@ -202,6 +202,26 @@ async fn old_rows_are_forgotten_up_to_a_checkpoint_and_the_rest_still_holds() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_fetches_checkpoints_gets_one_over_the_last_row() {
+    let server = Running::start().await;
+    for name in ["a", "b"] {
+        server.token(name, &[]).await;
+        let log = Log::fetch(&server).await;
+        let verified = log.verify(&server.roots()).unwrap();
+        assert_eq!((verified.signed, verified.unsigned_since), (verified.last, None));
+    }
+    let made = Log::fetch(&server).await.checkpoints.len();
+    assert_eq!(Log::fetch(&server).await.checkpoints.len(), made, "over one row there is one");
+    // Where nothing can be written there are those from before.
+    server.token("c", &[]).await;
+    server.authority.measure_space_with(|| Some(0));
+    let _ = server.authority.housekeep().await;
+    let log = Log::fetch(&server).await;
+    let verified = log.verify(&server.roots()).unwrap();
+    assert_eq!((log.checkpoints.len(), verified.unsigned()), (made, Some((verified.last, verified.last))));
+}
+
 /// What somebody who can write the store does while the authority is stopped.
 async fn edited_while_stopped(server: Running, sql: &str) -> Running {
     let (dir, clock, config) = server.stop().await;

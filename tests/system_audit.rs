@@ -107,6 +107,36 @@ fn a_log_whose_checkpoints_were_removed_does_not_hold() {
 }
 
 #[test]
+fn an_export_goes_on_after_half_a_line_and_beside_nobody() {
+    let home = TempDir::new();
+    let (_running, _) = authority::start(home.path(), "127.0.0.1:0");
+    let ask = |arguments: &[&str]| ask(home.path(), arguments);
+    ask(&["audit", "export", "audit.jsonl"]).success();
+    let path = home.path().join("audit.jsonl");
+    let whole = std::fs::read_to_string(&path).unwrap();
+    // As a full disk leaves it: within the first line, within another, without the last one's end.
+    for length in [1, 20, whole.len() / 2, whole.len() - 1] {
+        std::fs::write(&path, &whole[..length]).unwrap();
+        ask(&["audit", "export", "audit.jsonl"]).success();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), whole, "cut at {length}");
+    }
+    // What is no log is left as it is.
+    for notes in ["my notes", "my notes\n", "{\"my\": 1}"] {
+        std::fs::write(&path, notes).unwrap();
+        ask(&["audit", "export", "audit.jsonl"])
+            .failure(&["line 1 of `audit.jsonl` is no part of an audit log"]);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), notes);
+    }
+    std::fs::write(&path, "").unwrap();
+    let held = std::fs::File::open(&path).unwrap();
+    held.lock().unwrap();
+    ask(&["audit", "export", "audit.jsonl"]).failure(&["another export is at work with `audit.jsonl`"]);
+    drop(held);
+    ask(&["audit", "export", "audit.jsonl"]).success();
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), whole);
+}
+
+#[test]
 fn what_the_authority_exports_is_verified_over_its_files() {
     let home = TempDir::new();
     let (data, config) = (home.path().join("site"), home.path().join("site.toml"));

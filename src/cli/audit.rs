@@ -17,6 +17,7 @@ use smqtt_core::identity::fingerprint;
 use super::admin::print_json;
 use super::caller::{CallerArgs, certificates as certificates_in};
 use super::failure::Failure;
+use super::lock::lock;
 use super::{date, hex, print_line};
 
 /// How often `--follow` asks.
@@ -173,19 +174,35 @@ struct Exported {
 }
 
 impl Exported {
+    /// Nobody else writes to the file as long as this lives. Half a line at its end, as a full disk leaves it, is taken away:
+    /// its row comes again.
     fn open(path: &Path) -> Result<Self, Failure> {
-        let (mut row, mut signed) = (0, 0);
-        if path.exists() {
-            for line in lines(path)? {
-                match line? {
-                    AuditLine::Record(record) => row = record.number,
-                    AuditLine::Checkpoint(checkpoint) => signed = checkpoint.number,
-                }
-            }
-        }
         let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
         let file = file.map_err(|error| unwritable(path, &error))?;
-        Ok(Self { path: path.to_owned(), file, row, signed, count: 0 })
+        lock(&file, path, "another export")?;
+        let mut exported = Self { path: path.to_owned(), file, row: 0, signed: 0, count: 0 };
+        let (mut lines, mut whole) = (Lines::of(path)?, 0);
+        loop {
+            let line = lines.bytes()?;
+            if is_cut(&line) {
+                break;
+            }
+            exported.reached(&lines.parse(&line)?);
+            whole += line.len() as u64;
+        }
+        let cut = || {
+            let is_more = exported.file.metadata()?.len() > whole;
+            if is_more { exported.file.set_len(whole) } else { Ok(()) }
+        };
+        cut().map_err(|error| unwritable(path, &error))?;
+        Ok(exported)
+    }
+
+    fn reached(&mut self, line: &AuditLine) {
+        match line {
+            AuditLine::Record(row) => self.row = row.number,
+            AuditLine::Checkpoint(checkpoint) => self.signed = checkpoint.number,
+        }
     }
 
     /// Adds the rows up to `end`, each checkpoint after its row.
@@ -219,10 +236,8 @@ impl Exported {
         let mut text = serde_json::to_vec(line).unwrap_or_default();
         text.push(b'\n');
         self.file.write_all(&text).map_err(|error| unwritable(&self.path, &error))?;
-        match line {
-            AuditLine::Record(row) => (self.row, self.count) = (row.number, self.count + 1),
-            AuditLine::Checkpoint(checkpoint) => self.signed = checkpoint.number,
-        }
+        self.count += u64::from(matches!(line, AuditLine::Record(_)));
+        self.reached(line);
         Ok(())
     }
 
@@ -233,29 +248,59 @@ impl Exported {
     }
 }
 
+/// Whether this is a line that was not written to its end, or nothing, and not what somebody else wrote.
+fn is_cut(line: &[u8]) -> bool {
+    let ended = line.last() == Some(&b'\n') || line.len() == LINE_BYTES_MAX;
+    let begins = |head: &[u8]| line.iter().zip(head).all(|(is, should)| is == should);
+    !ended && (begins(b"{\"record\":{") || begins(b"{\"checkpoint\":{"))
+}
+
 fn unwritable(path: &Path, error: &std::io::Error) -> Failure {
     Failure::new(format!("cannot write `{}`", path.display())).because(error)
 }
 
 /// The lines of an exported log.
-fn lines(path: &Path) -> Result<impl Iterator<Item = Result<AuditLine, Failure>> + use<>, Failure> {
-    let name = path.display().to_string();
-    let file =
-        File::open(path).map_err(|error| Failure::new(format!("cannot read `{name}`")).because(&error))?;
-    let mut reader = BufReader::new(file);
-    let mut number = 0;
-    Ok(std::iter::from_fn(move || {
-        number += 1;
+struct Lines {
+    reader: BufReader<File>,
+    name: String,
+    number: u64,
+}
+
+impl Lines {
+    fn of(path: &Path) -> Result<Self, Failure> {
+        let name = path.display().to_string();
+        let file = File::open(path)
+            .map_err(|error| Failure::new(format!("cannot read `{name}`")).because(&error))?;
+        Ok(Self { reader: BufReader::new(file), name, number: 0 })
+    }
+
+    /// The next line as it is, with its end if it has one; empty where there is none.
+    fn bytes(&mut self) -> Result<Vec<u8>, Failure> {
+        self.number += 1;
         let mut line = Vec::new();
-        let read = std::io::Read::take(&mut reader, LINE_BYTES_MAX as u64).read_until(b'\n', &mut line);
-        match read {
-            Err(error) => Some(Err(Failure::new(format!("cannot read `{name}`")).because(&error))),
-            Ok(0) => None,
-            Ok(_) => Some(serde_json::from_slice(&line).map_err(|error| {
-                Failure::new(format!("line {number} of `{name}` is no part of an audit log")).because(&error)
-            })),
+        let read = std::io::Read::take(&mut self.reader, LINE_BYTES_MAX as u64).read_until(b'\n', &mut line);
+        read.map_err(|error| Failure::new(format!("cannot read `{}`", self.name)).because(&error))?;
+        Ok(line)
+    }
+
+    /// What a line says, the one that was read last.
+    fn parse(&self, line: &[u8]) -> Result<AuditLine, Failure> {
+        serde_json::from_slice(line).map_err(|error| {
+            let text = format!("line {} of `{}` is no part of an audit log", self.number, self.name);
+            Failure::new(text).because(&error)
+        })
+    }
+}
+
+impl Iterator for Lines {
+    type Item = Result<AuditLine, Failure>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match self.bytes() {
+            Ok(line) if line.is_empty() => None,
+            line => Some(line.and_then(|line| self.parse(&line))),
         }
-    }))
+    }
 }
 
 /// How far a log came.
@@ -334,7 +379,7 @@ fn verify_file(
     // Twice through the files: checkpoints are few, rows are many.
     let (files, mut checkpoints) = (with_rotated(path)?, Vec::new());
     for file in &files {
-        for line in lines(file)? {
+        for line in Lines::of(file)? {
             if let AuditLine::Checkpoint(checkpoint) = line? {
                 checkpoints.push(checkpoint);
             }
@@ -345,7 +390,7 @@ fn verify_file(
         verifier = verifier.of_part();
     }
     for file in &files {
-        for line in lines(file)? {
+        for line in Lines::of(file)? {
             if let AuditLine::Record(row) = line? {
                 verifier.row(&row).and_then(|()| look(&row)).map_err(|fault| does_not_hold(&fault))?;
             }

@@ -23,6 +23,7 @@ mod failure;
 mod files;
 mod inspect;
 mod listeners;
+mod lock;
 mod memory;
 mod monitor;
 mod password;

@@ -18,6 +18,30 @@ const MQTT: &str = include_str!("../docs/MQTT.md");
 const DASHBOARD: &str = include_str!("../docs/grafana-dashboard.json");
 const AUTHORITY_DASHBOARD: &str = include_str!("../docs/grafana-authority.json");
 
+/// What a unit of systemd says under this name.
+fn setting<'a>(unit: &'a str, name: &str) -> &'a str {
+    let mut lines = unit.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+    lines.next().unwrap_or_else(|| panic!("no {name}= in {unit}"))
+}
+
+#[test]
+fn services_may_use_the_sockets_and_files_that_the_docs_name() {
+    let authority = include_str!("../deploy/smqtt-authority.service");
+    let others =
+        [include_str!("../deploy/smqtt-broker.service"), include_str!("../deploy/smqtt-bridge.service")];
+    // admin.sock, and syslog's.
+    for unit in [authority].iter().chain(&others) {
+        let families: Vec<&str> = setting(unit, "RestrictAddressFamilies").split(' ').collect();
+        assert!(families.contains(&"AF_UNIX"), "{unit}");
+    }
+    assert_eq!(setting(authority, "ProtectSystem"), "strict");
+    let file = AUTHORITY.split_once("audit_file = \"").unwrap().1.split_once('"').unwrap().0;
+    let directory = format!("/var/log/{}/", setting(authority, "LogsDirectory"));
+    assert!(file.starts_with(&directory), "{file} cannot be written by the service");
+    let data = format!("/var/lib/{} ", setting(authority, "StateDirectory"));
+    assert!(setting(authority, "ExecStart").contains(&data));
+}
+
 /// The names of metrics in a text, as they are exposed.
 fn names(text: &str) -> BTreeSet<String> {
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');

@@ -89,7 +89,7 @@ fn a_full_disk_loses_nothing_and_is_forgotten_when_there_is_room() {
     let (disk, config) = (home.path().join("disk"), home.path().join("site.toml"));
     std::fs::create_dir(&disk).unwrap();
     // So that it finds out by itself.
-    std::fs::write(&config, "[authority]\nfree_bytes_min = 0\nfree_bytes_revoke_min = 0\n").unwrap();
+    std::fs::write(&config, "[authority]\nfree_bytes_min = 0\n").unwrap();
     let script = r#"mount -t tmpfs -o size=4m,mode=0700 tmpfs "$1"
         exec "$0" authority --listen 127.0.0.1:0 --data "$1/data" --config "$2""#;
     let running = Running::spawn(&mut mounted(home.path(), script, &[&disk, &config]));

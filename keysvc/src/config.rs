@@ -59,7 +59,7 @@ pub struct Config {
     pub audit_syslog: Option<String>,
     /// With fewer bytes free on the disk every change is refused but for revocations and the like; 0 for never.
     pub free_bytes_min: u64,
-    /// With fewer these are refused, too.
+    /// With fewer these are refused, too; not where `free_bytes_min` is 0.
     pub free_bytes_revoke_min: u64,
     /// What a connection may take.
     pub limits: Limits,
@@ -217,7 +217,7 @@ impl Config {
             let problem = format!("is `{text}`, not `unix:/PATH`, `udp:HOST:PORT` or `tcp:HOST:PORT`");
             return Err(ConfigError { key: "audit_syslog", problem });
         }
-        if self.free_bytes_revoke_min > self.free_bytes_min {
+        if self.free_bytes_min > 0 && self.free_bytes_revoke_min > self.free_bytes_min {
             let problem = format!("is {}, more than `free_bytes_min`", self.free_bytes_revoke_min);
             return Err(ConfigError { key: "free_bytes_revoke_min", problem });
         }
@@ -314,6 +314,11 @@ mod tests {
         for config in bad {
             assert!(config.check().is_err(), "{config:?}");
         }
+    }
+
+    #[test]
+    fn without_a_least_of_free_space_there_is_none_for_revocations_either() {
+        assert_eq!(Config { free_bytes_min: 0, ..Config::default() }.check(), Ok(()));
     }
 
     #[test]

@@ -39,6 +39,8 @@ impl Authority {
         let free = self.space.0.read().unwrap_or_else(PoisonError::into_inner)();
         let (config, free) = (&self.config, free.unwrap_or(u64::MAX));
         let room = match free {
+            // For never: then there is no last of it to keep for revocations.
+            _ if config.free_bytes_min == 0 => Room::Enough,
             free if free < config.free_bytes_revoke_min => Room::None,
             free if free < config.free_bytes_min => Room::Reserve,
             _ => Room::Enough,

@@ -109,6 +109,16 @@ async fn with_little_space_changes_are_refused_and_revocations_last() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn with_a_minimum_of_0_nothing_is_refused() {
+    let server = Running::with(Config { free_bytes_min: 0, ..Config::default() }).await;
+    let disk = Disk::of(&server);
+    server.enrol("a", &["x"]).await;
+    disk.has(&server, 0).await;
+    server.token("b", &[]).await;
+    assert_eq!(server.admin().post("/v1/devices/a/revoke", &json!({})).await.status, StatusCode::OK);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_a_measure_there_is_room() {
     let server = Running::start().await;
     server.authority.measure_space_with(|| None);

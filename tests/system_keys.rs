@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use common::peers::is_there;
@@ -98,6 +98,43 @@ fn shares_go_out_as_files_or_lines_and_come_back_one_by_one() {
     let old = authority(home.path(), &["--share", "shares/share-1.txt"], "");
     old.failure(&["of the set", "this store is sealed under the set"]);
     authority(home.path(), &["seal", "--to", "file"], &printed).success();
+}
+
+#[test]
+fn commands_of_root_leave_nothing_that_the_service_cannot_use() {
+    let home = made();
+    let site = home.path().join("site");
+    let theirs = |path: &Path| std::fs::metadata(path).unwrap().uid() == 4711;
+    if std::os::unix::fs::chown(&site, Some(4711), Some(4711)).is_err() {
+        return common::skipped("root's commands in a service's directory: needs root");
+    }
+    for path in files_below(&site) {
+        for path in path.ancestors().take_while(|path| *path != site) {
+            std::os::unix::fs::chown(path, Some(4711), Some(4711)).unwrap();
+        }
+    }
+    let key =
+        run(smqtt(home.path()).args(["authority", "recovery-key", "new", "recovery.key"]), b"").success();
+    authority(home.path(), &["recovery-key", "trust", key.trim()], "").success();
+    authority(home.path(), &["seal", "--to", "passphrase"], &format!("{PASSPHRASE}\n")).success();
+    authority(home.path(), &["seal", "--to", "file"], &format!("{PASSPHRASE}\n")).success();
+    let files = files_below(&site);
+    assert!(files.contains(&site.join("seal/seal.key")), "{files:?}");
+    assert!(files.iter().any(|file| file.starts_with(site.join("recovery"))), "{files:?}");
+    let roots: Vec<_> =
+        files.iter().filter(|file| !theirs(file) || !theirs(file.parent().unwrap())).collect();
+    assert!(roots.is_empty(), "{roots:?}");
+}
+
+#[test]
+fn the_log_says_which_file_a_backup_could_not_use_and_why() {
+    let home = made();
+    std::fs::write(home.path().join("site/recovery"), "no directory").unwrap();
+    let (running, _) = start(home.path(), &[]);
+    let backup = authority(home.path(), &["backup", "--out", "site.backup"], "");
+    backup.failure(&["the authority's files cannot be used"]);
+    let line = running.err.line("a request failed");
+    assert!(line.contains("site/recovery`: Not a directory (os error 20)"), "{line}");
 }
 
 /// The same command again and again, killed at its first write to the disk, its second, and so on, until it comes to its end.

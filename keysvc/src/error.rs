@@ -458,6 +458,20 @@ impl OpenError {
     }
 }
 
+/// An error with all that caused it, in one line: for the log, which shows of an error its first sentence only.
+pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let said = error.to_string();
+        if !text.ends_with(&said) {
+            text += &format!(": {said}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
 /// A time as people read it, in UTC.
 fn date(seconds: u64) -> String {
     let at = crate::pki::time(seconds);

@@ -10,7 +10,7 @@ use smqtt_core::audit::{FORGET, OWN_ACTOR, checkpoint, forgotten};
 use smqtt_core::identity::Fingerprint;
 
 use super::{Authority, Caller, Operation};
-use crate::error::Error;
+use crate::error::{Error, with_causes};
 use crate::store::{CheckpointRow, NUMBER_MAX, StoreError};
 
 /// Signed when there are so many new rows,
@@ -41,8 +41,10 @@ impl Authority {
             Err(error) => Err(error),
         };
         if let Err(error) = signed {
-            let error = &error as &dyn std::error::Error;
-            tracing::warn!(error, "the end of the audit log is shown without a signature");
+            tracing::warn!(
+                error = with_causes(&error),
+                "the end of the audit log is shown without a signature"
+            );
         }
     }
 

@@ -4,7 +4,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use smqtt_core::api::{PROBLEM_TYPE, Problem};
 
-use crate::error::Error;
+use crate::error::{Error, with_causes};
 
 /// After how long to ask again, where nobody knows better.
 const RETRY_AFTER_SECONDS: u64 = 5;
@@ -36,7 +36,8 @@ impl From<Error> for Refused {
         let status = status(&error);
         // That there is no space is said when it begins.
         if status.is_server_error() && !matches!(error, Error::LowSpace) {
-            tracing::error!(error = &error as &dyn std::error::Error, "a request failed");
+            // The answer names no file of ours; the log does.
+            tracing::error!(error = with_causes(&error), "a request failed");
         }
         let mut refused = Self::new(status, error.code(), error.to_string());
         refused.0.hint = error.hint();

@@ -218,6 +218,12 @@ fn a_file_of_devices_becomes_a_file_of_tokens_and_a_run_that_broke_off_goes_on()
     bulk(&format!("{head}a,,,,,\n-,,,,,\n")).failure(&["devices.csv:3", "a name has"]);
     bulk(&format!("{head}a,,,,,\n{},,,,,\n", "0f".repeat(16))).failure(&["devices.csv:3", "an identifier"]);
     bulk("name,colour\na,red\n").failure(&["devices.csv:2", "colour", "the columns are"]);
+    // Lines are counted as editors do, also those of a file from Windows, and empty ones.
+    let windows = |text: &str| bulk(&format!("{head}{text}").replace('\n', "\r\n"));
+    windows("a,,,,,\nb,,,x=,,\n").failure(&["devices.csv:3", "attribute `x=`"]);
+    windows("a,,,,,\n\n\nb,,\n").failure(&["devices.csv:5", "has 3 columns, and the first line 6"]);
+    windows("a,,,,,\nb,none,,,,\n").failure(&["devices.csv:3", "no group `none`"]);
+    bulk(&format!("{head}a,,,,,\nb,ward-3,none,,,\n")).failure(&["devices.csv:3", "no profile `none`"]);
     assert!(!out.exists() && !site.run(&["token", "list"]).success().contains("  a  "));
     // What is there and is no file of tokens stays as it is: another text, one without an end of line, what is no text at all.
     for other in [
@@ -234,19 +240,26 @@ fn a_file_of_devices_becomes_a_file_of_tokens_and_a_run_that_broke_off_goes_on()
     std::fs::remove_file(&out).unwrap();
 
     let text =
-        format!("{head}one,ward-3,,floor=2; wing=east,,\ntwo,none,,,,\nthree,,sensor,,\"ward=3\",T-3\n");
-    bulk(&text).failure(&["devices.csv:3", "no group `none`"]);
+        format!("{head}one,ward-3,,floor=2; wing=east,,\ntwo,ward-3,,,,\nthree,,sensor,,\"ward=3\",T-3\n");
+    // What only the turn of a line shows.
+    site.enrol("two", &[]);
+    bulk(&text).failure(&["devices.csv:3", "there is a device `two` already"]);
+    site.run(&["device", "revoke", "two"]).success();
     let first = std::fs::read_to_string(&out).unwrap();
     assert_eq!(first.lines().count(), 2, "what was made is there: {first}");
     // As a crash leaves it: a line that was cut off.
     std::fs::write(&out, format!("{first}two,smqtt1.abc")).unwrap();
-    let done = bulk(&text.replace("none", "ward-3"));
+    let held = std::fs::File::open(&out).unwrap();
+    held.lock().unwrap();
+    bulk(&text).failure(&["another `smqtt token bulk` is at work with", "tokens.csv"]);
+    drop(held);
+    let done = bulk(&text);
     assert!(done.success().contains("2 tokens in") && done.err.contains("100%"), "{}", done.err);
     let all = std::fs::read_to_string(&out).unwrap();
     assert!(all.starts_with(&first) && !all.contains("smqtt1.abc\n"), "{all}");
     let mode = std::os::unix::fs::PermissionsExt::mode(&out.metadata().unwrap().permissions());
     assert_eq!(mode & 0o777, 0o600);
-    assert!(bulk(&text.replace("none", "ward-3")).success().contains("0 tokens in"));
+    assert!(bulk(&text).success().contains("0 tokens in"));
     assert_eq!(std::fs::read_to_string(&out).unwrap(), all);
 
     let token = |name: &str| {

@@ -11,13 +11,15 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Deserialize;
+use smqtt_client::authority::Authority;
 use smqtt_client::files::{read_bounded, read_if_any};
-use smqtt_core::api::{NewToken, TokenRequest};
+use smqtt_core::api::{Group, NewToken, Profile, TokenRequest};
 use smqtt_core::policy::Policy;
 use zeroize::Zeroizing;
 
 use super::caller::CallerArgs;
 use super::failure::Failure;
+use super::lock::lock;
 use super::print_line;
 use super::token::{check_attributes, seconds};
 
@@ -64,9 +66,10 @@ struct Line {
 pub async fn run(args: &BulkArgs) -> Result<(), Failure> {
     let bytes = read_bounded(&args.file, FILE_BYTES_MAX)?;
     let requests = requests(&bytes, args)?;
+    let authority = args.site.authority().await?;
+    check_known(&authority, &requests, args).await?;
     let (mut out, done) = open(&args.out)?;
     let todo: Vec<_> = requests.into_iter().filter(|(_, request)| !done.contains(&request.name)).collect();
-    let authority = args.site.authority().await?;
     let mut progress = Progress::new(todo.len());
     for (line, request) in &todo {
         let made: NewToken = authority
@@ -85,6 +88,32 @@ pub async fn run(args: &BulkArgs) -> Result<(), Failure> {
     print_line(format!("{} tokens in {}{before}", todo.len(), args.out.display()))
 }
 
+/// Whether the authority has all profiles and groups that are named.
+async fn check_known(
+    authority: &Authority,
+    requests: &[(u64, TokenRequest)],
+    args: &BulkArgs,
+) -> Result<(), Failure> {
+    let (mut profiles, mut groups) = (BTreeSet::new(), BTreeSet::new());
+    if requests.iter().any(|(_, request)| request.profile.is_some()) {
+        let all: Vec<Profile> = authority.get("/v1/profiles").await?;
+        profiles.extend(all.into_iter().map(|profile| profile.name));
+    }
+    if requests.iter().any(|(_, request)| request.group.is_some()) {
+        let all: Vec<Group> = authority.get("/v1/groups").await?;
+        groups.extend(all.into_iter().map(|group| group.name));
+    }
+    for (line, request) in requests {
+        let named = [("profile", &request.profile, &profiles), ("group", &request.group, &groups)];
+        for (what, name, known) in named {
+            if let Some(name) = name.as_ref().filter(|name| !known.contains(*name)) {
+                return Err(at(args, *line, &format!("there is no {what} `{name}`")));
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Each line as a request, with its number. The first that makes no sense is named.
 fn requests(bytes: &[u8], args: &BulkArgs) -> Result<Vec<(u64, TokenRequest)>, Failure> {
     let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(bytes);
@@ -92,26 +121,54 @@ fn requests(bytes: &[u8], args: &BulkArgs) -> Result<Vec<(u64, TokenRequest)>, F
     let headers = headers.map_err(|error| at(args, 1, &error.to_string()))?;
     let (mut requests, mut names) = (Vec::new(), BTreeSet::new());
     let mut record = csv::StringRecord::new();
+    let mut lines = LineNumbers { bytes, line: 1 };
     loop {
-        let place = reader.position().line();
-        let more = reader.read_record(&mut record).map_err(|error| at(args, place, &error.to_string()))?;
+        let number = lines.next(bytes.len() - usize::try_from(reader.position().byte()).unwrap_or(0));
+        let more = reader.read_record(&mut record).map_err(|error| at(args, number, &what(&error)))?;
         if !more {
             return Ok(requests);
         }
-        let number = record.position().map_or(place, csv::Position::line);
-        let line: Line = record.deserialize(Some(&headers)).map_err(|error| {
-            let text = match error.kind() {
-                csv::ErrorKind::Deserialize { err, .. } => err.to_string(),
-                _ => error.to_string(),
-            };
-            at(args, number, &text).hint(format!("the columns are {COLUMNS}"))
-        })?;
+        let line: Line = record
+            .deserialize(Some(&headers))
+            .map_err(|error| at(args, number, &what(&error)).hint(format!("the columns are {COLUMNS}")))?;
         let request = request(line, args)
             .map_err(|failure| failure.within(&format!("{}:{number}", args.file.display())))?;
         if !names.insert(request.name.clone()) {
             return Err(at(args, number, &format!("`{}` is there twice", request.name)));
         }
         requests.push((number, request));
+    }
+}
+
+/// Counts lines as editors do. The reader's own count is of one less after a line that ends with CR and LF.
+struct LineNumbers<'a> {
+    /// What was not counted yet.
+    bytes: &'a [u8],
+    line: u64,
+}
+
+impl LineNumbers<'_> {
+    /// The number of the line of the record that begins where so many bytes are `left`, or after empty lines there.
+    fn next(&mut self, left: usize) -> u64 {
+        let is_end = |byte: &&u8| matches!(byte, b'\r' | b'\n');
+        let passed = self.bytes.len() - left;
+        let passed = passed + self.bytes[passed..].iter().take_while(is_end).count();
+        let (passed, left) = self.bytes.split_at(passed);
+        self.line += passed.iter().filter(|byte| **byte == b'\n').count() as u64;
+        self.bytes = left;
+        self.line
+    }
+}
+
+/// What is wrong with a record, without the place: that is ours to say.
+fn what(error: &csv::Error) -> String {
+    match error.kind() {
+        csv::ErrorKind::Deserialize { err, .. } => err.to_string(),
+        csv::ErrorKind::Utf8 { err, .. } => err.to_string(),
+        csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
+            format!("has {len} columns, and the first line {expected_len}")
+        }
+        _ => error.to_string(),
     }
 }
 
@@ -145,6 +202,9 @@ fn at(args: &BulkArgs, line: u64, what: &str) -> Failure {
 
 /// The output, to be appended to, and the names in it. A last line that was cut off is taken away.
 fn open(path: &Path) -> Result<(File, BTreeSet<String>), Failure> {
+    let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path);
+    let file = file.map_err(|error| unwritable(path, &error))?;
+    lock(&file, path, "another `smqtt token bulk`")?;
     let text = read_if_any(path, FILE_BYTES_MAX)?.map(Zeroizing::new);
     let text = text.as_ref().map_or(Ok(""), |bytes| std::str::from_utf8(bytes));
     let ours = text.ok().filter(|text| text.is_empty() || text.starts_with(HEAD));
@@ -155,17 +215,14 @@ fn open(path: &Path) -> Result<(File, BTreeSet<String>), Failure> {
     let whole = text.rfind('\n').map_or(0, |end| end + 1);
     let names = text[..whole].lines().skip(1).filter_map(|line| line.split(',').next());
     let names: BTreeSet<String> = names.map(str::to_owned).collect();
-    let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path);
-    let prepared = file.and_then(|mut file| {
+    let prepare = |mut file: &File| {
         // Also where somebody made it before.
         file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
         file.set_len(whole as u64)?;
-        if whole == 0 {
-            file.write_all(HEAD.as_bytes())?;
-        }
-        Ok(file)
-    });
-    Ok((prepared.map_err(|error| unwritable(path, &error))?, names))
+        if whole == 0 { file.write_all(HEAD.as_bytes()) } else { Ok(()) }
+    };
+    prepare(&file).map_err(|error| unwritable(path, &error))?;
+    Ok((file, names))
 }
 
 fn unwritable(path: &Path, error: &std::io::Error) -> Failure {

@@ -2,13 +2,18 @@
 
 mod common;
 
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
+use std::process::{Child, ChildStderr, Stdio};
 
 use common::peers::is_there;
 use common::process::{Ended, Running, run};
 use common::site::{Site, Up, address, smqtt};
-use common::{TempDir, files_below};
+use common::{DEADLINE, TempDir, files_below, until};
+use rustix::pty::OpenptFlags;
+use rustix::termios::{LocalModes, SpecialCodeIndex, tcgetattr};
 
 const PASSPHRASE: &str = "correct horse battery staple";
 
@@ -67,6 +72,80 @@ fn a_passphrase_comes_from_standard_input_or_a_file_and_is_nowhere_to_be_found()
     let (running, again) = start(home.path(), &[]);
     running.end().success();
     assert_eq!(fingerprint, again);
+}
+
+/// A terminal: the side of whoever types, and the program's.
+fn terminal() -> (File, File) {
+    let typed = rustix::pty::openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    rustix::pty::grantpt(&typed).unwrap();
+    rustix::pty::unlockpt(&typed).unwrap();
+    let name = rustix::pty::ptsname(&typed, Vec::new()).unwrap().into_string().unwrap();
+    let flags = OpenptFlags::NOCTTY.bits().cast_signed();
+    let read = OpenOptions::new().read(true).write(true).custom_flags(flags).open(name).unwrap();
+    (typed.into(), read)
+}
+
+/// A program at a terminal, which does not outlive the test.
+struct Asking(Child);
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_terminal_shows_what_is_typed_again_after_a_passphrase_and_after_ctrl_c() {
+    let home = made();
+    let (mut typed, terminal) = terminal();
+    let before = tcgetattr(&terminal).unwrap();
+    let seal = || {
+        let mut command = smqtt(home.path());
+        command.args(["authority", "seal", "--to", "passphrase", "--data", "site"]);
+        let mut child = command.stdin(terminal.try_clone().unwrap()).stderr(Stdio::piped()).spawn().unwrap();
+        let err = child.stderr.take().unwrap();
+        (Asking(child), err)
+    };
+    let wait_prompt = |err: &mut ChildStderr, prompt: &str| {
+        let mut text = Vec::new();
+        while !common::contains(&text, prompt.as_bytes()) {
+            let mut byte = [0];
+            assert_eq!(err.read(&mut byte).unwrap(), 1, "{}", String::from_utf8_lossy(&text));
+            text.push(byte[0]);
+        }
+        assert!(!tcgetattr(&terminal).unwrap().local_modes.contains(LocalModes::ECHO));
+    };
+    let ended = |asking: &mut Asking| until("its end", DEADLINE, || asking.0.try_wait().unwrap());
+    let is_as_before = || {
+        let now = tcgetattr(&terminal).unwrap();
+        assert_eq!(now.local_modes, before.local_modes);
+        assert_eq!(now.special_codes[SpecialCodeIndex::VEOL], before.special_codes[SpecialCodeIndex::VEOL]);
+    };
+    let (mut child, mut err) = seal();
+    wait_prompt(&mut err, "new passphrase: ");
+    typed.write_all(b"correct ho\x03").unwrap();
+    assert_eq!(ended(&mut child).code(), Some(130));
+    is_as_before();
+    assert!(home.path().join("site/seal/seal.key").exists(), "the seal is as it was");
+
+    // Typed to the end, with a slip that was taken back.
+    let (mut child, mut err) = seal();
+    wait_prompt(&mut err, "new passphrase: ");
+    typed.write_all(format!("x\x7f{PASSPHRASE}\n").as_bytes()).unwrap();
+    wait_prompt(&mut err, "once more: ");
+    typed.write_all(format!("{PASSPHRASE}\n").as_bytes()).unwrap();
+    assert!(ended(&mut child).success());
+    is_as_before();
+    start(home.path(), &["--passphrase-file", &passphrase_file(home.path())]).0.end().success();
+}
+
+/// A file with the passphrase, for us alone.
+fn passphrase_file(home: &Path) -> String {
+    let path = home.join("pass");
+    std::fs::write(&path, format!("{PASSPHRASE}\n")).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    path.to_str().unwrap().to_owned()
 }
 
 #[test]

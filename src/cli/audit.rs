@@ -215,15 +215,16 @@ impl Exported {
         let mut pending = pending.into_iter().peekable();
         while self.row < end {
             let page = rows(authority, self.row).await?;
-            if page.is_empty() {
-                break;
-            }
+            let before = self.row;
             for row in page.into_iter().take_while(|row| row.number <= end) {
                 // One over rows that were pruned comes before the first that is left.
                 while let Some(checkpoint) = pending.next_if(|checkpoint| checkpoint.number < row.number) {
                     self.write(&AuditLine::Checkpoint(checkpoint))?;
                 }
                 self.write(&AuditLine::Record(row))?;
+            }
+            if self.row == before {
+                break;
             }
         }
         for checkpoint in pending.take_while(|checkpoint| checkpoint.number <= end) {

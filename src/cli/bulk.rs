@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use smqtt_client::authority::Authority;
 use smqtt_client::files::{read_bounded, read_if_any};
 use smqtt_core::api::{Group, NewToken, Profile, TokenRequest};
@@ -88,24 +89,34 @@ pub async fn run(args: &BulkArgs) -> Result<(), Failure> {
     print_line(format!("{} tokens in {}{before}", todo.len(), args.out.display()))
 }
 
+/// All there are at `path`; `None` for an access token that may make tokens and not look.
+async fn listed<T: DeserializeOwned>(authority: &Authority, path: &str) -> Result<Option<Vec<T>>, Failure> {
+    match authority.get(path).await {
+        Ok(all) => Ok(Some(all)),
+        Err(error) if error.code() == Some("scope") => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// Whether the authority has all profiles and groups that are named.
 async fn check_known(
     authority: &Authority,
     requests: &[(u64, TokenRequest)],
     args: &BulkArgs,
 ) -> Result<(), Failure> {
-    let (mut profiles, mut groups) = (BTreeSet::new(), BTreeSet::new());
+    let (mut profiles, mut groups) = (None, None);
     if requests.iter().any(|(_, request)| request.profile.is_some()) {
-        let all: Vec<Profile> = authority.get("/v1/profiles").await?;
-        profiles.extend(all.into_iter().map(|profile| profile.name));
+        let all: Option<Vec<Profile>> = listed(authority, "/v1/profiles").await?;
+        profiles = all.map(|all| all.into_iter().map(|profile| profile.name).collect::<BTreeSet<_>>());
     }
     if requests.iter().any(|(_, request)| request.group.is_some()) {
-        let all: Vec<Group> = authority.get("/v1/groups").await?;
-        groups.extend(all.into_iter().map(|group| group.name));
+        let all: Option<Vec<Group>> = listed(authority, "/v1/groups").await?;
+        groups = all.map(|all| all.into_iter().map(|group| group.name).collect::<BTreeSet<_>>());
     }
     for (line, request) in requests {
         let named = [("profile", &request.profile, &profiles), ("group", &request.group, &groups)];
         for (what, name, known) in named {
+            let Some(known) = known else { continue };
             if let Some(name) = name.as_ref().filter(|name| !known.contains(*name)) {
                 return Err(at(args, *line, &format!("there is no {what} `{name}`")));
             }

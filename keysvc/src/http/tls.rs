@@ -86,8 +86,7 @@ fn issue(authority: &Authority) -> Result<Current, Error> {
 pub(super) fn config(
     authority: &Arc<Authority>,
 ) -> Result<(Arc<ServerConfig>, Arc<Certificate>), Box<dyn std::error::Error + Send + Sync>> {
-    let window = Duration::from_secs(authority.config().renewal_window_days * 86_400);
-    let verifier = Lenient::new(authority.clone(), window)?;
+    let verifier = Lenient::new(authority.clone())?;
     let certificate = Arc::new(Certificate::new(authority.clone())?);
     let time = Arc::new(Time(authority.clock().clone()));
     let mut config = ServerConfig::builder_with_details(provider(), time)
@@ -112,11 +111,10 @@ impl TimeProvider for Time {
     }
 }
 
-/// Lets a certificate pass that expired not long ago: a device that was off line must be able to renew it. Everything
-/// but renewal refuses it later.
+/// Lets a certificate pass that has expired: a device that was off line must be able to renew it, and whoever comes too late for
+/// that is told so, on record. Everything else refuses it later.
 struct Lenient {
     authority: Arc<Authority>,
-    window: Duration,
     /// By which roots, and what checks with them.
     current: RwLock<(Arc<Roots>, Arc<dyn ClientCertVerifier>)>,
     /// All roots have one name; and what else does not depend on them.
@@ -130,13 +128,10 @@ impl fmt::Debug for Lenient {
 }
 
 impl Lenient {
-    fn new(
-        authority: Arc<Authority>,
-        window: Duration,
-    ) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
+    fn new(authority: Arc<Authority>) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
         let roots = authority.current_roots();
         let first = verifier(&roots)?;
-        Ok(Self { authority, window, current: RwLock::new((roots, first.clone())), first })
+        Ok(Self { authority, current: RwLock::new((roots, first.clone())), first })
     }
 
     /// What checks with the roots as they are now.
@@ -173,9 +168,7 @@ impl ClientCertVerifier for Lenient {
         let verifier = self.verifier()?;
         let verify = |at| verifier.verify_client_cert(end_entity, intermediates, at);
         match verify(now) {
-            Err(Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. }))
-                if now.as_secs() <= not_after.as_secs().saturating_add(self.window.as_secs()) =>
-            {
+            Err(Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. })) => {
                 verify(not_after)
             }
             result => result,

@@ -303,7 +303,14 @@ async fn an_expired_certificate_renews_itself_for_a_while_and_does_nothing_else(
     assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
     let other = server.enrol("b", &[]).await;
     server.clock.advance(61 * DAY);
-    assert!(closed_without_answer(&server.client(&other), "/v1/keys").await);
+    let late = server.client(&other);
+    late.get("/v1/keys").await.problem(403, "certificate-expired");
+    late.post("/v1/renew", &other.keys.renewal()).await.problem(403, "certificate-expired");
+    // Which renews the administrator as well.
+    server.authority.housekeep().await.unwrap();
+    let rows: Vec<AuditRecord> = server.admin().get("/v1/audit").await.json();
+    let refused = rows.iter().find(|row| row.action == "refused renew: certificate-expired").unwrap();
+    assert_eq!(refused.actor, format!("b {}", other.id()));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -157,5 +157,7 @@ async fn a_reader_forgets_the_publishers_of_a_retired_root() {
     nurse.refresh().await.unwrap();
     assert_eq!(nurse.sees(&mut opener, WARD, &compact()), "broken no-header");
     assert_eq!(nurse.sees(&mut opener, WARD, &first), "broken publisher-not-verified");
-    sensor.refresh().await.unwrap_err();
+    // Told so, and not that the connection broke, which it would try again.
+    let error = sensor.refresh().await.unwrap_err();
+    assert!(!error.is_temporary(), "{error}");
 }

@@ -243,7 +243,7 @@ fn a_file_of_devices_becomes_a_file_of_tokens_and_a_run_that_broke_off_goes_on()
         format!("{head}one,ward-3,,floor=2; wing=east,,\ntwo,ward-3,,,,\nthree,,sensor,,\"ward=3\",T-3\n");
     // What only the turn of a line shows.
     site.enrol("two", &[]);
-    bulk(&text).failure(&["devices.csv:3", "there is a device `two` already"]);
+    bulk(&text).failure(&["devices.csv:3", "the name `two` is taken"]);
     site.run(&["device", "revoke", "two"]).success();
     let first = std::fs::read_to_string(&out).unwrap();
     assert_eq!(first.lines().count(), 2, "what was made is there: {first}");

@@ -144,16 +144,21 @@ struct Server {
 impl Server {
     async fn connection(self, stream: TcpStream, address: IpAddr) {
         let _ = stream.set_nodelay(true);
-        let handshake = self.acceptor.accept(stream);
+        let handshake = self.acceptor.accept(stream).into_fallible();
         let stream = match tokio::time::timeout(ms(self.limits.handshake_timeout_ms), handshake).await {
             Ok(Ok(stream)) => stream,
             failed => {
                 self.authority.count_stranger(address);
                 self.authority.counts().handshake(if failed.is_ok() { "failed" } else { "timeout" });
-                return match failed {
-                    Ok(Err(error)) => tracing::debug!(%address, %error, "TLS failed"),
+                match failed {
+                    Ok(Err((error, stream))) => {
+                        tracing::debug!(%address, %error, "TLS failed");
+                        // With what is wrong: a device has sent its request by then.
+                        take_leave(stream).await;
+                    }
                     _ => tracing::debug!(%address, "TLS took too long"),
-                };
+                }
+                return;
             }
         };
         self.authority.counts().handshake("done");

@@ -168,8 +168,15 @@ impl ClientCertVerifier for Lenient {
         let verifier = self.verifier()?;
         let verify = |at| verifier.verify_client_cert(end_entity, intermediates, at);
         match verify(now) {
-            Err(Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. })) => {
-                verify(not_after)
+            Err(Error::InvalidCertificate(CertificateError::ExpiredContext { time, not_after })) => {
+                // Of one that did not hold then, either, that it is over is what its holder can do something about.
+                let expired = CertificateError::ExpiredContext { time, not_after };
+                verify(not_after).map_err(|_| Error::InvalidCertificate(expired))
+            }
+            // All roots have one name: of a retired one it is the signature that does not fit. Said so, it would be a fault of
+            // the connection to whoever reads the alert, and worth another try.
+            Err(Error::InvalidCertificate(CertificateError::BadSignature)) => {
+                Err(Error::InvalidCertificate(CertificateError::UnknownIssuer))
             }
             result => result,
         }

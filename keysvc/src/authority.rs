@@ -89,7 +89,7 @@ pub struct Authority {
     secrets: Secrets,
     store: Store,
     bundle: watch::Sender<bundle::Published>,
-    keygen: Semaphore,
+    keygen: Arc<Semaphore>,
     /// Devices for which long keys are being generated.
     deriving: Mutex<BTreeSet<DeviceId>>,
     denials: Mutex<audit::Denials>,
@@ -198,7 +198,7 @@ impl Authority {
             secrets,
             store: opening.start(&counts)?,
             bundle: watch::Sender::new(published),
-            keygen: Semaphore::new(cores),
+            keygen: Arc::new(Semaphore::new(cores)),
             deriving: Mutex::default(),
             denials: Mutex::default(),
             tidied: Mutex::new(now),

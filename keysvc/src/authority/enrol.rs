@@ -360,7 +360,7 @@ impl Authority {
     }
 
     async fn enrolment(self: &Arc<Self>, enrolled: Enrolled) -> Result<Enrolment, Error> {
-        let keys = self.derive(enrolled.plan).await?;
+        let keys = self.derive(enrolled.plan, true).await?;
         let in_trust = self.roots();
         Ok(Enrolment {
             id: enrolled.device.id.to_string(),

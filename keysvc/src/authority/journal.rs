@@ -174,6 +174,13 @@ pub(super) fn apply(tx: &Tx<'_>, config: &Config, entries: &[JournalEntry]) -> R
                     }
                     Some(_) => {
                         tx.revoke_device(*id, entry.at)?;
+                        let whose = format!("{name} {id}");
+                        match tx.remove_tokens_of(&whose, entry.at)? {
+                            0 => {}
+                            tokens => {
+                                caught_up.did(Operation::RemoveToken, format!("{tokens} made by {whose}"))
+                            }
+                        }
                         Operation::Revoke
                     }
                 };
@@ -387,13 +394,14 @@ pub(super) fn write_state(tx: &Tx<'_>) -> Result<(), StoreError> {
     }
     let (now, mut told) = (tx.versions()?, Versions::default());
     for row in tx.epochs(0)? {
+        // The versions are those at its end: with `epoch` the one before ends.
+        tx.write_down(Deed::Epoch { number: row.epoch.number });
         let versions = row.versions.as_ref().unwrap_or(&now);
         for (attribute, version) in
             versions.iter().filter(|(attribute, version)| told.get(attribute) < *version)
         {
             tx.write_down(Deed::Version { attribute: attribute.clone(), version });
         }
-        tx.write_down(Deed::Epoch { number: row.epoch.number });
         told = versions.clone();
     }
     roots::write_down(tx)

@@ -1,6 +1,7 @@
 //! User secret keys: derived when asked for, sealed to the device, never stored.
 
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -22,6 +23,9 @@ const EARLY_PART: u64 = 4;
 /// Labels of a single key that is generated on the thread that answers: half a millisecond with most devices' few, two with
 /// these. To hand it to another thread and wait costs a tenth of the whole renewal.
 const AT_ONCE_MAX: usize = 32;
+
+/// How often whoever waits for a turn looks whether it is there.
+const TURN: Duration = Duration::from_millis(50);
 
 /// Which keys a device is to have: for each epoch one of its attributes and, if it has a policy, one of that, under all
 /// parameters that are in use. Newest epoch last.
@@ -189,27 +193,31 @@ impl Authority {
         let (plan, attributes, policy, revision) =
             self.or_denied(caller, Operation::FetchKeys, issued).await?;
         let tag = plan.tag();
-        let keys = self.derive(plan).await?;
+        let keys = self.derive(plan, false).await?;
         Ok(TaggedKeys { tag, keys: Some(Keys { keys, attributes, revision, policy }) })
     }
 
     /// Derives and seals the keys of a plan that is on record, as many plans at a time as there are processors, and long ones
     /// on threads of their own. Whoever was revoked or suspended meanwhile is told none.
-    pub(super) async fn derive(self: &Arc<Self>, plan: Plan) -> Result<Vec<SealedKey>, Error> {
+    ///
+    /// Nobody's long keys are generated twice at once. Whoever is `patient` waits for that, as what was written down already has to be
+    /// told; others are to ask again.
+    pub(super) async fn derive(self: &Arc<Self>, plan: Plan, patient: bool) -> Result<Vec<SealedKey>, Error> {
         if plan.keys.is_empty() {
             return Ok(Vec::new());
         }
         let (device, is_short) = (plan.device, plan.is_short());
-        // Nobody's long keys twice at once: the others wait in the same line.
-        let _one = match is_short {
+        let one = match is_short {
             true => None,
-            false => Some(Deriving::begin(self, device).ok_or(Error::TooMany { retry_after_seconds: 1 })?),
+            false => Some(self.deriving(device, patient).await?),
         };
-        let _permit = self.keygen.acquire().await.map_err(|_| Error::Busy)?;
+        let permit = self.keygen.clone().acquire_owned().await.map_err(|_| Error::Busy)?;
         let this = self.clone();
         let span = tracing::Span::current();
         let work = move || {
             let _entered = span.enter();
+            // To the end of the work, though whoever asked may be gone.
+            let _held = (one, permit);
             let to = SealTo::stored(&plan.hpke_key);
             let mut keys = Vec::new();
             let masters = this.secrets.masters();
@@ -241,20 +249,31 @@ impl Authority {
         self.counts.keys.add(keys.len() as u64);
         Ok(keys)
     }
-}
 
-/// A device for which long keys are being generated.
-struct Deriving<'a>(&'a Authority, DeviceId);
-
-impl<'a> Deriving<'a> {
-    /// `None` while there is one.
-    fn begin(authority: &'a Authority, device: DeviceId) -> Option<Self> {
-        let mut deriving = authority.deriving.lock().unwrap_or_else(PoisonError::into_inner);
-        deriving.insert(device).then(|| Self(authority, device))
+    /// The device's turn to have long keys generated.
+    async fn deriving(self: &Arc<Self>, device: DeviceId, patient: bool) -> Result<Deriving, Error> {
+        loop {
+            match Deriving::begin(self, device) {
+                Some(turn) => return Ok(turn),
+                None if patient => tokio::time::sleep(TURN).await,
+                None => return Err(Error::TooMany { retry_after_seconds: 1 }),
+            }
+        }
     }
 }
 
-impl Drop for Deriving<'_> {
+/// A device for which long keys are being generated.
+struct Deriving(Arc<Authority>, DeviceId);
+
+impl Deriving {
+    /// `None` while there is one.
+    fn begin(authority: &Arc<Authority>, device: DeviceId) -> Option<Self> {
+        let mut deriving = authority.deriving.lock().unwrap_or_else(PoisonError::into_inner);
+        deriving.insert(device).then(|| Self(authority.clone(), device))
+    }
+}
+
+impl Drop for Deriving {
     fn drop(&mut self) {
         self.0.deriving.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.1);
     }

@@ -255,14 +255,14 @@ pub(super) fn follow_bundle(
 /// Writes down for a new journal what must not be undone.
 pub(super) fn write_down(tx: &Tx<'_>) -> Result<(), StoreError> {
     let state = State::load(tx)?;
-    for (place, root) in state.certificates()?.iter().enumerate() {
-        let root = fingerprint(root).map_err(|_| CORRUPT)?;
-        if place == state.issuing && state.forgotten + place > 0 {
-            tx.write_down(Deed::RootIssues { root });
-        }
-        if place < state.retired {
-            tx.write_down(Deed::RootRetired { root });
-        }
+    let roots = state.certificates()?.iter().map(|root| fingerprint(root)).collect::<Result<Vec<_>, _>>();
+    let roots = roots.map_err(|_| CORRUPT)?;
+    // As it happens: one that issues is not retired.
+    if let Some(root) = roots.get(state.issuing).filter(|_| state.forgotten + state.issuing > 0) {
+        tx.write_down(Deed::RootIssues { root: *root });
+    }
+    for root in roots.iter().take(state.retired) {
+        tx.write_down(Deed::RootRetired { root: *root });
     }
     Ok(())
 }

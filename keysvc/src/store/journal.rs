@@ -433,9 +433,10 @@ impl Journal {
         // There is a journal at every moment.
         std::fs::hard_link(&self.path, &kept)?;
         std::fs::rename(&new, &self.path)?;
-        files::sync_parent(&self.path)?;
+        // From here on that is the journal, whatever comes.
         (self.file, self.chain, self.bytes, self.before) = (file, chain, lines.len() as u64, None);
         self.wait_longer();
+        files::sync_parent(&self.path)?;
         Ok(chain.number)
     }
 

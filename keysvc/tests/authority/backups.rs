@@ -675,3 +675,31 @@ async fn without_its_store_an_authority_does_not_begin_anew_and_keeps_its_journa
     let server = Running::again(dir, clock, config).await;
     assert!(server.newest_bundle().await.is_revoked(thief.id()));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_journal_that_was_written_anew_tells_an_older_store_which_root_is_retired() {
+    let server = Running::start().await;
+    let step = async |server: &Running, step: &str| {
+        let request = serde_json::json!({ "step": step, "force": true });
+        let answer = server.admin().post("/v1/rotate/certificate", &request).await;
+        assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
+    };
+    step(&server, "prepare").await;
+    let (dir, clock, config) = server.stop().await;
+    let (data, old) = (dir.path().join("data"), dir.path().join("old"));
+    copy_dir(&data.join("authority"), &old);
+    let server = Running::again(dir, clock, config).await;
+    step(&server, "activate").await;
+    step(&server, "retire").await;
+    let roots = server.authority.roots();
+    assert_eq!(roots.len(), 1);
+    let (dir, clock, config) = server.stop().await;
+    let path = data.join("revocations/journal");
+    let mut damaged = std::fs::read(&path).unwrap();
+    damaged[5] ^= 1;
+    std::fs::write(&path, damaged).unwrap();
+    let (dir, clock, config) = Running::again(dir, clock, config).await.stop().await;
+    put_back(&data, &old);
+    let server = Running::again(dir, clock, config).await;
+    assert_eq!(server.authority.roots(), roots);
+}

@@ -51,7 +51,7 @@ impl Authority {
     /// How many rows nobody signed for, and when somebody did last.
     async fn unsigned(&self) -> Result<(u64, u64), Error> {
         let ends = self.store.read(|tx| {
-            let (last, _) = tx.last_audit()?.unwrap_or_default();
+            let last = tx.last_row()?;
             let (signed, at) = tx.last_checkpoint()?.unwrap_or_default();
             Ok((last.saturating_sub(signed), at))
         });

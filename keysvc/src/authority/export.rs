@@ -179,7 +179,7 @@ impl Authority {
             .store
             .read(move |tx| {
                 let first = tx.audit_after(0, 1)?.first().map_or(1, |row| row.number);
-                let last = tx.last_audit()?.unwrap_or_default().0;
+                let last = tx.last_row()?;
                 Ok((tx.audit_after(before, 1)?.into_iter().next(), first, last))
             })
             .await?;
@@ -204,7 +204,7 @@ impl Authority {
 
     async fn page(&self, from: Position) -> Result<Page, Error> {
         let read = move |tx: &Tx<'_>| {
-            let last = tx.last_audit()?.unwrap_or_default().0;
+            let last = tx.last_row()?;
             Ok((tx.audit_after(from.row, PAGE_MAX)?, tx.checkpoints_after(from.signed, PAGE_MAX)?, last))
         };
         let (rows, signed, last) = self.store.read(read).await?;

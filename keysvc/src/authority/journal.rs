@@ -55,7 +55,7 @@ pub(super) fn open(
         let clock = clock.clone();
         Box::new(move || clock.now())
     };
-    let (known, row) = opening.transaction(|tx| Ok((tx.counter("journal")?, last_row(tx)?)))?;
+    let (known, row) = opening.transaction(|tx| Ok((tx.counter("journal")?, tx.last_row()?)))?;
     let (problem, certain) = match read_journal(&path, &key)? {
         Ok(read) if read.last() >= known => {
             let missed: Vec<_> = read.entries.iter().filter(|entry| entry.number > known).cloned().collect();
@@ -102,14 +102,10 @@ pub(super) fn open(
     })
 }
 
-fn last_row(tx: &Tx<'_>) -> Result<u64, StoreError> {
-    Ok(tx.last_audit()?.unwrap_or_default().0)
-}
-
 /// Writes down how far the audit log has come, unless the last line `told` it.
 fn mark(opening: &Opening, told: Option<u64>) -> Result<(), OpenError> {
     opening.transaction(|tx| {
-        if told != Some(last_row(tx)?) {
+        if told != Some(tx.last_row()?) {
             tx.write_down(Deed::Mark);
         }
         Ok(())

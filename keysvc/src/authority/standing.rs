@@ -125,7 +125,7 @@ impl Authority {
                 expires: token.expires,
             };
             let given = tx.given(&device)?;
-            tx.insert_token(&TokenRow {
+            let row = TokenRow {
                 id: token.id,
                 secret_hash: sha256(&[&token.secret]),
                 name: device.name,
@@ -139,8 +139,8 @@ impl Authority {
                 used: 0,
                 approval: false,
                 removed: None,
-            })?;
-            tx.set_token_maker(&token.id, &admin.actor)?;
+            };
+            tx.insert_token(&row, &admin.actor)?;
             tx.set_token_given(&token.id, given.profile.as_deref(), given.group.as_deref())?;
             Ok(reset)
         });

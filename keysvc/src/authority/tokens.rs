@@ -97,8 +97,7 @@ impl Authority {
             // What it would have in all is looked at now, so that no device fails over it.
             let given = GivenRow { attributes: row.attributes.clone(), policy: row.policy.clone(), ..shared };
             in_all(tx, &given, row.role)?;
-            tx.insert_token(&row)?;
-            tx.set_token_maker(&row.id, &maker.actor)?;
+            tx.insert_token(&row, &maker.actor)?;
             tx.set_token_given(&row.id, given.profile.as_deref(), given.group.as_deref())?;
             request.serials.iter().try_for_each(|serial| tx.insert_serial(&row.id, serial))?;
             let policy = row.policy.as_ref().map_or(String::new(), |policy| format!(" policy {policy}"));

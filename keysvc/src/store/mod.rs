@@ -153,7 +153,7 @@ impl Opening {
         let run = || {
             let transaction = self.connection.unchecked_transaction()?;
             let tx = Tx::new(&transaction);
-            let row = worker::last_row(&transaction)?;
+            let row = tx.last_row()?;
             let result = work(&tx)?;
             commit(&transaction, self.journal.borrow_mut().as_mut(), row, &tx.take_deeds())?;
             Ok(result)

@@ -120,7 +120,7 @@ fn run_jobs(
         let mut next = Some(first);
         let (mut result, mut took) = (Ok(()), Duration::ZERO);
         let row = match &journal {
-            Some(_) => last_row(connection),
+            Some(_) => Tx::new(connection).last_row(),
             None => Ok(0),
         };
         while let Some(job) = next.take() {
@@ -171,18 +171,13 @@ fn run_jobs(
     }
 }
 
-/// The last row of the audit log; 0 where there is none.
-pub(super) fn last_row(connection: &Connection) -> Result<u64, StoreError> {
-    Ok(Tx::new(connection).last_audit()?.unwrap_or_default().0)
-}
-
 /// Has a journal that has become long begin anew with what the store tells. It may fail: then it goes on growing.
 fn write_anew(connection: &Connection, journal: &mut Journal, state: State) {
     let rewrite = |journal: &mut Journal| {
         command(connection, "BEGIN IMMEDIATE")?;
         let tx = Tx::new(connection);
         state(&tx)?;
-        let rewritten = journal.rewrite(last_row(connection)?, &tx.take_deeds());
+        let rewritten = journal.rewrite(tx.last_row()?, &tx.take_deeds());
         let last = rewritten.map_err(|error| StoreError::Journal(Arc::new(error)))?;
         connection.execute("UPDATE counters SET value = ? WHERE name = 'journal'", [last])?;
         Ok::<_, StoreError>(command(connection, "COMMIT")?)

@@ -85,6 +85,11 @@ impl Tx<'_> {
         Ok(statement.query_row([], |row| Ok((row.get(0)?, row.get(1)?))).optional()?)
     }
 
+    /// The last row's number; 0 where there is none.
+    pub(crate) fn last_row(&self) -> Result<u64> {
+        Ok(self.last_audit()?.unwrap_or_default().0)
+    }
+
     pub(crate) fn append_audit(&self, row: &AuditRow) -> Result<()> {
         let sql = "INSERT INTO audit VALUES (?, ?, ?, ?, ?, ?)";
         let AuditRow { number, at, actor, action, subject, hash } = row;

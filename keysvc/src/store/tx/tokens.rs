@@ -50,8 +50,10 @@ const TOKEN: &str = "id, secret_hash, name, role, attributes, hosts, expires, po
 const USE: &str = "token, public_key, hpke_key, name, serial, address, asked, device, denied";
 
 impl Tx<'_> {
-    pub(crate) fn insert_token(&self, token: &TokenRow) -> Result<()> {
-        let sql = format!("INSERT INTO tokens ({TOKEN}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)");
+    /// Adds a token of this maker, as the audit log has it.
+    pub(crate) fn insert_token(&self, token: &TokenRow, maker: &str) -> Result<()> {
+        let sql =
+            format!("INSERT INTO tokens ({TOKEN}, maker) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)");
         self.connection.prepare_cached(&sql)?.execute(params![
             token.id,
             token.secret_hash,
@@ -66,6 +68,7 @@ impl Tx<'_> {
             token.used,
             token.approval,
             token.removed,
+            maker,
         ])?;
         Ok(())
     }
@@ -101,13 +104,6 @@ impl Tx<'_> {
         let sql = "UPDATE tokens SET removed = ?1 WHERE name = ?2 AND used = 0 AND removed IS NULL \
                    AND expires > ?1 AND (?3 IS NULL OR role = ?3)";
         Ok(self.connection.prepare_cached(sql)?.execute(params![at, name, of.map(Role::name)])?)
-    }
-
-    /// Remembers who made a token, as the audit log has it.
-    pub(crate) fn set_token_maker(&self, id: &[u8; 16], maker: &str) -> Result<()> {
-        let sql = "UPDATE tokens SET maker = ?2 WHERE id = ?1";
-        self.connection.prepare_cached(sql)?.execute(params![id, maker])?;
-        Ok(())
     }
 
     /// Takes back the tokens that can still be used of this maker, and of the access tokens that it made. How many.

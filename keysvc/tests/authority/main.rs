@@ -17,6 +17,7 @@ mod est;
 mod exports;
 mod http;
 mod news;
+mod older;
 mod once;
 mod openapi;
 mod pages;
